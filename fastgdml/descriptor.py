@@ -1,0 +1,191 @@
+"""Inverse-distance descriptor of a geometry, and how permutations of atoms act on it.
+
+Pair k = (a, b), a > b, in the order of ``np.tril_indices(n_atoms, -1)``. The descriptor is x_k = 1 / r_ab. Its
+Jacobian is stored compressed: g_k = (r_a - r_b) / r_ab^3, with dx_k/dr_b = g_k and dx_k/dr_a = -g_k.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+from .errors import DataError
+from .threads import resolve_n_threads
+
+Array = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+def n_pairs(n_atoms: int) -> int:
+    """Return the length D of the descriptor of `n_atoms` atoms."""
+    return n_atoms * (n_atoms - 1) // 2
+
+
+def n_atoms_of(n_desc: int) -> int:
+    """Return the number of atoms that a descriptor of length `n_desc` belongs to."""
+    return (1 + isqrt(8 * n_desc + 1)) // 2
+
+
+def invert_lattice(lattice: npt.ArrayLike) -> Array:
+    """Return the inverse of a (3, 3) lattice matrix, or raise DataError when it has none."""
+    matrix = np.asarray(lattice, dtype=np.float64)
+    if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
+        raise DataError(
+            f"The lattice must be a finite 3 x 3 matrix of column vectors; found shape {matrix.shape}: {matrix!r}."
+        )
+    volume, scale = abs(np.linalg.det(matrix)), np.prod(np.linalg.norm(matrix, axis=0))
+    if not volume > 1e-10 * scale:
+        raise DataError(
+            f"The lattice vectors are linearly dependent (cell volume {volume:g}): three independent vectors are "
+            "needed. Give a vacuum direction a long vector of its own."
+        )
+    return np.ascontiguousarray(np.linalg.inv(matrix))
+
+
+def from_R(R: npt.ArrayLike, lattice: npt.ArrayLike | None = None, n_threads: int | None = None) -> tuple[Array, Array]:
+    """Compute descriptors and their Jacobians.
+
+    Parameters
+    ----------
+    R : array_like, shape (n_geo, n_atoms, 3)
+        Cartesian coordinates.
+    lattice : array_like, shape (3, 3), optional
+        Lattice vectors as columns, in the unit of `R`. Differences d are then folded by sGDML's rule,
+        d - L round(L^-1 d).
+    n_threads : int, optional
+        Number of threads; all by default.
+
+    Returns
+    -------
+    R_desc : ndarray, shape (n_geo, D)
+        Inverse distances.
+    R_d_desc : ndarray, shape (n_geo, D, 3)
+        Compressed Jacobians.
+
+    Raises
+    ------
+    DataError
+        If coordinates are not finite or two atoms of a geometry coincide.
+    """
+    R = np.ascontiguousarray(R, dtype=np.float64)
+    if R.ndim != 3 or R.shape[2] != 3 or R.shape[1] < 2:
+        raise DataError(f"Geometries must have shape (n_geo, n_atoms >= 2, 3); found {R.shape}.")
+    dim = n_pairs(R.shape[1])
+    x, g = np.empty((len(R), dim)), np.empty((len(R), dim, 3))
+    inverse = None
+    if lattice is not None:
+        lattice = np.ascontiguousarray(lattice, dtype=np.float64)
+        inverse = invert_lattice(lattice)
+    bad = _core.descriptors(R, lattice, inverse, x, g, resolve_n_threads(n_threads))
+    if bad is not None:
+        raise geometry_error(R[bad[0]], bad[0], bad[1])
+    return x, g
+
+
+def geometry_error(r: Array, index: int, pair: int | None = None) -> DataError:
+    """Return the error that explains why geometry `index` with coordinates `r` has no descriptor."""
+    if not np.isfinite(r).all():
+        return DataError(
+            f"Geometry {index} has coordinates that are not finite (first at atom "
+            f"{int(np.argwhere(~np.isfinite(r.reshape(-1, 3)))[0, 0])}). Remove or repair it."
+        )
+    where = ""
+    if pair is not None:
+        a, b = np.tril_indices(len(r), -1)[0][pair], np.tril_indices(len(r), -1)[1][pair]
+        where = f" (atoms {b} and {a})"
+    return DataError(f"Two atoms of geometry {index} are at the same place{where}. Remove or repair it.")
+
+
+def pair_permutation(perm: npt.ArrayLike) -> IntArray:
+    """Return the index array, shape (D,), that a permutation of atoms induces on pairs.
+
+    Element k = (a, b) is the index of pair (perm[a], perm[b]). This is `Desc.perm` of sGDML.
+    """
+    p = np.asarray(perm, dtype=np.int64)
+    a, b = np.tril_indices(len(p), -1)
+    high, low = np.maximum(p[a], p[b]), np.minimum(p[a], p[b])
+    return high * (high - 1) // 2 + low
+
+
+def tril_perms_lin(perms: npt.ArrayLike) -> IntArray:
+    """Return the pair permutations of all `perms` (P, N), offset by p * D and flattened column by column, (P * D,)."""
+    perms = np.atleast_2d(perms)
+    pairs = np.array([pair_permutation(p) for p in perms])
+    return (pairs + np.arange(len(perms))[:, None] * pairs.shape[1]).flatten("F")
+
+
+def pair_perms_from_lin(lin: npt.ArrayLike, n_desc: int) -> IntArray:
+    """Return the pair permutations (P, D) that `tril_perms_lin` was made from."""
+    lin = np.asarray(lin, dtype=np.int64)
+    n_perms = len(lin) // n_desc
+    if n_perms * n_desc != len(lin) or n_perms == 0:
+        raise DataError(f"tril_perms_lin has {len(lin)} elements, which is no multiple of {n_desc} pairs.")
+    pairs = lin.reshape(n_perms, n_desc, order="F") - np.arange(n_perms)[:, None] * n_desc
+    if not np.array_equal(np.sort(pairs, axis=1), np.broadcast_to(np.arange(n_desc), pairs.shape)):
+        raise DataError("tril_perms_lin does not hold permutations of atom pairs. The file is damaged.")
+    return pairs
+
+
+def perms_from_lin(lin: npt.ArrayLike, n_desc: int) -> IntArray:
+    """Return the permutations of atoms (P, N) that `tril_perms_lin` was made from."""
+    pairs = pair_perms_from_lin(lin, n_desc)
+    n_atoms = n_atoms_of(n_desc)
+    if n_atoms == 2:
+        return np.tile(np.arange(2), (len(pairs), 1))
+    high, low = np.tril_indices(n_atoms, -1)
+
+    def image(pair_perm: IntArray, a: int, b: int) -> set[int]:
+        k = pair_perm[max(a, b) * (max(a, b) - 1) // 2 + min(a, b)]
+        return {int(high[k]), int(low[k])}
+
+    # Atom a is what the pairs (a, b) and (a, c) share, and so are their images.
+    perms = np.empty((len(pairs), n_atoms), dtype=np.int64)
+    for p, pair_perm in enumerate(pairs):
+        for a in range(n_atoms):
+            b, c = [other for other in range(3) if other != a][:2]
+            (perms[p, a],) = image(pair_perm, a, b) & image(pair_perm, a, c)
+    return perms
+
+
+@dataclass(frozen=True)
+class GroupTables:
+    """A set of permutations as the index tables of the native core.
+
+    Attributes
+    ----------
+    perm : ndarray of int32, shape (P, N)
+        Atom a goes to ``perm[p, a]``.
+    inverse : ndarray of int32, shape (P, N)
+        The inverse permutations q.
+    pair : ndarray of int32, shape (P, D)
+        Index of pair (q[a], q[b]) for pair (a, b): the pair permutation of the inverse.
+    """
+
+    perm: npt.NDArray[np.int32]
+    inverse: npt.NDArray[np.int32]
+    pair: npt.NDArray[np.int32]
+
+    @classmethod
+    def from_perms(cls, perms: npt.ArrayLike) -> GroupTables:
+        """Build the tables from permutations of atoms, shape (P, N)."""
+        perm = np.atleast_2d(np.asarray(perms, dtype=np.int32))
+        if not np.array_equal(np.sort(perm, axis=1), np.broadcast_to(np.arange(perm.shape[1]), perm.shape)):
+            raise DataError(f"Each row of perms must be a permutation of 0..{perm.shape[1] - 1}.")
+        inverse = np.argsort(perm, axis=1).astype(np.int32)
+        pair = np.array([pair_permutation(q) for q in inverse], dtype=np.int32)
+        return cls(np.ascontiguousarray(perm), np.ascontiguousarray(inverse), np.ascontiguousarray(pair))
+
+
+def jacobian_dot(R_d_desc: Array, vectors: Array) -> Array:
+    """Return J v for each geometry: (M, D, 3) Jacobians with (M, N, 3) or (M, 3 N) vectors to (M, D).
+
+    (J v)_k = g_k . (v_b - v_a) for pair k = (a, b).
+    """
+    n_atoms = n_atoms_of(R_d_desc.shape[1])
+    a, b = np.tril_indices(n_atoms, -1)
+    v = vectors.reshape(len(R_d_desc), n_atoms, 3)
+    return np.einsum("mki,mki->mk", R_d_desc, v[:, b] - v[:, a])

@@ -1,0 +1,215 @@
+"""The kernel matrix K of a training set: dense, by columns, or packed for the Cholesky factorisation.
+
+K_ij = sum_p J_i^T [5 b d_p d_p^T - b s (s + n) I] P_p J_j, negative definite (see src/block_kernels.c for the
+equations and how they are evaluated).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+from .descriptor import Array, GroupTables, IntArray, n_atoms_of
+from .errors import UsageError
+from .threads import resolve_n_threads
+
+Progress = Callable[[int, int], None]
+
+# Column points of one work item: small enough to balance threads, large enough to amortise loading a tile of rows.
+_COLUMNS_PER_ITEM = 64
+_PROGRESS_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """The coordinates of each training point that are rows (or columns) of a matrix.
+
+    Attributes
+    ----------
+    begin : ndarray of int64, shape (M + 1,)
+        First row of each point.
+    coord : ndarray of int32, shape (n,)
+        Coordinate 3 a + alpha of each row, ascending within a point.
+    """
+
+    begin: IntArray
+    coord: npt.NDArray[np.int32]
+
+    @classmethod
+    def full(cls, n_points: int, n_coord: int) -> Coordinates:
+        """Take all `n_coord` coordinates of each of `n_points` points."""
+        begin = np.arange(n_points + 1, dtype=np.int64) * n_coord
+        return cls(begin, np.tile(np.arange(n_coord, dtype=np.int32), n_points))
+
+    @classmethod
+    def from_lists(cls, lists: Sequence[npt.ArrayLike]) -> Coordinates:
+        """Take the coordinates in one list for each point."""
+        begin = np.concatenate([[0], np.cumsum([len(np.atleast_1d(c)) for c in lists])]).astype(np.int64)
+        return cls(begin, np.concatenate([np.atleast_1d(c) for c in lists]).astype(np.int32))
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return int(self.begin[-1])
+
+
+def packed_size(n: int) -> int:
+    """Return the number of elements of a packed symmetric matrix of order n."""
+    return n * (n + 1) // 2
+
+
+def assemble_packed(
+    x: Array,
+    g: Array,
+    tables: GroupTables,
+    sig: float,
+    rows: Coordinates,
+    scale: float = 1.0,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> Array:
+    """Assemble `scale` times the kernel matrix over chosen coordinates in rectangular full packed storage.
+
+    Parameters
+    ----------
+    x, g : ndarray, shapes (M, D) and (M, D, 3)
+        Descriptors and compressed Jacobians of the training points.
+    tables : GroupTables
+        The permutation group.
+    sig : float
+        Length scale.
+    rows : Coordinates
+        Which coordinates of each point are rows and columns.
+    scale : float
+        Factor on every element.
+    n_threads : int, optional
+        Number of threads; all by default.
+    progress : callable, optional
+        Called with (done, total) in arbitrary units.
+
+    Returns
+    -------
+    ndarray, shape (n (n + 1) / 2,)
+        LAPACK's RFP format, TRANSR='N', UPLO='L'.
+    """
+    data = np.empty(packed_size(rows.size))
+    points = np.arange(len(x), dtype=np.int64)
+    _fill(x, g, tables, sig, rows, points, rows, data, scale, True, True, n_threads, progress)
+    return data
+
+
+def assemble_full(
+    x: Array,
+    g: Array,
+    tables: GroupTables,
+    sig: float,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> Array:
+    """Assemble the whole kernel matrix, shape (3 N M, 3 N M). Parameters as for `assemble_packed`."""
+    rows = Coordinates.full(len(x), 3 * n_atoms_of(x.shape[1]))
+    points = np.arange(len(x), dtype=np.int64)
+    K = np.empty((rows.size, rows.size), order="F")
+    _fill(x, g, tables, sig, rows, points, rows, K.ravel("K"), 1.0, False, True, n_threads, progress)
+    _mirror_lower(K)
+    return K
+
+
+def assemble_columns(
+    x: Array,
+    g: Array,
+    tables: GroupTables,
+    sig: float,
+    col_idxs: npt.ArrayLike,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> Array:
+    """Assemble chosen columns of the kernel matrix.
+
+    Parameters
+    ----------
+    col_idxs : array_like of int, shape (n_cols,)
+        Columns, ascending and distinct. The other parameters are those of `assemble_packed`.
+
+    Returns
+    -------
+    ndarray, shape (3 N M, n_cols)
+        In Fortran order.
+    """
+    n_coord = 3 * n_atoms_of(x.shape[1])
+    rows = Coordinates.full(len(x), n_coord)
+    cols = np.asarray(col_idxs, dtype=np.int64)
+    if cols.ndim != 1 or (np.diff(cols) <= 0).any() or (len(cols) and not 0 <= cols[0] <= cols[-1] < rows.size):
+        raise UsageError(f"Column indices must be ascending, distinct and within 0..{rows.size - 1}.")
+    points, begin = np.unique(cols // n_coord, return_index=True)
+    columns = Coordinates(np.append(begin, len(cols)).astype(np.int64), (cols % n_coord).astype(np.int32))
+    K = np.empty((rows.size, len(cols)), order="F")
+    if len(cols):
+        _fill(x, g, tables, sig, rows, points, columns, K.ravel("K"), 1.0, False, False, n_threads, progress)
+    return K
+
+
+def _fill(
+    x: Array,
+    g: Array,
+    tables: GroupTables,
+    sig: float,
+    rows: Coordinates,
+    col_points: IntArray,
+    cols: Coordinates,
+    data: Array,
+    scale: float,
+    packed: bool,
+    lower: bool,
+    n_threads: int | None,
+    progress: Progress | None,
+) -> None:
+    assembly = _core.KernelAssembly(
+        np.ascontiguousarray(x, dtype=np.float64),
+        np.ascontiguousarray(g, dtype=np.float64),
+        tables.perm,
+        tables.inverse,
+        tables.pair,
+        float(sig),
+        rows.begin,
+        rows.coord,
+        col_points,
+        cols.begin,
+        cols.coord,
+        data,
+        scale,
+        packed,
+        lower,
+    )
+    items = _work_items(len(x), len(col_points), assembly.lanes, lower)
+    threads = resolve_n_threads(n_threads)
+    step = len(items) if progress is None else max(8 * threads, -(-len(items) // _PROGRESS_STEPS))
+    for first in range(0, len(items), step):
+        assembly.fill(items[first : first + step], threads)
+        if progress is not None:
+            progress(min(first + step, len(items)), len(items))
+
+
+def _work_items(n_train: int, n_cols: int, lanes: int, lower: bool) -> IntArray:
+    """List (first row point, first and last column point), tiles of rows with the most columns first."""
+    items = []
+    for j0 in reversed(range(0, n_train, lanes)):
+        stop = min(j0 + lanes, n_cols) if lower else n_cols
+        items += [(j0, c, min(c + _COLUMNS_PER_ITEM, stop)) for c in range(0, stop, _COLUMNS_PER_ITEM)]
+    return np.array(items, dtype=np.int64).reshape(-1, 3)
+
+
+def _mirror_lower(K: Array, block: int = 256) -> None:
+    """Copy the lower triangle of a square matrix onto its upper triangle, a cache-sized block at a time."""
+    n = len(K)
+    for i in range(0, n, block):
+        rows = slice(i, min(i + block, n))
+        corner = K[rows, rows]
+        corner[...] = np.tril(corner) + np.tril(corner, -1).T
+        for j in range(rows.stop, n, block):
+            cols = slice(j, min(j + block, n))
+            K[rows, cols] = K[cols, rows].T

@@ -1,0 +1,428 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Bindings to the native core: memoryviews in, OpenMP loops over training blocks, C kernels without the GIL.
+
+No arithmetic of the method lives here. Arguments are C-contiguous arrays whose shapes the calling modules
+guarantee; the public functions of those modules check what users pass.
+"""
+
+import os
+
+from cython.parallel cimport prange, threadid
+from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memset
+from scipy.linalg.cython_lapack cimport dpftrf, dpftrs
+
+import numpy as np
+
+
+cdef extern from "gdml.h" nogil:
+    int GDML_QUERY_BLOCK
+    int GDML_MAX_LANES
+    ctypedef enum gdml_storage:
+        GDML_DENSE
+        GDML_RFP
+    ctypedef struct gdml_group:
+        int64_t n_atoms
+        int64_t n_perms
+        const int32_t *perm
+        const int32_t *inverse
+        const int32_t *pair
+    ctypedef struct gdml_kernel_target:
+        gdml_storage storage
+        double *data
+        int64_t n_rows
+        double scale
+        int lower
+        const int64_t *row_begin
+        const int32_t *row_coord
+        int64_t n_col_points
+        const int64_t *col_point
+        const int64_t *col_begin
+        const int32_t *col_coord
+    ctypedef struct gdml_kernel_job:
+        gdml_group group
+        int64_t n_train
+        double sig
+        const double *x
+        const double *g
+        gdml_kernel_target target
+    ctypedef struct gdml_predictor:
+        int64_t n_atoms
+        int64_t n_perms
+        int64_t n_classes
+        int64_t n_tiles
+        int64_t tile
+        const int32_t *class_begin
+        const int32_t *class_images
+        const int32_t *image_begin
+        const int32_t *image_pair
+        const int32_t *perm_image
+        const double *train
+        double sig
+    ctypedef struct gdml_query:
+        double *x
+        double *g
+        double *force_x
+        double energy
+    ctypedef struct gdml_kernels:
+        const char *name
+        int lanes
+        int64_t (*descriptor)(int64_t, const double *, const double *, const double *, double *,
+                              double *) noexcept nogil
+        size_t (*kernel_scratch)(const gdml_group *) noexcept nogil
+        void (*kernel_tile)(const gdml_kernel_job *, int64_t, int64_t, int64_t, void *) noexcept nogil
+        size_t (*predict_scratch)(const gdml_predictor *, int64_t) noexcept nogil
+        void (*predict_tile)(const gdml_predictor *, int64_t, int64_t, const gdml_query *, double *, double *,
+                             void *) noexcept nogil
+    const gdml_kernels *gdml_select_kernels(const char *isa)
+    void gdml_force_from_descriptor(int64_t, const double *, const double *, double, double *)
+    int64_t gdml_rfp_index(int64_t n, int64_t row, int64_t col)
+    void *gdml_scratch_new(size_t n_bytes)
+    void gdml_scratch_free(void *scratch)
+    void gdml_match(int64_t, const double *, const double *, const double *, const double *, const double *,
+                    int32_t *, double *, double *, double *, int32_t *)
+
+
+cdef const gdml_kernels *select_kernels() except NULL:
+    """The kernels named by FASTGDML_ISA, else the best that this processor runs."""
+    name = os.environ.get("FASTGDML_ISA")
+    encoded = name.encode() if name else None
+    cdef const char *isa = NULL
+    if encoded is not None:
+        isa = encoded
+    cdef const gdml_kernels *kernels = gdml_select_kernels(isa)
+    if kernels is NULL:
+        raise RuntimeError(
+            f"FASTGDML_ISA={name}: no such instruction set here; use baseline, v3 or v4 (x86-64 levels that this "
+            "processor supports) or unset the variable."
+        )
+    return kernels
+
+
+def isa_name():
+    """Name of the instruction set in use: baseline, v3 or v4."""
+    return select_kernels().name.decode()
+
+
+cdef class Scratch:
+    """Aligned memory, `n_bytes` for each of n_threads threads. Allocated outside the parallel regions."""
+    cdef char *data
+    cdef size_t stride
+
+    def __cinit__(self, int n_threads, size_t n_bytes):
+        self.stride = (n_bytes + 255) // 256 * 256        # threads never share a cache line
+        self.data = <char *> gdml_scratch_new(n_threads * self.stride)
+        if self.data is NULL:
+            raise MemoryError(f"No memory for {n_threads} threads with {n_bytes / 2**20:.1f} MiB of scratch each.")
+
+    def __dealloc__(self):
+        gdml_scratch_free(self.data)
+
+    cdef void *at(self, int64_t thread) noexcept nogil:
+        return self.data + thread * self.stride
+
+
+# ---- descriptor -------------------------------------------------------------------------------------------------
+
+def descriptors(const double[:, :, ::1] R, const double[:, ::1] lattice, const double[:, ::1] lattice_inv,
+                double[:, ::1] x, double[:, :, ::1] g, int n_threads):
+    """Fill x (M, D) and g (M, D, 3). Return the first geometry with coincident atoms and the pair, or None."""
+    cdef:
+        const gdml_kernels *kernels = select_kernels()
+        int64_t n_geo = R.shape[0], n_atoms = R.shape[1], i, bad_geo = -1
+        const double *lat = NULL
+        const double *inv = NULL
+        int64_t[::1] bad = np.full(n_geo, -1, dtype=np.int64)
+    if lattice is not None:
+        lat = &lattice[0, 0]
+        inv = &lattice_inv[0, 0]
+    if n_geo == 0 or n_atoms < 2:
+        return None
+    for i in prange(n_geo, nogil=True, num_threads=n_threads, schedule="static"):
+        bad[i] = kernels.descriptor(n_atoms, &R[i, 0, 0], lat, inv, &x[i, 0], &g[i, 0, 0])
+    for i in range(n_geo):
+        if bad[i] >= 0:
+            bad_geo = i
+            break
+    return None if bad_geo < 0 else (bad_geo, bad[bad_geo])
+
+
+# ---- kernel matrix ----------------------------------------------------------------------------------------------
+
+cdef class KernelAssembly:
+    """A kernel matrix to be filled piece by piece, so that callers can report progress between pieces.
+
+    Parameters
+    ----------
+    x, g : descriptors (M, D) and compressed Jacobians (M, D, 3)
+    perm, inverse, pair : index tables of the permutation group, (P, N), (P, N), (P, D)
+    row_begin, row_coord : which coordinates of each training point are rows
+    col_point, col_begin, col_coord : which points, and which of their coordinates, are columns
+    data : flat output; dense column-major, or rectangular full packed
+    """
+    cdef gdml_kernel_job job
+    cdef readonly int lanes
+    cdef tuple keep_alive
+
+    def __init__(self, const double[:, ::1] x, const double[:, :, ::1] g, const int32_t[:, ::1] perm,
+                 const int32_t[:, ::1] inverse, const int32_t[:, ::1] pair, double sig,
+                 const int64_t[::1] row_begin, const int32_t[::1] row_coord, const int64_t[::1] col_point,
+                 const int64_t[::1] col_begin, const int32_t[::1] col_coord, double[::1] data, double scale,
+                 bint packed, bint lower):
+        self.keep_alive = (x, g, perm, inverse, pair, row_begin, row_coord, col_point, col_begin, col_coord, data)
+        self.lanes = select_kernels().lanes
+        self.job.group.n_atoms = perm.shape[1]
+        self.job.group.n_perms = perm.shape[0]
+        self.job.group.perm = &perm[0, 0]
+        self.job.group.inverse = &inverse[0, 0]
+        self.job.group.pair = &pair[0, 0]
+        self.job.n_train = x.shape[0]
+        self.job.sig = sig
+        self.job.x = &x[0, 0]
+        self.job.g = &g[0, 0, 0]
+        self.job.target.storage = GDML_RFP if packed else GDML_DENSE
+        self.job.target.data = &data[0]
+        self.job.target.n_rows = row_coord.shape[0]
+        self.job.target.scale = scale
+        self.job.target.lower = lower
+        self.job.target.row_begin = &row_begin[0]
+        self.job.target.row_coord = &row_coord[0]
+        self.job.target.n_col_points = col_point.shape[0]
+        self.job.target.col_point = &col_point[0]
+        self.job.target.col_begin = &col_begin[0]
+        self.job.target.col_coord = &col_coord[0]
+
+    def fill(self, const int64_t[:, ::1] items, int n_threads):
+        """Compute the work items (first training point of a tile of rows, first and last column point)."""
+        cdef:
+            const gdml_kernels *kernels = select_kernels()
+            Scratch scratch = Scratch(n_threads, kernels.kernel_scratch(&self.job.group))
+            int64_t i
+        for i in prange(items.shape[0], nogil=True, num_threads=n_threads, schedule="dynamic", chunksize=1):
+            kernels.kernel_tile(&self.job, items[i, 0], items[i, 1], items[i, 2], scratch.at(threadid()))
+
+
+# ---- linear algebra in rectangular full packed storage ----------------------------------------------------------
+
+def rfp_add_blocks(double[::1] a, int64_t n, const int64_t[::1] begin, const double[:, :, ::1] blocks):
+    """Add the lower triangles of symmetric blocks (M, m, m) to the diagonal blocks of a packed matrix."""
+    cdef int64_t i, r, c, size
+    with nogil:
+        for i in range(blocks.shape[0]):
+            size = begin[i + 1] - begin[i]
+            for c in range(size):
+                for r in range(c, size):
+                    a[gdml_rfp_index(n, begin[i] + r, begin[i] + c)] += blocks[i, r, c]
+
+
+def rfp_cholesky(double[::1] a, int n):
+    """Cholesky factor in place (LAPACK dpftrf, TRANSR='N', UPLO='L'). Returns LAPACK's info."""
+    cdef int info = 0
+    with nogil:
+        dpftrf(b"N", b"L", &n, &a[0], &info)
+    return info
+
+
+def rfp_solve(double[::1] a, int n, double[::1] rhs):
+    """Solve in place with the factor from `rfp_cholesky`. Returns LAPACK's info."""
+    cdef int info = 0, one = 1
+    with nogil:
+        dpftrs(b"N", b"L", &n, &one, &a[0], &rhs[0], &n, &info)
+    return info
+
+
+# ---- prediction -------------------------------------------------------------------------------------------------
+
+# Pair-images of training data below which a parallel region costs more than it saves (about 30 us of work).
+cdef int64_t PARALLEL_THRESHOLD = 60000
+
+
+cdef struct query_block:
+    # What one thread needs to predict a block of geometries.
+    gdml_query query[4]        # GDML_QUERY_BLOCK
+    double *energy             # [n_query]     of one tile
+    double *force_x            # [n_query][D]  of one tile
+    void *scratch
+
+
+cdef class Predictor:
+    """A model laid out for prediction; immutable, safe to share between threads.
+
+    Parameters
+    ----------
+    n_atoms : number of atoms
+    class_begin, class_images, image_begin, image_pair, perm_image : pair classes, see gdml.h
+    train : (n_tiles, 2, D, tile) descriptors, scaled, and J alpha of the training points
+    sig : length scale
+    std, c : scale and offset of the energy
+    lattice, lattice_inv : (3, 3) lattice vectors as columns, or None
+    """
+    cdef gdml_predictor model
+    cdef double std, c
+    cdef int64_t n_desc, padded_desc, n_pair_images
+    cdef const double *lattice
+    cdef const double *lattice_inv
+    cdef tuple keep_alive
+
+    def __init__(self, int64_t n_atoms, const int32_t[::1] class_begin, const int32_t[::1] class_images,
+                 const int32_t[::1] image_begin, const int32_t[::1] image_pair, const int32_t[:, ::1] perm_image,
+                 const double[:, :, :, ::1] train, double sig, double std, double c,
+                 const double[:, ::1] lattice, const double[:, ::1] lattice_inv):
+        self.keep_alive = (class_begin, class_images, image_begin, image_pair, perm_image, train, lattice, lattice_inv)
+        self.model.n_atoms = n_atoms
+        self.model.n_perms = perm_image.shape[1]
+        self.model.n_classes = perm_image.shape[0]
+        self.model.n_tiles = train.shape[0]
+        self.model.tile = train.shape[3]
+        self.model.class_begin = &class_begin[0]
+        self.model.class_images = &class_images[0]
+        self.model.image_begin = &image_begin[0]
+        self.model.image_pair = &image_pair[0]
+        self.model.perm_image = &perm_image[0, 0]
+        self.model.train = &train[0, 0, 0, 0]
+        self.model.sig = sig
+        self.std = std
+        self.c = c
+        self.n_desc = train.shape[2]
+        self.padded_desc = (self.n_desc + GDML_MAX_LANES - 1) // GDML_MAX_LANES * GDML_MAX_LANES
+        self.n_pair_images = image_pair.shape[0]
+        self.lattice = NULL if lattice is None else &lattice[0, 0]
+        self.lattice_inv = NULL if lattice is None else &lattice_inv[0, 0]
+
+    cdef size_t block_size(self, const gdml_kernels *kernels, int64_t n_query) noexcept nogil:
+        return (kernels.predict_scratch(&self.model, n_query)
+                + n_query * (6 * self.padded_desc + GDML_MAX_LANES) * sizeof(double))
+
+    cdef query_block block(self, const gdml_kernels *kernels, int64_t n_query, void *memory) noexcept nogil:
+        cdef:
+            query_block block
+            int64_t i, d = self.padded_desc
+            double *at = <double *> (<char *> memory + kernels.predict_scratch(&self.model, n_query))
+        block.scratch = memory
+        for i in range(n_query):
+            block.query[i].x = at
+            block.query[i].g = at + d
+            block.query[i].force_x = at + 4 * d
+            at = at + 5 * d
+        block.force_x = at
+        block.energy = at + n_query * d
+        return block
+
+    cdef int64_t prepare(self, const gdml_kernels *kernels, const double *r, int64_t n_query,
+                         query_block *block) noexcept nogil:
+        """Descriptors of the geometries of a block; returns the first with coincident atoms, or -1."""
+        cdef int64_t i, bad = -1
+        for i in range(n_query):
+            if kernels.descriptor(self.model.n_atoms, r + 3 * self.model.n_atoms * i, self.lattice, self.lattice_inv,
+                                  block.query[i].x, block.query[i].g) >= 0 and bad < 0:
+                bad = i
+            block.query[i].energy = 0.0
+            memset(block.query[i].force_x, 0, self.n_desc * sizeof(double))
+        return bad
+
+    cdef void add_tile(self, int64_t n_query, const double *energy, const double *force_x,
+                       query_block *block) noexcept nogil:
+        cdef int64_t i, k
+        for i in range(n_query):
+            block.query[i].energy += energy[i]
+            for k in range(self.n_desc):
+                block.query[i].force_x[k] += force_x[i * self.n_desc + k]
+
+    cdef void finish(self, int64_t n_query, const query_block *block, double *energy, double *force) noexcept nogil:
+        cdef int64_t i
+        for i in range(n_query):
+            energy[i] = self.std * block.query[i].energy + self.c
+            gdml_force_from_descriptor(self.model.n_atoms, block.query[i].g, block.query[i].force_x, self.std,
+                                       force + 3 * self.model.n_atoms * i)
+
+    def predict(self, const double[:, ::1] R, double[::1] E, double[:, ::1] F, int n_threads):
+        """Energies and forces of R (n_geo, 3 N). Returns the first geometry with coincident atoms, or -1.
+
+        Every tile of training points gives a partial result, and partial results are added in the order of the
+        tiles, whichever loop runs in parallel: results do not depend on the number of threads.
+        """
+        cdef:
+            const gdml_kernels *kernels = select_kernels()
+            int64_t n_geo = R.shape[0]
+            int64_t n_query = min(<int64_t> GDML_QUERY_BLOCK, max(<int64_t> 1, n_geo // n_threads))
+            int64_t n_blocks = (n_geo + n_query - 1) // n_query
+            int64_t work = self.model.n_tiles * self.model.tile * self.n_pair_images
+        if n_geo == 0:
+            return -1
+        if work * n_geo < PARALLEL_THRESHOLD:
+            n_threads = 1
+        if n_blocks >= n_threads:
+            return self.predict_blocks(kernels, &R[0, 0], n_geo, n_query, n_blocks, &E[0], &F[0, 0], n_threads)
+        if work < PARALLEL_THRESHOLD:
+            return self.predict_blocks(kernels, &R[0, 0], n_geo, n_query, n_blocks, &E[0], &F[0, 0], n_blocks)
+        return self.predict_tiles(kernels, &R[0, 0], n_geo, n_query, &E[0], &F[0, 0], n_threads)
+
+    cdef int64_t predict_blocks(self, const gdml_kernels *kernels, const double *R, int64_t n_geo, int64_t n_query,
+                                int64_t n_blocks, double *E, double *F, int n_threads) except -2:
+        """Parallel over blocks of geometries."""
+        cdef:
+            Scratch scratch = Scratch(n_threads, self.block_size(kernels, n_query))
+            int64_t b
+            int64_t[::1] bad = np.full(n_blocks, -1, dtype=np.int64)
+        for b in prange(n_blocks, nogil=True, num_threads=n_threads, schedule="dynamic", chunksize=1):
+            bad[b] = self.predict_block(kernels, R, n_geo, n_query, b, E, F, scratch.at(threadid()))
+        for b in range(n_blocks):
+            if bad[b] >= 0:
+                return bad[b]
+        return -1
+
+    cdef int64_t predict_block(self, const gdml_kernels *kernels, const double *R, int64_t n_geo, int64_t n_query,
+                               int64_t b, double *E, double *F, void *memory) noexcept nogil:
+        cdef:
+            query_block block = self.block(kernels, n_query, memory)
+            int64_t t, first = b * n_query, n_coord = 3 * self.model.n_atoms, bad
+            int64_t n = min(n_query, n_geo - first)
+        bad = self.prepare(kernels, R + first * n_coord, n, &block)
+        for t in range(self.model.n_tiles):
+            kernels.predict_tile(&self.model, t, n, block.query, block.energy, block.force_x, block.scratch)
+            self.add_tile(n, block.energy, block.force_x, &block)
+        self.finish(n, &block, E + first, F + first * n_coord)
+        return first + bad if bad >= 0 else -1
+
+    cdef int64_t predict_tiles(self, const gdml_kernels *kernels, const double *R, int64_t n_geo, int64_t n_query,
+                               double *E, double *F, int n_threads) except -2:
+        """One block of geometries after the other, parallel over tiles of training points."""
+        cdef:
+            Scratch scratch = Scratch(n_threads, self.block_size(kernels, n_query))
+            query_block block
+            int64_t t, n, first = 0, bad = -1, first_bad = -1
+            int64_t n_coord = 3 * self.model.n_atoms, d = self.n_desc, n_tiles = self.model.n_tiles
+            double[:, ::1] energy = np.empty((n_tiles, n_query))
+            double[:, ::1] force_x = np.empty((n_tiles, n_query * d))
+        block = self.block(kernels, n_query, scratch.at(0))
+        while first < n_geo:
+            n = min(n_query, n_geo - first)
+            bad = self.prepare(kernels, R + first * n_coord, n, &block)
+            if bad >= 0 and first_bad < 0:
+                first_bad = first + bad
+            for t in prange(n_tiles, nogil=True, num_threads=n_threads, schedule="static"):
+                kernels.predict_tile(&self.model, t, n, block.query, &energy[t, 0], &force_x[t, 0],
+                                     scratch.at(threadid()))
+            for t in range(n_tiles):
+                self.add_tile(n, &energy[t, 0], &force_x[t, 0], &block)
+            self.finish(n, &block, E + first, F + first * n_coord)
+            first += n
+        return first_bad
+
+
+# ---- permutation search -----------------------------------------------------------------------------------------
+
+def match_all_pairs(const double[:, :, ::1] vectors, const double[:, :, ::1] distances, const double[:, ::1] penalty,
+                    const int64_t[:, ::1] pairs, int32_t[:, ::1] perms, double[::1] before, double[::1] after,
+                    int n_threads):
+    """Match geometry pairs[k, 0] to pairs[k, 1] for every k; see gdml_match for the outputs."""
+    cdef:
+        int64_t n = vectors.shape[1], k, i, j
+        Scratch scratch = Scratch(n_threads, (n * n + 3 * n) * sizeof(double) + 3 * n * sizeof(int32_t))
+        double *work
+    for k in prange(pairs.shape[0], nogil=True, num_threads=n_threads, schedule="static"):
+        work = <double *> scratch.at(threadid())
+        i = pairs[k, 0]
+        j = pairs[k, 1]
+        gdml_match(n, &vectors[i, 0, 0], &vectors[j, 0, 0], &distances[i, 0, 0], &distances[j, 0, 0], &penalty[0, 0],
+                   &perms[k, 0], &before[k], &after[k], work, <int32_t *> (work + n * n + 3 * n))

@@ -1,0 +1,562 @@
+/* The arithmetic of fastgdml: descriptor, kernel-matrix blocks, prediction. Written once; the build compiles it
+ * once per instruction set (GDML_ISA names the set, GDML_LANES gives its vector width).
+ *
+ * The kernel is the Hessian of a Matern function of the descriptor x, summed over the permutation group
+ * (Chmiela et al., Nat. Commun. 9, 3887 (2018)). With d_p = x_i - P_p x_j, n = sqrt(5) |d_p|,
+ * b = 5 exp(-n / s) / (3 s^4):
+ *
+ *     K_ij = sum_p J_i^T [ 5 b d_p d_p^T - b s (s + n) I ] P_p J_j                                        (1)
+ *
+ * J has six non-zeros a row (one pair moves two atoms), so no dense Jacobian is ever formed. Writing p's inverse q
+ * and G for the antisymmetric matrices of gdml.h, with c' = p[a] and e over all atoms,
+ *
+ *     u_p[a]  = sum_e G_i[a][e] d_p[p[a]][p[e]]          v_p[c] = sum_e G_j[c][e] d_p[c][e]               (2)
+ *     T_p[a][c] = b s (s + n) G_i[a][q[c]] (outer) G_j[c'][c]                                             (3)
+ *     K_ij[a][c] = sum_p 5 b u_p[a] (outer) v_p[c] + T_p[a][c] - delta(c, c') sum_e T_p[a][e]             (4)
+ *
+ * Prediction with v_j = J_j alpha_j, t = d_p . v_j, c5 = 5 exp(-n / s) / (3 s^3):
+ *
+ *     E = sum c5 (n + s) t            -dE/dx = sum (5 / s) c5 t d_p - c5 (n + s) v_j                      (5)
+ *
+ * In both, vector lanes run over training points j: no padding inside a molecule, no horizontal sums in inner loops.
+ */
+#include "gdml.h"
+#include "simd.h"
+
+#define W GDML_LANES
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b) JOIN_(a, b)
+#define PER_ISA(name) JOIN(name, GDML_ISA)
+#define TEXT_(a) #a
+#define TEXT(a) TEXT_(a)
+/* GDML_ISA and GDML_LANES are set by meson.build. */
+
+static const double sqrt5 = 2.23606797749978969641;
+
+static size_t round_up(size_t n, size_t step)
+{
+    return (n + step - 1) / step * step;
+}
+
+/* ---- scratch: consecutive aligned arrays cut from one block ------------------------------------------------ */
+
+typedef struct {
+    char *base;      /* NULL while only measuring */
+    size_t used;
+} arena;
+
+static double *take(arena *a, int64_t n_doubles)
+{
+    double *p = a->base ? (double *)(a->base + a->used) : NULL;
+    a->used += round_up((size_t)n_doubles * sizeof(double), GDML_ALIGNMENT);
+    return p;
+}
+
+/* ---- descriptor -------------------------------------------------------------------------------------------- */
+
+static int64_t descriptor(int64_t n_atoms, const double *r, const double *lattice, const double *lattice_inv,
+                          double *x, double *g)
+{
+    int64_t coincident = -1, k = 0;
+    for (int64_t a = 1; a < n_atoms; ++a) {
+        for (int64_t b = 0; b < a; ++b, ++k) {
+            double d[3] = {r[3 * a] - r[3 * b], r[3 * a + 1] - r[3 * b + 1], r[3 * a + 2] - r[3 * b + 2]};
+            if (lattice) {
+                /* sGDML's minimum image: d -= L round(L^-1 d). */
+                double f[3];
+                for (int i = 0; i < 3; ++i)
+                    f[i] = nearbyint(lattice_inv[3 * i] * d[0] + lattice_inv[3 * i + 1] * d[1] +
+                                     lattice_inv[3 * i + 2] * d[2]);
+                for (int i = 0; i < 3; ++i)
+                    d[i] -= lattice[3 * i] * f[0] + lattice[3 * i + 1] * f[1] + lattice[3 * i + 2] * f[2];
+            }
+            const double squared = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
+            if (!(squared > 0.0) && coincident < 0) coincident = k;
+            const double inverse = 1.0 / sqrt(squared);
+            const double cubed = inverse * inverse * inverse;
+            x[k] = inverse;
+            g[3 * k] = d[0] * cubed;
+            g[3 * k + 1] = d[1] * cubed;
+            g[3 * k + 2] = d[2] * cubed;
+        }
+    }
+    return coincident;
+}
+
+/* ---- kernel matrix ------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    double *x_j;    /* [D][W]          descriptors of the tile of points j */
+    double *g_j;    /* [N][N][3][W]    their G, both signs */
+    double *g_i;    /* [N][N][3]       G of point i */
+    double *d;      /* [D][W]          x_i - P_p x_j for one p, in the pair order of j */
+    double *u;      /* [P][N][3][W]    5 b u_p[a] */
+    double *v;      /* [P][N][3][W] */
+    double *weight; /* [P][W]          b s (s + n) */
+    double *shift;  /* [P][9][W]       sum_e T_p[a][e] of one atom a */
+    double *block;  /* [3][3N][W]      rows (a, alpha) of K_ij for one atom a */
+    int64_t *column;/* [3N]            where a coordinate of point i is a column, -1 elsewhere */
+} kernel_workspace;
+
+static kernel_workspace kernel_layout(const gdml_group *group, arena *a)
+{
+    const int64_t n = group->n_atoms, n_desc = n * (n - 1) / 2, p = group->n_perms;
+    kernel_workspace w;
+    w.x_j = take(a, n_desc * W);
+    w.g_j = take(a, 3 * n * n * W);
+    w.g_i = take(a, 3 * n * n);
+    w.d = take(a, n_desc * W);
+    w.u = take(a, 3 * p * n * W);
+    w.v = take(a, 3 * p * n * W);
+    w.weight = take(a, p * W);
+    w.shift = take(a, 9 * p * W);
+    w.block = take(a, 9 * n * W);
+    w.column = (int64_t *)take(a, 3 * n);
+    return w;
+}
+
+static size_t kernel_scratch(const gdml_group *group)
+{
+    arena a = {NULL, 0};
+    kernel_layout(group, &a);
+    return a.used;
+}
+
+/* Expand D compressed pair vectors into the antisymmetric N x N matrix G; `stride` doubles between elements. */
+static void expand_pairs(int64_t n_atoms, const double *g, double *matrix, int64_t stride)
+{
+    int64_t k = 0;
+    for (int64_t a = 0; a < n_atoms; ++a) {
+        for (int64_t b = 0; b < a; ++b, ++k) {
+            for (int i = 0; i < 3; ++i) {
+                matrix[(3 * (a * n_atoms + b) + i) * stride] = g[3 * k + i];
+                matrix[(3 * (b * n_atoms + a) + i) * stride] = -g[3 * k + i];
+            }
+        }
+        for (int i = 0; i < 3; ++i) matrix[(3 * (a * n_atoms + a) + i) * stride] = 0.0;
+    }
+}
+
+static void load_tile(const gdml_kernel_job *job, int64_t j0, const kernel_workspace *w)
+{
+    const int64_t n = job->group.n_atoms, n_desc = n * (n - 1) / 2;
+    for (int l = 0; l < W; ++l) {
+        /* Lanes past the last point repeat it; their results are not stored. */
+        const int64_t j = j0 + l < job->n_train ? j0 + l : job->n_train - 1;
+        for (int64_t k = 0; k < n_desc; ++k) w->x_j[k * W + l] = job->x[j * n_desc + k];
+        expand_pairs(n, job->g + 3 * j * n_desc, w->g_j + l, W);
+    }
+}
+
+/* Equation (2) and the scalar weights, for permutation p. */
+static void project_differences(const gdml_kernel_job *job, const double *x_i, int64_t p, const kernel_workspace *w)
+{
+    const int64_t n = job->group.n_atoms, n_desc = n * (n - 1) / 2;
+    const int32_t *pair = job->group.pair + p * n_desc;
+    const int32_t *q = job->group.inverse + p * n;
+    const double s = job->sig;
+
+    vd squared = splat(0.0);
+    for (int64_t k = 0; k < n_desc; ++k) {
+        const vd d = splat(x_i[pair[k]]) - load(w->x_j + k * W);
+        store(w->d + k * W, d);
+        squared += d * d;
+    }
+    const vd norm = splat(sqrt5) * vsqrt(squared);
+    const vd b = splat(5.0 / (3.0 * s * s * s * s)) * vexp_nonpositive(norm * splat(-1.0 / s));
+    const vd five_b = splat(5.0) * b;
+    store(w->weight + p * W, b * splat(s) * (norm + splat(s)));
+
+    for (int64_t c = 0; c < n; ++c) {
+        const int64_t a = q[c];
+        vd u0 = splat(0.0), u1 = u0, u2 = u0, v0 = u0, v1 = u0, v2 = u0;
+        const double *d = w->d + c * (c - 1) / 2 * W;
+        int64_t step = W;                                 /* pairs (c, e), e < c, are neighbours */
+        for (int64_t e = 0; e < n; ++e) {
+            if (e == c) {
+                d = w->d + (c * (c + 1) / 2 + c) * W;     /* pair (c + 1, c) */
+                step = (c + 1) * W;                       /* to pair (e + 1, c): e pairs further */
+                continue;
+            }
+            const vd de = load(d);
+            const double *gi = w->g_i + 3 * (a * n + q[e]);
+            const double *gj = w->g_j + 3 * (c * n + e) * W;
+            u0 += splat(gi[0]) * de;
+            u1 += splat(gi[1]) * de;
+            u2 += splat(gi[2]) * de;
+            v0 += load(gj) * de;
+            v1 += load(gj + W) * de;
+            v2 += load(gj + 2 * W) * de;
+            d += step;
+            if (e > c) step += W;
+        }
+        double *u = w->u + 3 * (p * n + a) * W, *v = w->v + 3 * (p * n + c) * W;
+        store(u, five_b * u0);
+        store(u + W, five_b * u1);
+        store(u + 2 * W, five_b * u2);
+        store(v, v0);
+        store(v + W, v1);
+        store(v + 2 * W, v2);
+    }
+}
+
+/* acc[3 alpha + gamma] += l[alpha] r[gamma] */
+INLINE void add_outer(vd acc[9], const vd l[3], const vd r[3])
+{
+    UNROLL
+    for (int i = 0; i < 3; ++i) {
+        UNROLL
+        for (int j = 0; j < 3; ++j) acc[3 * i + j] += l[i] * r[j];
+    }
+}
+
+/* Equation (4) for one atom a of point i against all atoms c of the tile's points. */
+static void block_rows(const gdml_group *group, int64_t a, const kernel_workspace *w)
+{
+    const int64_t n = group->n_atoms, n_perms = group->n_perms;
+
+    for (int64_t p = 0; p < n_perms; ++p) {               /* sum_e T_p[a][e] */
+        const int32_t *perm = group->perm + p * n;
+        const double *gi = w->g_i + 3 * a * n, *gj = w->g_j + 3 * perm[a] * n * W;
+        vd acc[9] = {0};
+        for (int64_t e = 0; e < n; ++e) {
+            const double *ge = gj + 3 * perm[e] * W;
+            const vd l[3] = {splat(gi[3 * e]), splat(gi[3 * e + 1]), splat(gi[3 * e + 2])};
+            const vd r[3] = {load(ge), load(ge + W), load(ge + 2 * W)};
+            add_outer(acc, l, r);
+        }
+        const vd weight = load(w->weight + p * W);
+        for (int i = 0; i < 9; ++i) store(w->shift + (9 * p + i) * W, weight * acc[i]);
+    }
+
+    for (int64_t c = 0; c < n; ++c) {
+        vd acc[9] = {0};
+        for (int64_t p = 0; p < n_perms; ++p) {
+            const double *gi = w->g_i + 3 * (a * n + group->inverse[p * n + c]);
+            const double *gj = w->g_j + 3 * (group->perm[p * n + a] * n + c) * W;
+            const double *up = w->u + 3 * (p * n + a) * W, *vp = w->v + 3 * (p * n + c) * W;
+            const vd weight = load(w->weight + p * W);
+            const vd u[3] = {load(up), load(up + W), load(up + 2 * W)};
+            const vd v[3] = {load(vp), load(vp + W), load(vp + 2 * W)};
+            add_outer(acc, u, v);
+            const vd l[3] = {weight * splat(gi[0]), weight * splat(gi[1]), weight * splat(gi[2])};
+            const vd r[3] = {load(gj), load(gj + W), load(gj + 2 * W)};
+            add_outer(acc, l, r);
+        }
+        for (int i = 0; i < 3; ++i)
+            for (int j = 0; j < 3; ++j) store(w->block + ((i * n + c) * 3 + j) * W, acc[3 * i + j]);
+    }
+
+    for (int64_t p = 0; p < n_perms; ++p) {
+        const int64_t c = group->perm[p * n + a];
+        for (int i = 0; i < 3; ++i) {
+            for (int j = 0; j < 3; ++j) {
+                double *z = w->block + ((i * n + c) * 3 + j) * W;
+                store(z, load(z) - load(w->shift + (9 * p + 3 * i + j) * W));
+            }
+        }
+    }
+}
+
+/* Write one row (a, alpha) of the blocks K_ij of a tile as column `col` of the target: K is symmetric, and so the
+ * elements of one point j, and of neighbouring points, lie side by side in memory. */
+static void store_column(const gdml_kernel_target *t, int64_t n_train, int64_t i, int64_t col, const double *row,
+                         int64_t j0)
+{
+    const int64_t split = t->n_rows - t->n_rows / 2;
+    for (int l = 0; l < W; ++l) {
+        const int64_t j = j0 + l;
+        if (j >= n_train) break;
+        if (t->lower && j < i) continue;
+        const int64_t begin = t->row_begin[j], end = t->row_begin[j + 1];
+        int64_t m = begin;
+        if (t->storage == GDML_DENSE) {
+            double *out = t->data + col * t->n_rows;
+            for (; m < end; ++m) out[m] = t->scale * row[t->row_coord[m] * W + l];
+            continue;
+        }
+        if (m < col) m = col;                             /* the diagonal block: only row >= col has a place */
+        if (m >= end) continue;
+        double *out = t->data + gdml_rfp_index(t->n_rows, m, col);
+        const int64_t step = col < split ? 1 : t->n_rows + (t->n_rows % 2 == 0);
+        for (; m < end; ++m, out += step) *out = t->scale * row[t->row_coord[m] * W + l];
+    }
+}
+
+static void kernel_tile(const gdml_kernel_job *job, int64_t j0, int64_t c_begin, int64_t c_end, void *scratch)
+{
+    const gdml_kernel_target *t = &job->target;
+    const int64_t n = job->group.n_atoms, n_desc = n * (n - 1) / 2;
+    arena a = {scratch, 0};
+    const kernel_workspace w = kernel_layout(&job->group, &a);
+
+    load_tile(job, j0, &w);
+    for (int64_t ci = c_begin; ci < c_end; ++ci) {
+        const int64_t i = t->col_point[ci];
+        expand_pairs(n, job->g + 3 * i * n_desc, w.g_i, 1);
+        for (int64_t p = 0; p < job->group.n_perms; ++p) project_differences(job, job->x + i * n_desc, p, &w);
+
+        for (int64_t m = 0; m < 3 * n; ++m) w.column[m] = -1;
+        for (int64_t m = t->col_begin[ci]; m < t->col_begin[ci + 1]; ++m) w.column[t->col_coord[m]] = m;
+        for (int64_t atom = 0; atom < n; ++atom) {
+            const int64_t *column = w.column + 3 * atom;
+            if (column[0] < 0 && column[1] < 0 && column[2] < 0) continue;
+            block_rows(&job->group, atom, &w);
+            for (int alpha = 0; alpha < 3; ++alpha)
+                if (column[alpha] >= 0)
+                    store_column(t, job->n_train, i, column[alpha], w.block + 3 * n * alpha * W, j0);
+        }
+    }
+}
+
+/* ---- prediction --------------------------------------------------------------------------------------------- */
+
+/* Register blocking: images x vectors of training points forward, images x pairs backward. */
+#if GDML_LANES == 8
+#define FORWARD_IMAGES 4
+#define FORWARD_VECTORS 2
+#define BACKWARD_IMAGES 4
+#define BACKWARD_PAIRS 4
+#else
+#define FORWARD_IMAGES 4
+#define FORWARD_VECTORS 1
+#define BACKWARD_IMAGES 2
+#define BACKWARD_PAIRS 3
+#endif
+
+typedef struct {
+    double *y;         /* per class [n_pairs][n_images Q]  images of the queries, scaled */
+    double *squared;   /* [P Q][T]  |d_p|^2, later w1 */
+    double *projected; /* [P Q][T]  d_p . v, later w2 */
+    double *image_s;   /* [n_images Q][T]  one class's part of squared; later its sum of w1 */
+    double *image_t;   /* [n_images Q][T]  the same for projected and w2 */
+    double *sums;      /* [n_images Q][n_pairs]  one class's sums over the tile */
+} predict_workspace;
+
+static predict_workspace predict_layout(const gdml_predictor *m, int64_t n_query, arena *a)
+{
+    int64_t n_images = 0, n_values = 0, n_sums = 0;
+    for (int64_t h = 0; h < m->n_classes; ++h) {
+        const int64_t images = m->class_images[h], values = images * (m->class_begin[h + 1] - m->class_begin[h]);
+        if (images > n_images) n_images = images;
+        if (values > n_sums) n_sums = values;
+        n_values += values;
+    }
+    predict_workspace w;
+    w.y = take(a, n_values * n_query);
+    w.squared = take(a, m->n_perms * n_query * m->tile);
+    w.projected = take(a, m->n_perms * n_query * m->tile);
+    w.image_s = take(a, n_images * n_query * m->tile);
+    w.image_t = take(a, n_images * n_query * m->tile);
+    w.sums = take(a, n_sums * n_query);
+    return w;
+}
+
+static size_t predict_scratch(const gdml_predictor *m, int64_t n_query)
+{
+    arena a = {NULL, 0};
+    predict_layout(m, n_query, &a);
+    return a.used;
+}
+
+/* s += (y - x)^2, t += (y - x) v over the pairs of a class, for `images` images and `vectors` vectors of points. */
+INLINE void forward_block(const int images, const int vectors, int64_t n_pairs, const double *x, const double *v,
+                          int64_t tile, const double *y, int64_t y_stride, double *s_out, double *t_out)
+{
+    vd s[FORWARD_IMAGES][FORWARD_VECTORS], t[FORWARD_IMAGES][FORWARD_VECTORS];
+    UNROLL
+    for (int i = 0; i < images; ++i) {
+        UNROLL
+        for (int m = 0; m < vectors; ++m) s[i][m] = t[i][m] = splat(0.0);
+    }
+    for (int64_t k = 0; k < n_pairs; ++k, x += tile, v += tile, y += y_stride) {
+        vd xk[FORWARD_VECTORS], vk[FORWARD_VECTORS];
+        UNROLL
+        for (int m = 0; m < vectors; ++m) {
+            xk[m] = load(x + m * W);
+            vk[m] = load(v + m * W);
+        }
+        UNROLL
+        for (int i = 0; i < images; ++i) {
+            const vd yk = splat(y[i]);
+            UNROLL
+            for (int m = 0; m < vectors; ++m) {
+                const vd d = yk - xk[m];
+                s[i][m] += d * d;
+                t[i][m] += d * vk[m];
+            }
+        }
+    }
+    UNROLL
+    for (int i = 0; i < images; ++i) {
+        UNROLL
+        for (int m = 0; m < vectors; ++m) {
+            store(s_out + i * tile + m * W, s[i][m]);
+            store(t_out + i * tile + m * W, t[i][m]);
+        }
+    }
+}
+
+INLINE void forward_images(const int images, int64_t n_pairs, const double *x, const double *v, int64_t tile,
+                           const double *y, int64_t y_stride, double *s, double *t)
+{
+    int64_t j = 0;
+    for (; j + FORWARD_VECTORS * W <= tile; j += FORWARD_VECTORS * W)
+        forward_block(images, FORWARD_VECTORS, n_pairs, x + j, v + j, tile, y, y_stride, s + j, t + j);
+    for (; j < tile; j += W) forward_block(images, 1, n_pairs, x + j, v + j, tile, y, y_stride, s + j, t + j);
+}
+
+static void forward(int64_t n_images, int64_t n_pairs, const double *x, const double *v, int64_t tile,
+                    const double *y, double *s, double *t)
+{
+    int64_t i = 0;
+    for (; i + FORWARD_IMAGES <= n_images; i += FORWARD_IMAGES)
+        forward_images(FORWARD_IMAGES, n_pairs, x, v, tile, y + i, n_images, s + i * tile, t + i * tile);
+    for (; i < n_images; ++i) forward_images(1, n_pairs, x, v, tile, y + i, n_images, s + i * tile, t + i * tile);
+}
+
+/* out[i][k] = sum over the tile of w1_i x_k + w2_i v_k. */
+INLINE void backward_block(const int images, const int pairs, const double *x, const double *v, int64_t tile,
+                           const double *w1, const double *w2, double *out, int64_t out_stride)
+{
+    vd acc[BACKWARD_IMAGES][BACKWARD_PAIRS];
+    UNROLL
+    for (int i = 0; i < images; ++i) {
+        UNROLL
+        for (int k = 0; k < pairs; ++k) acc[i][k] = splat(0.0);
+    }
+    for (int64_t j = 0; j < tile; j += W) {
+        vd w1j[BACKWARD_IMAGES], w2j[BACKWARD_IMAGES];
+        UNROLL
+        for (int i = 0; i < images; ++i) {
+            w1j[i] = load(w1 + i * tile + j);
+            w2j[i] = load(w2 + i * tile + j);
+        }
+        UNROLL
+        for (int k = 0; k < pairs; ++k) {
+            const vd xk = load(x + k * tile + j), vk = load(v + k * tile + j);
+            UNROLL
+            for (int i = 0; i < images; ++i) {
+                acc[i][k] += w1j[i] * xk;
+                acc[i][k] += w2j[i] * vk;
+            }
+        }
+    }
+    UNROLL
+    for (int i = 0; i < images; ++i) {
+        UNROLL
+        for (int k = 0; k < pairs; ++k) out[i * out_stride + k] = vsum(acc[i][k]);
+    }
+}
+
+INLINE void backward_images(const int images, int64_t n_pairs, const double *x, const double *v, int64_t tile,
+                            const double *w1, const double *w2, double *out)
+{
+    int64_t k = 0;
+    for (; k + BACKWARD_PAIRS <= n_pairs; k += BACKWARD_PAIRS)
+        backward_block(images, BACKWARD_PAIRS, x + k * tile, v + k * tile, tile, w1, w2, out + k, n_pairs);
+    for (; k < n_pairs; ++k) backward_block(images, 1, x + k * tile, v + k * tile, tile, w1, w2, out + k, n_pairs);
+}
+
+/* out [n_images][n_pairs] */
+static void backward(int64_t n_images, int64_t n_pairs, const double *x, const double *v, int64_t tile,
+                     const double *w1, const double *w2, double *out)
+{
+    int64_t i = 0;
+    for (; i + BACKWARD_IMAGES <= n_images; i += BACKWARD_IMAGES)
+        backward_images(BACKWARD_IMAGES, n_pairs, x, v, tile, w1 + i * tile, w2 + i * tile, out + i * n_pairs);
+    for (; i < n_images; ++i)
+        backward_images(1, n_pairs, x, v, tile, w1 + i * tile, w2 + i * tile, out + i * n_pairs);
+}
+
+/* From |d'|^2 and d'.v to the weights of equation (5), in place. With d' = sqrt(5) d / s and rho = |d'| = n / s,
+ * A = s c5 = 5 exp(-rho) / (3 s^2), t' = d'.v:  w1 = A t',  w2 = A (1 + rho),  E = s / sqrt(5) sum w2 t'. */
+static double weigh(int64_t tile, double sig, double *squared, double *projected)
+{
+    const vd front = splat(5.0 / (3.0 * sig * sig));
+    vd energy = splat(0.0);
+    for (int64_t j = 0; j < tile; j += W) {
+        const vd rho = vsqrt(load(squared + j)), t = load(projected + j);
+        const vd amplitude = front * vexp_nonpositive(-rho);
+        const vd w2 = amplitude + amplitude * rho;
+        energy += w2 * t;
+        store(squared + j, amplitude * t);
+        store(projected + j, w2);
+    }
+    return vsum(energy) * sig / sqrt5;
+}
+
+static void add_rows(int64_t n, const double *from, double *to, int first)
+{
+    for (int64_t j = 0; j < n; j += W) store(to + j, first ? load(from + j) : load(to + j) + load(from + j));
+}
+
+static void predict_tile(const gdml_predictor *m, int64_t tile_index, int64_t n_query, const gdml_query *query,
+                         double *energy, double *force_x, void *scratch)
+{
+    const int64_t n_desc = m->n_atoms * (m->n_atoms - 1) / 2, tile = m->tile, n_perms = m->n_perms;
+    const double *x = m->train + 2 * tile_index * n_desc * tile, *v = x + n_desc * tile;
+    const double inverse_length = sqrt5 / m->sig;
+    arena a = {scratch, 0};
+    const predict_workspace w = predict_layout(m, n_query, &a);
+
+    double *y = w.y;
+    for (int64_t h = 0; h < m->n_classes; ++h) {
+        const int64_t first = m->class_begin[h], n_pairs = m->class_begin[h + 1] - first;
+        const int64_t n_images = m->class_images[h], n_columns = n_images * n_query;
+        for (int64_t g = 0; g < n_images; ++g) {
+            const int32_t *pair = m->image_pair + m->image_begin[h] + g * n_pairs;
+            for (int64_t k = 0; k < n_pairs; ++k)
+                for (int64_t i = 0; i < n_query; ++i)
+                    y[k * n_columns + g * n_query + i] = inverse_length * query[i].x[pair[k]];
+        }
+        forward(n_columns, n_pairs, x + first * tile, v + first * tile, tile, y, w.image_s, w.image_t);
+        for (int64_t p = 0; p < n_perms; ++p) {
+            const int64_t to = p * n_query * tile, from = m->perm_image[h * n_perms + p] * n_query * tile;
+            add_rows(n_query * tile, w.image_s + from, w.squared + to, h == 0);
+            add_rows(n_query * tile, w.image_t + from, w.projected + to, h == 0);
+        }
+        y += n_columns * n_pairs;
+    }
+
+    for (int64_t i = 0; i < n_query; ++i) {
+        energy[i] = 0.0;
+        for (int64_t p = 0; p < n_perms; ++p) {
+            const int64_t at = (p * n_query + i) * tile;
+            energy[i] += weigh(tile, m->sig, w.squared + at, w.projected + at);
+        }
+    }
+
+    memset(force_x, 0, (size_t)(n_query * n_desc) * sizeof *force_x);
+    y = w.y;
+    for (int64_t h = 0; h < m->n_classes; ++h) {
+        const int64_t first = m->class_begin[h], n_pairs = m->class_begin[h + 1] - first;
+        const int64_t n_images = m->class_images[h], n_columns = n_images * n_query;
+        memset(w.image_s, 0, (size_t)(n_columns * tile) * sizeof *w.image_s);
+        memset(w.image_t, 0, (size_t)(n_columns * tile) * sizeof *w.image_t);
+        for (int64_t p = 0; p < n_perms; ++p) {
+            const int64_t from = p * n_query * tile, to = m->perm_image[h * n_perms + p] * n_query * tile;
+            add_rows(n_query * tile, w.squared + from, w.image_s + to, 0);
+            add_rows(n_query * tile, w.projected + from, w.image_t + to, 0);
+        }
+        backward(n_columns, n_pairs, x + first * tile, v + first * tile, tile, w.image_s, w.image_t, w.sums);
+        for (int64_t g = 0; g < n_images; ++g) {
+            const int32_t *pair = m->image_pair + m->image_begin[h] + g * n_pairs;
+            for (int64_t i = 0; i < n_query; ++i) {
+                const int64_t column = g * n_query + i;
+                double *out = force_x + i * n_desc;
+                vd total = splat(0.0);
+                for (int64_t j = 0; j < tile; j += W) total += load(w.image_s + column * tile + j);
+                const double sum_w1 = vsum(total);
+                for (int64_t k = 0; k < n_pairs; ++k)
+                    out[pair[k]] += sum_w1 * y[k * n_columns + column] - w.sums[column * n_pairs + k];
+            }
+        }
+        y += n_columns * n_pairs;
+    }
+}
+
+extern const gdml_kernels PER_ISA(gdml_kernels);
+const gdml_kernels PER_ISA(gdml_kernels) = {
+    TEXT(GDML_ISA), W, descriptor, kernel_scratch, kernel_tile, predict_scratch, predict_tile,
+};

@@ -1,0 +1,146 @@
+/* Private interface of the native core: array layouts, block kernels, instruction-set dispatch.
+ *
+ * Conventions
+ * -----------
+ * N atoms, M training points, P permutations, D = N (N - 1) / 2 atom pairs.
+ * Pair k = (a, b), a > b, k = a (a - 1) / 2 + b.
+ * Descriptor x_k = 1 / |r_a - r_b|; g_k = (r_a - r_b) / |r_a - r_b|^3, so dx_k/dr_b = g_k = -dx_k/dr_a.
+ * G_ab = (r_a - r_b) / |r_a - r_b|^3 for both orders of a pair, antisymmetric, zero on the diagonal.
+ * A permutation p maps atom a to p[a].
+ *
+ * Nothing here knows of Python. All arrays are row-major unless said otherwise.
+ */
+#ifndef GDML_H
+#define GDML_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* The widest vector of any instruction set, in doubles. Training data is padded to it, scratch aligned to it. */
+#define GDML_MAX_LANES 8
+#define GDML_ALIGNMENT 64
+
+/* Geometries evaluated together by the prediction kernel: their images share each load of training data. */
+#define GDML_QUERY_BLOCK 4
+
+/* The permutation group as index tables. */
+typedef struct {
+    int64_t n_atoms;
+    int64_t n_perms;
+    const int32_t *perm;      /* [P][N]  p[a] */
+    const int32_t *inverse;   /* [P][N]  q[p[a]] = a */
+    const int32_t *pair;      /* [P][D]  pair (q[a], q[b]) of pair (a, b) */
+} gdml_group;
+
+/* Where blocks of the kernel matrix go. A point contributes the coordinates named in its list, in ascending order.
+ *
+ * Rows and columns are grouped by training point. With `lower` set, rows and columns are the same list and only
+ * elements on and below the diagonal blocks are written.
+ */
+typedef enum { GDML_DENSE, GDML_RFP } gdml_storage;
+
+typedef struct {
+    gdml_storage storage;     /* dense column-major, or rectangular full packed (LAPACK TRANSR='N', UPLO='L') */
+    double *data;
+    int64_t n_rows;           /* dense: leading dimension; RFP: order of the matrix */
+    double scale;             /* elements are written multiplied by this */
+    int lower;
+    const int64_t *row_begin; /* [M + 1]  first row of each training point */
+    const int32_t *row_coord; /* [n_rows] coordinate 3 a + alpha of each row within its point */
+    int64_t n_col_points;
+    const int64_t *col_point; /* [n_col_points]  training point of each group of columns */
+    const int64_t *col_begin; /* [n_col_points + 1] */
+    const int32_t *col_coord; /* [n_cols] */
+} gdml_kernel_target;
+
+typedef struct {
+    gdml_group group;
+    int64_t n_train;
+    double sig;
+    const double *x;          /* [M][D]    descriptors */
+    const double *g;          /* [M][D][3] their Jacobians, compressed */
+    gdml_kernel_target target;
+} gdml_kernel_job;
+
+/* A trained model, laid out for prediction (see predict.py, which fills it).
+ *
+ * Pairs are sorted into classes. Within a class, the permutations that give one pair the same image give every
+ * pair the same image, so a class has n_images <= P distinct images of the query instead of P.
+ * Training points are cut into tiles of `tile` points; `train` holds, tile by tile, X [D][tile] then V [D][tile],
+ * both in class order, X multiplied by sqrt(5) / sig, points past M zero.
+ */
+typedef struct {
+    int64_t n_atoms;
+    int64_t n_perms;
+    int64_t n_classes;
+    int64_t n_tiles;
+    int64_t tile;
+    const int32_t *class_begin; /* [n_classes + 1]  into the class-ordered pairs */
+    const int32_t *class_images;/* [n_classes]      n_images */
+    const int32_t *image_begin; /* [n_classes + 1]  into image_pair */
+    const int32_t *image_pair;  /* class by class [n_images][n_pairs]: pair of the query in natural order */
+    const int32_t *perm_image;  /* [n_classes][P]   image that a permutation gives the class */
+    const double *train;        /* [n_tiles][2][D][tile] */
+    double sig;
+} gdml_predictor;
+
+/* One geometry of a query, prepared. */
+typedef struct {
+    double *x;      /* [D]    descriptor */
+    double *g;      /* [D][3] its Jacobian */
+    double *force_x;/* [D]    accumulated -dE/dx, unscaled */
+    double energy;  /* accumulated energy, unscaled */
+} gdml_query;
+
+typedef struct {
+    const char *name;
+    int lanes;
+    /* Descriptor and Jacobian of r [N][3]. Returns -1, or the first pair whose atoms coincide.
+     * lattice and lattice_inv are [3][3], lattice vectors as columns, or NULL. */
+    int64_t (*descriptor)(int64_t n_atoms, const double *r, const double *lattice, const double *lattice_inv,
+                          double *x, double *g);
+    /* Bytes of aligned scratch that kernel_tile needs. */
+    size_t (*kernel_scratch)(const gdml_group *group);
+    /* Blocks of `lanes` training points from j0 on (rows) against col_point[c_begin .. c_end) (columns). */
+    void (*kernel_tile)(const gdml_kernel_job *job, int64_t j0, int64_t c_begin, int64_t c_end, void *scratch);
+    size_t (*predict_scratch)(const gdml_predictor *model, int64_t n_query);
+    /* Contribution of one tile of training points to the energy and force_x of n_query <= GDML_QUERY_BLOCK
+     * geometries. Overwrites energy [n_query] and force_x [n_query][D]. */
+    void (*predict_tile)(const gdml_predictor *model, int64_t tile, int64_t n_query, const gdml_query *query,
+                         double *energy, double *force_x, void *scratch);
+} gdml_kernels;
+
+/* The kernels of an instruction set: "baseline", "v3", "v4"; NULL picks the best this processor runs.
+ * Returns NULL when the name is unknown or the processor lacks it. */
+const gdml_kernels *gdml_select_kernels(const char *isa);
+
+/* force [N][3] = scale J^T force_x. */
+void gdml_force_from_descriptor(int64_t n_atoms, const double *g, const double *force_x, double scale, double *force);
+
+/* Aligned scratch memory; NULL when there is none. Freeing NULL does nothing. */
+void *gdml_scratch_new(size_t bytes);
+void gdml_scratch_free(void *scratch);
+
+/* Address of element (row, col), row >= col, in rectangular full packed storage, TRANSR='N', UPLO='L'. */
+static inline int64_t gdml_rfp_index(int64_t n, int64_t row, int64_t col)
+{
+    const int64_t split = n - n / 2;   /* order of the leading triangle */
+    if (n % 2 == 0) {
+        return col < split ? row + 1 + col * (n + 1) : (col - split) + (row - split) * (n + 1);
+    }
+    return col < split ? row + col * n : (col - split) + (row - split + 1) * n;
+}
+
+/* Minimum-cost assignment of the rows of cost [n][n] to its columns (shortest augmenting paths, O(n^3)).
+ * row_to_col [n] out; work: 3 n doubles; iwork: 3 n int32. */
+void gdml_assign(int64_t n, const double *cost, int32_t *row_to_col, double *work, int32_t *iwork);
+
+/* Match geometry i to geometry j as sGDML does: the assignment that maximises |V_i| |V_j|^T between atoms of one
+ * species. vectors are [N][N] absolute eigenvectors, distances [N][N]; penalty [N][N] is 1 between species.
+ * Writes the matching to perm [N] and the Frobenius distances of the distance matrices before and after it.
+ * work: N^2 + 3 N doubles; iwork: 3 N int32. */
+void gdml_match(int64_t n_atoms, const double *vectors_i, const double *vectors_j, const double *distances_i,
+                const double *distances_j, const double *penalty, int32_t *perm, double *before, double *after,
+                double *work, int32_t *iwork);
+
+#endif

@@ -1,0 +1,70 @@
+"""The oracle: every formula of the method in plain NumPy with dense Jacobians. Slow and obviously right.
+
+Nothing of the package is imported here.
+"""
+
+import numpy as np
+
+
+def descriptor(r, lattice=None):
+    """x (D,) and the dense Jacobian dx/dr (D, 3 N) of one geometry r (N, 3)."""
+    n_atoms = len(r)
+    pairs = list(zip(*np.tril_indices(n_atoms, -1), strict=True))
+    x, J = np.zeros(len(pairs)), np.zeros((len(pairs), n_atoms, 3))
+    for k, (a, b) in enumerate(pairs):
+        d = r[a] - r[b]
+        if lattice is not None:
+            d = d - lattice @ np.round(np.linalg.inv(lattice) @ d)
+        x[k] = 1 / np.linalg.norm(d)
+        J[k, a] = -d * x[k] ** 3
+        J[k, b] = d * x[k] ** 3
+    return x, J.reshape(len(pairs), -1)
+
+
+def pair_permutation_matrix(perm):
+    """P with (P x)_k = x_l, where l is the pair that pair k becomes under perm."""
+    n_atoms = len(perm)
+    pairs = [tuple(sorted(p)) for p in zip(*np.tril_indices(n_atoms, -1), strict=True)]
+    P = np.zeros((len(pairs), len(pairs)))
+    for k, (a, b) in enumerate(pairs):
+        P[k, pairs.index(tuple(sorted((perm[a], perm[b]))))] = 1
+    return P
+
+
+def kernel_block(x_i, J_i, x_j, J_j, perms, sig):
+    """K_ij (3N, 3N) = sum_p J_i^T [5 b d d^T - b s (s + n) I] P_p J_j."""
+    K = 0
+    for perm in perms:
+        P = pair_permutation_matrix(perm)
+        d = x_i - P @ x_j
+        n = np.sqrt(5) * np.linalg.norm(d)
+        b = 5 * np.exp(-n / sig) / (3 * sig**4)
+        middle = 5 * b * np.outer(d, d) - b * sig * (sig + n) * np.eye(len(d))
+        K = K + J_i.T @ middle @ P @ J_j
+    return K
+
+
+def kernel_matrix(R, perms, sig, lattice=None):
+    """K (3NM, 3NM)."""
+    points = [descriptor(r, lattice) for r in R]
+    return np.block([[kernel_block(*i, *j, perms, sig) for j in points] for i in points])
+
+
+def predict(R, R_train, alphas, perms, sig, std, c, lattice=None):
+    """Energies (n,) and forces (n, N, 3) of geometries R from coefficients alphas (M, 3N)."""
+    matrices = [pair_permutation_matrix(p) for p in perms]
+    train = [descriptor(r, lattice) for r in R_train]
+    E, F = np.zeros(len(R)), np.zeros((len(R), R.shape[1] * 3))
+    for i, r in enumerate(R):
+        x, J = descriptor(r, lattice)
+        minus_dE_dx = np.zeros(len(x))
+        for (x_j, J_j), alpha in zip(train, alphas, strict=True):
+            for P in matrices:
+                d, v = x - P @ x_j, P @ (J_j @ alpha)
+                n = np.sqrt(5) * np.linalg.norm(d)
+                c5 = 5 * np.exp(-n / sig) / (3 * sig**3)
+                t = d @ v
+                E[i] += c5 * (n + sig) * t
+                minus_dE_dx += 5 / sig * c5 * t * d - c5 * (n + sig) * v
+        F[i] = J.T @ minus_dE_dx
+    return std * E + c, std * F.reshape(R.shape)
