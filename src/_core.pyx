@@ -245,6 +245,13 @@ cdef struct query_block:
     void *scratch
 
 
+cdef struct geometries:
+    # What to predict: coordinates, or descriptors and Jacobians computed before.
+    const double *r            # [n_geo][N][3] or NULL
+    const double *x            # [n_geo][D]
+    const double *g            # [n_geo][D][3]
+
+
 cdef class Predictor:
     """A model laid out for prediction; immutable, safe to share between threads.
 
@@ -308,16 +315,19 @@ cdef class Predictor:
         block.energy = at + n_query * d
         return block
 
-    cdef int64_t prepare(self, const gdml_kernels *kernels, const double *r, int64_t n_query,
+    cdef int64_t prepare(self, const gdml_kernels *kernels, const geometries *geo, int64_t first, int64_t n_query,
                          query_block *block) noexcept nogil:
-        """Descriptors of the geometries of a block; returns the first with coincident atoms, or -1."""
+        """Set up the queries of a block; returns the first with coincident atoms, or -1."""
         cdef int64_t i, bad = -1
         for i in range(n_query):
-            if kernels.descriptor(self.model.n_atoms, r + 3 * self.model.n_atoms * i, self.lattice, self.lattice_inv,
-                                  block.query[i].x, block.query[i].g) >= 0 and bad < 0:
-                bad = i
             block.query[i].energy = 0.0
             memset(block.query[i].force_x, 0, self.n_desc * sizeof(double))
+            if geo.r is NULL:
+                block.query[i].x = <double *> geo.x + (first + i) * self.n_desc
+                block.query[i].g = <double *> geo.g + 3 * (first + i) * self.n_desc
+            elif kernels.descriptor(self.model.n_atoms, geo.r + 3 * self.model.n_atoms * (first + i), self.lattice,
+                                    self.lattice_inv, block.query[i].x, block.query[i].g) >= 0 and bad < 0:
+                bad = first + i
         return bad
 
     cdef void add_tile(self, int64_t n_query, const double *energy, const double *force_x,
@@ -336,14 +346,27 @@ cdef class Predictor:
                                        force + 3 * self.model.n_atoms * i)
 
     def predict(self, const double[:, ::1] R, double[::1] E, double[:, ::1] F, int n_threads):
-        """Energies and forces of R (n_geo, 3 N). Returns the first geometry with coincident atoms, or -1.
+        """Energies and forces of R (n_geo, 3 N). Returns the first geometry with coincident atoms, or -1."""
+        cdef geometries geo = geometries(&R[0, 0], NULL, NULL) if R.shape[0] else geometries(NULL, NULL, NULL)
+        return self.evaluate(&geo, R.shape[0], E, F, n_threads)
+
+    def predict_descriptors(self, const double[:, ::1] x, const double[:, :, ::1] g, double[::1] E,
+                            double[:, ::1] F, int n_threads):
+        """The same for descriptors x (n_geo, D) and compressed Jacobians g (n_geo, D, 3)."""
+        cdef geometries geo
+        if x.shape[0]:
+            geo = geometries(NULL, &x[0, 0], &g[0, 0, 0])
+            self.evaluate(&geo, x.shape[0], E, F, n_threads)
+
+    cdef int64_t evaluate(self, const geometries *geo, int64_t n_geo, double[::1] E, double[:, ::1] F,
+                          int n_threads) except -2:
+        """Predict n_geo geometries.
 
         Every tile of training points gives a partial result, and partial results are added in the order of the
         tiles, whichever loop runs in parallel: results do not depend on the number of threads.
         """
         cdef:
             const gdml_kernels *kernels = select_kernels()
-            int64_t n_geo = R.shape[0]
             int64_t n_query = min(<int64_t> GDML_QUERY_BLOCK, max(<int64_t> 1, n_geo // n_threads))
             int64_t n_blocks = (n_geo + n_query - 1) // n_query
             int64_t work = self.model.n_tiles * self.model.tile * self.n_pair_images
@@ -351,61 +374,60 @@ cdef class Predictor:
             return -1
         if work * n_geo < PARALLEL_THRESHOLD:
             n_threads = 1
+        elif n_blocks < n_threads and work < PARALLEL_THRESHOLD:
+            n_threads = <int> n_blocks
         if n_blocks >= n_threads:
-            return self.predict_blocks(kernels, &R[0, 0], n_geo, n_query, n_blocks, &E[0], &F[0, 0], n_threads)
-        if work < PARALLEL_THRESHOLD:
-            return self.predict_blocks(kernels, &R[0, 0], n_geo, n_query, n_blocks, &E[0], &F[0, 0], n_blocks)
-        return self.predict_tiles(kernels, &R[0, 0], n_geo, n_query, &E[0], &F[0, 0], n_threads)
+            return self.predict_blocks(kernels, geo, n_geo, n_query, n_blocks, &E[0], &F[0, 0], n_threads)
+        return self.predict_tiles(kernels, geo, n_geo, n_query, &E[0], &F[0, 0], n_threads)
 
-    cdef int64_t predict_blocks(self, const gdml_kernels *kernels, const double *R, int64_t n_geo, int64_t n_query,
-                                int64_t n_blocks, double *E, double *F, int n_threads) except -2:
+    cdef int64_t predict_blocks(self, const gdml_kernels *kernels, const geometries *geo, int64_t n_geo,
+                                int64_t n_query, int64_t n_blocks, double *E, double *F, int n_threads) except -2:
         """Parallel over blocks of geometries."""
         cdef:
             Scratch scratch = Scratch(n_threads, self.block_size(kernels, n_query))
             int64_t b
             int64_t[::1] bad = np.full(n_blocks, -1, dtype=np.int64)
         for b in prange(n_blocks, nogil=True, num_threads=n_threads, schedule="dynamic", chunksize=1):
-            bad[b] = self.predict_block(kernels, R, n_geo, n_query, b, E, F, scratch.at(threadid()))
+            bad[b] = self.predict_block(kernels, geo, n_geo, n_query, b, E, F, scratch.at(threadid()))
         for b in range(n_blocks):
             if bad[b] >= 0:
                 return bad[b]
         return -1
 
-    cdef int64_t predict_block(self, const gdml_kernels *kernels, const double *R, int64_t n_geo, int64_t n_query,
-                               int64_t b, double *E, double *F, void *memory) noexcept nogil:
+    cdef int64_t predict_block(self, const gdml_kernels *kernels, const geometries *geo, int64_t n_geo,
+                               int64_t n_query, int64_t b, double *E, double *F, void *memory) noexcept nogil:
         cdef:
             query_block block = self.block(kernels, n_query, memory)
-            int64_t t, first = b * n_query, n_coord = 3 * self.model.n_atoms, bad
+            int64_t t, first = b * n_query, bad
             int64_t n = min(n_query, n_geo - first)
-        bad = self.prepare(kernels, R + first * n_coord, n, &block)
+        bad = self.prepare(kernels, geo, first, n, &block)
         for t in range(self.model.n_tiles):
             kernels.predict_tile(&self.model, t, n, block.query, block.energy, block.force_x, block.scratch)
             self.add_tile(n, block.energy, block.force_x, &block)
-        self.finish(n, &block, E + first, F + first * n_coord)
-        return first + bad if bad >= 0 else -1
+        self.finish(n, &block, E + first, F + 3 * self.model.n_atoms * first)
+        return bad
 
-    cdef int64_t predict_tiles(self, const gdml_kernels *kernels, const double *R, int64_t n_geo, int64_t n_query,
-                               double *E, double *F, int n_threads) except -2:
+    cdef int64_t predict_tiles(self, const gdml_kernels *kernels, const geometries *geo, int64_t n_geo,
+                               int64_t n_query, double *E, double *F, int n_threads) except -2:
         """One block of geometries after the other, parallel over tiles of training points."""
         cdef:
             Scratch scratch = Scratch(n_threads, self.block_size(kernels, n_query))
-            query_block block
-            int64_t t, n, first = 0, bad = -1, first_bad = -1
-            int64_t n_coord = 3 * self.model.n_atoms, d = self.n_desc, n_tiles = self.model.n_tiles
+            query_block block = self.block(kernels, n_query, scratch.at(0))
+            int64_t t, n, first = 0, bad, first_bad = -1
+            int64_t n_tiles = self.model.n_tiles
             double[:, ::1] energy = np.empty((n_tiles, n_query))
-            double[:, ::1] force_x = np.empty((n_tiles, n_query * d))
-        block = self.block(kernels, n_query, scratch.at(0))
+            double[:, ::1] force_x = np.empty((n_tiles, n_query * self.n_desc))
         while first < n_geo:
             n = min(n_query, n_geo - first)
-            bad = self.prepare(kernels, R + first * n_coord, n, &block)
+            bad = self.prepare(kernels, geo, first, n, &block)
             if bad >= 0 and first_bad < 0:
-                first_bad = first + bad
+                first_bad = bad
             for t in prange(n_tiles, nogil=True, num_threads=n_threads, schedule="static"):
                 kernels.predict_tile(&self.model, t, n, block.query, &energy[t, 0], &force_x[t, 0],
                                      scratch.at(threadid()))
             for t in range(n_tiles):
                 self.add_tile(n, &energy[t, 0], &force_x[t, 0], &block)
-            self.finish(n, &block, E + first, F + first * n_coord)
+            self.finish(n, &block, E + first, F + 3 * self.model.n_atoms * first)
             first += n
         return first_bad
 

@@ -1,0 +1,1 @@
+"""Solvers of the training equations (-K + lambda I) x = y, alpha = -x."""

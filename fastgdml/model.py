@@ -1,0 +1,108 @@
+"""Trained models. A model file is an npz archive with sgdml's keys.
+
+Where sgdml stores pickled dictionaries (``f_err``, ``e_err``) and None (``md5_test``), fastgdml has plain arrays
+(``f_err_mae``, ``f_err_rmse``, ``e_err_mae``, ``e_err_rmse``; an empty ``md5_test``) and a ``schema`` number. Models
+of sgdml 0.4 to 1.0 and of programs built on it are converted when they are loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .descriptor import n_pairs, perms_from_lin
+from .errors import DataError
+from .npz import load_npz, save_npz
+from .task import require_type
+
+Model = dict[str, Any]
+
+SCHEMA = 1
+
+_REQUIRED = ("z", "R_desc", "R_d_desc_alpha", "c", "std", "sig", "tril_perms_lin")
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+    """Load a model file written by fastgdml, sgdml or mbGDML.
+
+    Returns
+    -------
+    dict
+        The model with the keys of fastgdml.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is missing, damaged, no model, or holds pickled objects other than plain data.
+    DataError
+        If the model is incomplete or uses features that fastgdml does not know.
+    """
+    entries = load_npz(path)
+    require_type(entries, "m", "model", path)
+    return normalize_model(entries, str(path))
+
+
+def save_model(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:
+    """Write a model file, atomically and without pickles."""
+    save_npz(path, model)
+
+
+def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
+    """Return a model with the keys of fastgdml from the entries of any model file.
+
+    Raises
+    ------
+    DataError
+        If arrays are missing or do not fit each other, or the model uses a descriptor that fastgdml lacks.
+    """
+    model = dict(entries)
+    missing = [key for key in _REQUIRED if key not in model]
+    if missing:
+        raise DataError(f"{source}: the model lacks {', '.join(missing)}.")
+    for key in ("f_err", "e_err"):
+        errors = model.pop(key, None)
+        if isinstance(errors, np.ndarray) and errors.shape == ():
+            errors = errors.item()
+        if isinstance(errors, Mapping):
+            for measure in ("mae", "rmse"):
+                model[f"{key}_{measure}"] = np.float64(errors.get(measure, np.nan))
+    model.setdefault("f_err_mae", np.float64("nan"))
+    model.setdefault("f_err_rmse", np.float64("nan"))
+    if np.any(model.get("use_cprsn", False)):
+        raise DataError(f"{source}: the model was trained with atom compression (use_cprsn), which is not supported.")
+    cut_off = model.pop("interact_cut_off", None)
+    if cut_off is not None and np.any(np.asarray(cut_off, dtype=object) != None):  # noqa: E711 (elementwise)
+        raise DataError(f"{source}: the model has an interaction cut-off ({cut_off}), which is not supported.")
+    if model.get("md5_test") is None:
+        model["md5_test"] = np.array(b"")
+    model.setdefault("n_test", np.int64(0))
+    model.setdefault("use_E", np.bool_(True))
+    model.setdefault("lam", np.float64("nan"))
+    for key in ("dataset_name", "dataset_theory", "solver_name", "code_version"):
+        model.setdefault(key, np.array("unknown"))
+
+    n_atoms = len(np.atleast_1d(model["z"]))
+    x = np.asarray(model["R_desc"])
+    if x.ndim != 2 or x.shape[0] != n_pairs(n_atoms) or np.shape(model["R_d_desc_alpha"]) != x.shape[::-1]:
+        raise DataError(
+            f"{source}: R_desc {x.shape} and R_d_desc_alpha {np.shape(model['R_d_desc_alpha'])} do not fit {n_atoms} "
+            "atoms. The file is damaged or of an unknown version."
+        )
+    if "perms" not in model:
+        model["perms"] = perms_from_lin(model["tril_perms_lin"], x.shape[0])
+    for key in ("idxs_train", "idxs_valid"):
+        model.setdefault(key, np.empty(0, dtype=np.int64))
+    for key in ("md5_train", "md5_valid"):
+        model.setdefault(key, np.array(b""))
+    unknown = {key for key, value in model.items() if value is None}
+    for key in unknown:
+        del model[key]
+    return model
+
+
+def is_validated(model: Mapping[str, Any]) -> bool:
+    """Return whether the expected errors of a model are known."""
+    return bool(np.isfinite(model["f_err_mae"]) and np.isfinite(model["f_err_rmse"]))

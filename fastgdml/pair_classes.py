@@ -1,0 +1,100 @@
+"""Classes of atom pairs that share work across permutations in prediction.
+
+Under a permutation group most pairs have few distinct images. Pairs for which the same permutations give the same
+image form a class; distances and projections are then computed once for each (class, image) and added up for each
+permutation, so a geometry costs sum_h n_h D_h instead of P D pair evaluations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Int32 = npt.NDArray[np.int32]
+
+# Arithmetic per pair, image and training point, and bookkeeping per class, permutation and training point.
+_COST_PAIR, _COST_CLASS = 5, 4
+
+
+@dataclass(frozen=True)
+class PairClasses:
+    """Pairs in class order and their images, in the layout of `gdml_predictor` (src/gdml.h).
+
+    Attributes
+    ----------
+    order : ndarray of int64, shape (D,)
+        Pairs, class by class.
+    class_begin : ndarray of int32, shape (H + 1,)
+        First position of each class in `order`.
+    class_images : ndarray of int32, shape (H,)
+        Number n_h of distinct images of the pairs of a class.
+    image_begin : ndarray of int32, shape (H + 1,)
+        First position of each class in `image_pair`.
+    image_pair : ndarray of int32, shape (sum n_h D_h,)
+        Class by class, (n_h, D_h): the pair of the query that takes the place of a pair of the training points.
+    perm_image : ndarray of int32, shape (H, P)
+        The image that each permutation gives a class.
+    """
+
+    order: npt.NDArray[np.int64]
+    class_begin: Int32
+    class_images: Int32
+    image_begin: Int32
+    image_pair: Int32
+    perm_image: Int32
+
+    @classmethod
+    def from_pair_images(cls, images: npt.NDArray[np.integer]) -> PairClasses:
+        """Sort pairs into classes.
+
+        Parameters
+        ----------
+        images : ndarray, shape (P, D)
+            Image of each pair under each permutation.
+        """
+        n_perms = len(images)
+        # A pair's signature: which permutations agree on its image, numbered by first appearance.
+        signatures = np.array([np.unique(column, return_inverse=True)[1] for column in images.T])
+        first_seen = np.array([_number_by_first_appearance(s) for s in signatures])
+        patterns, member = np.unique(first_seen, axis=0, return_inverse=True)
+        member = member.ravel()
+
+        identity = np.arange(n_perms)
+        classes: list[tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]] = []
+        leftover = np.zeros(images.shape[1], dtype=bool)
+        for h, pattern in enumerate(patterns):
+            pairs = np.flatnonzero(member == h)
+            n_images = pattern.max() + 1
+            shared_cost = _COST_PAIR * n_images * len(pairs) + _COST_CLASS * n_perms
+            if shared_cost < _COST_PAIR * n_perms * len(pairs):
+                classes.append((pattern, pairs))
+            else:
+                leftover[pairs] = True
+        if leftover.any():
+            classes.append((identity, np.flatnonzero(leftover)))
+
+        image_pair = []
+        for pattern, pairs in classes:
+            representative = [int(np.flatnonzero(pattern == image)[0]) for image in range(pattern.max() + 1)]
+            image_pair.append(images[np.ix_(representative, pairs)].ravel())
+        return cls(
+            order=np.concatenate([pairs for _, pairs in classes]),
+            class_begin=_offsets([len(pairs) for _, pairs in classes]),
+            class_images=np.array([pattern.max() + 1 for pattern, _ in classes], dtype=np.int32),
+            image_begin=_offsets([len(p) for p in image_pair]),
+            image_pair=np.concatenate(image_pair).astype(np.int32),
+            perm_image=np.array([pattern for pattern, _ in classes], dtype=np.int32),
+        )
+
+
+def _number_by_first_appearance(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
+
+
+def _offsets(lengths: list[int]) -> Int32:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)

@@ -1,0 +1,183 @@
+"""Recovery of the permutational symmetries of a molecule from its geometries.
+
+The steps and the result are sGDML's (Chmiela et al., Comput. Phys. Commun. 240, 38 (2019)): atoms of every pair of
+geometries are matched through the eigenvectors of their distance matrices, matches are made consistent along a
+minimum spanning tree, and the permutations on it are completed to a group.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+from .descriptor import Array, IntArray, from_R
+from .threads import resolve_n_threads
+
+_log = logging.getLogger(__name__)
+
+# sGDML's limit: a closure of this many permutations is taken as a sign of wrong matches.
+MAX_GROUP_SIZE = 100
+
+_PAIRS_PER_STEP = 20_000
+
+
+def find_perms(
+    R: npt.ArrayLike,
+    z: npt.ArrayLike,
+    lattice: npt.ArrayLike | None = None,
+    max_group_size: int = MAX_GROUP_SIZE,
+    n_threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> IntArray:
+    """Find the permutations of atoms that the geometries are symmetric under.
+
+    Parameters
+    ----------
+    R : array_like, shape (M, N, 3)
+        Geometries.
+    z : array_like of int, shape (N,)
+        Atomic numbers; only atoms of one element are exchanged.
+    lattice : array_like, shape (3, 3), optional
+        Lattice vectors as columns.
+    max_group_size : int
+        Give up the closure at this many permutations and keep a subgroup.
+    n_threads : int, optional
+        Number of threads; all by default.
+    progress : callable, optional
+        Called with (pairs of geometries matched, all pairs).
+
+    Returns
+    -------
+    ndarray of int64, shape (P, N)
+        The permutations, the identity among them.
+    """
+    R = np.asarray(R, dtype=np.float64)
+    perms, cost = match_all(R, np.asarray(z), lattice, n_threads, progress)
+    tree_perms = _perms_along_tree(perms, cost, R.shape[1])
+    group = complete_group(tree_perms, max_group_size)
+    if group is None:
+        _log.warning(
+            "The permutations found do not close to a group of fewer than %d members; keeping a subgroup.",
+            max_group_size,
+        )
+        group = complete_group(salvage_subgroup(tree_perms), max_group_size)
+    if group is None:
+        _log.warning("No subgroup closes either: training goes on without symmetries.")
+        group = np.arange(R.shape[1])[None, :]
+    return group
+
+
+def match_all(
+    R: Array,
+    z: npt.NDArray[np.integer],
+    lattice: npt.ArrayLike | None = None,
+    n_threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[tuple[int, int], IntArray], Array]:
+    """Match the atoms of every pair of geometries i < j.
+
+    Returns
+    -------
+    perms : dict
+        By (i, j): the matching, where it brings the geometries closer than the given order of atoms does.
+    cost : ndarray, shape (M, M)
+        Frobenius distance of the distance matrices under the better of matching and given order; the diagonal is inf.
+    """
+    n_geo, n_atoms = R.shape[:2]
+    distances = _distance_matrices(R, lattice, n_threads)
+    # Columns of the eigenvector matrix in descending order of the eigenvalues; signs do not matter.
+    vectors = np.ascontiguousarray(np.abs(np.linalg.eigh(distances)[1])[:, :, ::-1])
+    penalty = (z[:, None] != z[None, :]).astype(np.float64)
+
+    first, second = np.triu_indices(n_geo, 1)
+    pairs = np.column_stack([first, second]).astype(np.int64)
+    matches = np.empty((len(pairs), n_atoms), dtype=np.int32)
+    before, after = np.empty(len(pairs)), np.empty(len(pairs))
+    threads = resolve_n_threads(n_threads)
+    for start in range(0, len(pairs), _PAIRS_PER_STEP):
+        part = slice(start, min(start + _PAIRS_PER_STEP, len(pairs)))
+        _core.match_all_pairs(
+            vectors, distances, penalty, pairs[part], matches[part], before[part], after[part], threads
+        )
+        if progress is not None:
+            progress(part.stop, len(pairs))
+
+    better = (after < before) & ~np.isclose(before, after)
+    perms = {(int(first[k]), int(second[k])): matches[k].astype(np.int64) for k in np.flatnonzero(better)}
+    cost = np.full((n_geo, n_geo), np.inf)
+    cost[first, second] = cost[second, first] = np.minimum(before, after)
+    return perms, cost
+
+
+def _distance_matrices(R: Array, lattice: npt.ArrayLike | None, n_threads: int | None) -> Array:
+    n_geo, n_atoms = R.shape[:2]
+    a, b = np.tril_indices(n_atoms, -1)
+    distances = np.zeros((n_geo, n_atoms, n_atoms))
+    distances[:, a, b] = distances[:, b, a] = 1 / from_R(R, lattice, n_threads)[0]
+    return distances
+
+
+def _perms_along_tree(perms: dict[tuple[int, int], IntArray], cost: Array, n_atoms: int) -> IntArray:
+    """Return the matches on the minimum spanning tree of the mismatch, and the identity, sorted and unique."""
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
+    edges = zip(*minimum_spanning_tree(csr_matrix(cost)).nonzero(), strict=True)
+    on_tree = [perms[edge] for edge in edges if edge in perms]
+    return np.unique(np.vstack([np.arange(n_atoms), *on_tree]), axis=0)
+
+
+def complete_group(perms: IntArray, max_group_size: int | None = None) -> IntArray | None:
+    """Complete permutations (P, N) to the group that they generate.
+
+    Returns
+    -------
+    ndarray of int64, shape (P', N), or None
+        The members, given ones first; None when there are `max_group_size` of them or more.
+    """
+    members = [np.asarray(p, dtype=np.int64) for p in perms]
+    known = {p.tobytes() for p in members}
+    added = True
+    while added:
+        added = False
+        n = len(members)
+        for i in range(n):
+            for j in range(n):
+                product = members[i][members[j]]
+                if product.tobytes() not in known:
+                    added = True
+                    known.add(product.tobytes())
+                    members.append(product)
+                    if max_group_size is not None and len(members) >= max_group_size:
+                        return None
+    return np.array(members)
+
+
+def salvage_subgroup(perms: IntArray) -> IntArray:
+    """Return the permutations none of whose cycles touches a longer cycle of any of them."""
+    cycles = [[c for c in _cycles(p) if len(c) > 1] for p in perms]
+    every = [c for of_perm in cycles for c in of_perm]
+
+    def touches_longer(cycle: frozenset[int]) -> bool:
+        return any(len(cycle) < len(other) and cycle & other for other in every)
+
+    keep = [i for i, of_perm in enumerate(cycles) if not any(touches_longer(c) for c in of_perm)]
+    return perms[keep]
+
+
+def _cycles(perm: IntArray) -> list[frozenset[int]]:
+    """Return the disjoint cycles of a permutation as sets of atoms."""
+    cycles, left = [], set(range(len(perm)))
+    while left:
+        atom = min(left)
+        cycle = []
+        while atom in left:
+            left.remove(atom)
+            cycle.append(atom)
+            atom = int(perm[atom])
+        cycles.append(frozenset(cycle))
+    return cycles

@@ -1,0 +1,269 @@
+"""Energies and forces from a trained model."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+from .descriptor import (
+    Array,
+    from_R,
+    geometry_error,
+    invert_lattice,
+    jacobian_dot,
+    n_pairs,
+    pair_perms_from_lin,
+)
+from .errors import DataError, UsageError
+from .pair_classes import PairClasses
+from .threads import resolve_n_threads
+
+_log = logging.getLogger(__name__)
+
+
+class GDMLPredict:
+    """Predict energies and forces with a trained model.
+
+    Objects share no state: any number of models may be alive, and one object may be used from several threads.
+
+    Parameters
+    ----------
+    model : mapping
+        A model as returned by `GDMLTrain.train` or `load_model`.
+    batch_size, num_workers : int, optional
+        Accepted for compatibility with sgdml; without effect, there are no worker processes or chunks to tune.
+    max_memory : float, optional
+        Accepted for compatibility with sgdml. Prediction needs the model and a few MB.
+    max_processes : int, optional
+        Number of threads. All by default.
+    use_torch : bool
+        Accepted for compatibility with sgdml; warns and has no effect.
+    log_level : int, optional
+        Level of this module's logger.
+
+    Raises
+    ------
+    DataError
+        If the model lacks arrays or they contradict each other.
+    """
+
+    def __init__(
+        self,
+        model: Mapping[str, Any],
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        max_memory: float | None = None,
+        max_processes: int | None = None,
+        use_torch: bool = False,
+        log_level: int | None = None,
+    ) -> None:
+        if log_level is not None:
+            _log.setLevel(log_level)
+        if use_torch:
+            _log.warning("use_torch has no effect: this backend runs on the CPU without PyTorch.")
+        missing = [k for k in ("z", "R_desc", "R_d_desc_alpha", "tril_perms_lin", "sig", "std", "c") if k not in model]
+        if missing:
+            raise DataError(f"This is not a trained model: {', '.join(missing)} missing.")
+        if "alphas_E" in model:
+            raise DataError("This model was trained with energy constraints, which fastgdml does not support yet.")
+
+        self.n_atoms = len(np.atleast_1d(model["z"]))
+        self.n_desc = n_pairs(self.n_atoms)
+        self.n_threads = resolve_n_threads(max_processes)
+        self.sig = float(model["sig"])
+        self.std = float(model["std"])
+        self.c = float(model["c"])
+        self.lattice = None if model.get("lattice") is None else np.ascontiguousarray(model["lattice"], dtype=float)
+        self._lattice_inv = None if self.lattice is None else invert_lattice(self.lattice)
+
+        x = np.asarray(model["R_desc"], dtype=np.float64).T
+        v = np.asarray(model["R_d_desc_alpha"], dtype=np.float64)
+        if x.shape != v.shape or x.shape[1:] != (self.n_desc,):
+            raise DataError(
+                f"R_desc {x.T.shape} and R_d_desc_alpha {v.shape} do not fit a molecule of {self.n_atoms} atoms: "
+                f"({self.n_desc}, n_train) and (n_train, {self.n_desc}) expected."
+            )
+        self.n_train = len(x)
+        pair_perms = pair_perms_from_lin(model["tril_perms_lin"], self.n_desc)
+        self.n_perms = len(pair_perms)
+        # x_i - P_p x_j, read with the permutation on the query: the image under the inverse pair permutation.
+        self._classes = PairClasses.from_pair_images(np.argsort(pair_perms, axis=1))
+        self._x = x
+        self._v = v
+        self._predictor = self._lay_out(v)
+        self._R_desc: Array | None = None
+        self._R_d_desc: Array | None = None
+
+    def _lay_out(self, v: Array) -> Any:
+        """Return the native predictor for the coefficients v = J alpha (M, D)."""
+        c = self._classes
+        tile = _tile_size(self.n_train)
+        n_tiles = -(-self.n_train // tile)
+        train = np.zeros((n_tiles, 2, self.n_desc, tile))
+        for t in range(n_tiles):
+            rows = slice(t * tile, min((t + 1) * tile, self.n_train))
+            n = rows.stop - rows.start
+            train[t, 0, :, :n] = (self._x[rows][:, c.order] * (np.sqrt(5) / self.sig)).T
+            train[t, 1, :, :n] = v[rows][:, c.order].T
+        return _core.Predictor(
+            self.n_atoms,
+            c.class_begin,
+            c.class_images,
+            c.image_begin,
+            c.image_pair,
+            c.perm_image,
+            train,
+            self.sig,
+            self.std,
+            self.c,
+            self.lattice,
+            self._lattice_inv,
+        )
+
+    def predict(
+        self, R: npt.ArrayLike | None = None, return_E: bool = True
+    ) -> tuple[Array, Array] | tuple[Array]:
+        """Predict energies and forces of geometries.
+
+        Parameters
+        ----------
+        R : array_like, shape (n_geo, 3 n_atoms), optional
+            Cartesian coordinates, atoms in the order of the training set, in its length unit. One geometry may be
+            given as (3 n_atoms,) or (n_atoms, 3), several as (n_geo, n_atoms, 3). Without it, the training
+            geometries are evaluated.
+        return_E : bool
+            False leaves out the energies.
+
+        Returns
+        -------
+        E : ndarray, shape (n_geo,)
+            Energies, unless `return_E` is False.
+        F : ndarray, shape (n_geo, 3 n_atoms)
+            Forces.
+
+        Raises
+        ------
+        DataError
+            If the number of coordinates does not fit the model, a coordinate is not finite or two atoms coincide.
+        """
+        if R is None:
+            return self._predict_training_set(return_E)
+        r = np.ascontiguousarray(R, dtype=np.float64)
+        n_coord = 3 * self.n_atoms
+        if r.size % n_coord or not (r.shape[-1] == n_coord or r.shape[-2:] == (self.n_atoms, 3)):
+            raise DataError(
+                f"Geometries of shape {r.shape} do not fit a model of {self.n_atoms} atoms: "
+                f"(n_geo, {n_coord}) expected."
+            )
+        r = r.reshape(-1, n_coord)
+        E, F = np.empty(len(r)), np.empty(r.shape)
+        bad = self._predictor.predict(r, E, F, resolve_n_threads(self.n_threads))
+        if bad >= 0:
+            raise geometry_error(r[bad].reshape(-1, 3), bad)
+        return (E, F) if return_E else (F,)
+
+    def prepare_parallel(
+        self, n_bulk: int = 1, n_reps: int = 1, return_is_from_cache: bool = False
+    ) -> float | tuple[float, bool]:
+        """Measure the speed of prediction.
+
+        There is nothing to tune: how work is divided follows from the model and the number of geometries. The
+        measurement repeats for at most about a tenth of a second.
+
+        Parameters
+        ----------
+        n_bulk : int
+            Number of geometries of one call to `predict`.
+        n_reps : int
+            At least this many repetitions.
+        return_is_from_cache : bool
+            Also return False: nothing is ever cached.
+
+        Returns
+        -------
+        float
+            Geometries per second.
+        bool
+            Only with `return_is_from_cache`.
+        """
+        # Geometries spread along a line: any set of distinct positions costs the same.
+        n_bulk = max(1, int(n_bulk))
+        r = np.tile(np.arange(3.0 * self.n_atoms) ** 1.1 + 1.0, (n_bulk, 1))
+        best, spent, done = np.inf, 0.0, 0
+        while done < max(1, n_reps) or (spent < 0.1 and done < 20):
+            start = time.perf_counter()
+            self.predict(r)
+            elapsed = time.perf_counter() - start
+            best, spent, done = min(best, elapsed), spent + elapsed, done + 1
+        rate = n_bulk / best
+        return (rate, False) if return_is_from_cache else rate
+
+    # ---- descriptors of the training geometries, and new coefficients for them ---------------------------------
+
+    def set_R_desc(self, R_desc: Array | None) -> None:
+        """Set the descriptors (M, D) of the training geometries, for `predict` without arguments."""
+        self._R_desc = None if R_desc is None else np.asarray(R_desc, dtype=np.float64)
+
+    def set_R_d_desc(self, R_d_desc: Array | None) -> None:
+        """Set the compressed Jacobians (M, D, 3) of the training geometries. `set_alphas` needs them."""
+        if R_d_desc is not None and np.shape(R_d_desc) != (self.n_train, self.n_desc, 3):
+            raise UsageError(
+                f"R_d_desc has shape {np.shape(R_d_desc)}; ({self.n_train}, {self.n_desc}, 3) expected: compressed "
+                "Jacobians of the training geometries."
+            )
+        self._R_d_desc = None if R_d_desc is None else np.asarray(R_d_desc, dtype=np.float64)
+
+    def set_alphas(self, alphas_F: npt.ArrayLike, alphas_E: npt.ArrayLike | None = None) -> None:
+        """Replace the coefficients of the model.
+
+        Parameters
+        ----------
+        alphas_F : array_like, shape (3 N M,)
+            Coefficients of the force constraints.
+        alphas_E : array_like, optional
+            Coefficients of energy constraints; must be None.
+
+        Raises
+        ------
+        UsageError
+            If `set_R_d_desc` was not called before, or the length is wrong.
+        """
+        if self._R_d_desc is None:
+            raise UsageError("Call set_R_d_desc() before set_alphas(): J alpha needs the training Jacobians.")
+        if alphas_E is not None:
+            raise UsageError("Energy constraints are not supported yet; alphas_E must be None.")
+        alphas = np.asarray(alphas_F, dtype=np.float64).ravel()
+        if alphas.size != 3 * self.n_atoms * self.n_train:
+            raise UsageError(f"alphas_F has {alphas.size} elements; {3 * self.n_atoms * self.n_train} expected.")
+        self._v = jacobian_dot(self._R_d_desc, alphas.reshape(self.n_train, -1))
+        self._predictor = self._lay_out(self._v)
+
+    def _predict_training_set(self, return_E: bool) -> tuple[Array, Array] | tuple[Array]:
+        if self._R_desc is None or self._R_d_desc is None:
+            raise UsageError(
+                "predict() without geometries evaluates the training set: set its descriptors first with "
+                "set_R_desc() and set_R_d_desc(), or pass R."
+            )
+        E, F = np.empty(len(self._R_desc)), np.empty((len(self._R_desc), 3 * self.n_atoms))
+        self._predictor.predict_descriptors(
+            np.ascontiguousarray(self._R_desc), np.ascontiguousarray(self._R_d_desc), E, F,
+            resolve_n_threads(self.n_threads),
+        )
+        return (E, F) if return_E else (F,)
+
+
+def _tile_size(n_train: int, smallest: int = 48, largest: int = 112, lanes: int = 16) -> int:
+    """Return the number of training points of a tile: a multiple of `lanes` that leaves the least padding.
+
+    The same for every instruction set and number of threads, because it decides the order of summation.
+    """
+    if n_train <= largest:
+        return -(-n_train // 8) * 8
+    sizes = range(smallest, largest + 1, lanes)
+    return min(sizes, key=lambda tile: (-(-n_train // tile) * tile, -tile))

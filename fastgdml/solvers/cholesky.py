@@ -1,0 +1,146 @@
+"""Closed-form training: one Cholesky factorisation, in place, in packed storage, of the reduced kernel matrix."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from .. import _core
+from ..descriptor import Array, GroupTables
+from ..errors import SolverError
+from ..kernel import Progress, assemble_packed, packed_size
+from ..threads import resolve_n_threads
+from .rigid import drop_rigid_motions
+
+_log = logging.getLogger(__name__)
+
+# If the matrix is not positive definite, lambda is raised by this factor, at most this many times.
+_LAMBDA_STEP = 10.0
+_LAMBDA_TRIES = 6
+
+
+@dataclass(frozen=True)
+class ClosedFormSolution:
+    """Coefficients and the regularisation that gave them.
+
+    Attributes
+    ----------
+    alphas_F : ndarray, shape (3 N M,)
+        Coefficients of least norm.
+    lam : float
+        The lambda used: the one asked for unless the matrix was not positive definite with it.
+    """
+
+    alphas_F: Array
+    lam: float
+
+
+def memory_estimate(n_train: int, n_atoms: int, n_perms: int = 1, periodic: bool = False) -> int:
+    """Return the bytes that the closed form needs: the packed matrix, descriptors and blocks of the reduction."""
+    n_kept = max(3 * n_atoms - (3 if periodic else 6), 1)
+    n_desc = n_atoms * (n_atoms - 1) // 2
+    matrix = packed_size(n_train * n_kept)
+    blocks = 2 * n_train * n_kept**2
+    descriptors = 6 * n_train * n_desc
+    scratch = 8 * (24 * n_atoms**2 + 6 * n_perms * n_atoms + 9 * n_atoms)
+    return 8 * (matrix + blocks + descriptors + scratch)
+
+
+def solve_closed_form(
+    R: Array,
+    R_desc: Array,
+    R_d_desc: Array,
+    tables: GroupTables,
+    sig: float,
+    lam: float,
+    y: Array,
+    periodic: bool = False,
+    n_threads: int | None = None,
+    assembly_progress: Progress | None = None,
+    on_solving: Callable[[], None] | None = None,
+) -> ClosedFormSolution:
+    """Solve (-K + lam I) x = y and return alpha = -x.
+
+    Parameters
+    ----------
+    R : ndarray, shape (M, N, 3)
+        Training geometries.
+    R_desc, R_d_desc : ndarray, shapes (M, D) and (M, D, 3)
+        Their descriptors and compressed Jacobians.
+    tables : GroupTables
+        The permutation group.
+    sig, lam : float
+        Length scale and regularisation.
+    y : ndarray, shape (3 N M,)
+        Scaled forces.
+    periodic : bool
+        Whether the descriptors were made with a lattice.
+    n_threads : int, optional
+        Number of threads, also of BLAS; all by default.
+    assembly_progress : callable, optional
+        Called with (done, total) while the matrix is assembled.
+    on_solving : callable, optional
+        Called once the matrix is there.
+
+    Returns
+    -------
+    ClosedFormSolution
+
+    Raises
+    ------
+    SolverError
+        If the matrix stays indefinite with the largest lambda tried.
+    """
+    threads = resolve_n_threads(n_threads)
+    with threadpool_limits(limits=1, user_api="blas"):  # small matrices: threads would only wait
+        reduction = drop_rigid_motions(R, periodic)
+        rhs = reduction.reduce(y)
+    blocks = _pad_blocks(reduction.gram_inverse)
+    n = reduction.rows.size
+
+    for attempt in range(_LAMBDA_TRIES + 1):
+        matrix = assemble_packed(R_desc, R_d_desc, tables, sig, reduction.rows, -1.0, threads, assembly_progress)
+        if on_solving is not None:
+            on_solving()
+        _core.rfp_add_blocks(matrix, n, reduction.rows.begin, lam * blocks)
+        with threadpool_limits(limits=threads, user_api="blas"):
+            if _core.rfp_cholesky(matrix, n) == 0:
+                z = rhs.copy()
+                _core.rfp_solve(matrix, n, z)
+                return ClosedFormSolution(-reduction.expand(z, 3 * R.shape[1]), lam)
+        if attempt < _LAMBDA_TRIES:
+            raised = max(lam, 1e-15) * _LAMBDA_STEP
+            _log.warning(
+                "The kernel matrix is not positive definite with lambda = %.0e; trying %.0e. %s",
+                lam, raised, _likely_cause(R_desc),
+            )
+            lam = raised
+    raise SolverError(
+        f"The kernel matrix is not positive definite, even with lambda = {lam:.0e}. {_likely_cause(R_desc)}"
+    )
+
+
+def _pad_blocks(blocks: list[Array]) -> Array:
+    """Stack square blocks of possibly different orders into one array."""
+    size = max(len(b) for b in blocks)
+    padded = np.zeros((len(blocks), size, size))
+    for i, block in enumerate(blocks):
+        padded[i, : len(block), : len(block)] = block
+    return padded
+
+
+def _likely_cause(R_desc: Array) -> str:
+    """Return what most likely makes a kernel matrix singular."""
+    order = np.argsort(R_desc.sum(axis=1))
+    near = np.abs(np.diff(R_desc[order], axis=0)).max(axis=1, initial=0.0)
+    if len(near) and near.min() < 1e-9:
+        k = int(near.argmin())
+        one, other = sorted((int(order[k]), int(order[k + 1])))
+        return (
+            f"Training points {one} and {other} have the same geometry: remove duplicates from the dataset."
+        )
+    return "Training points may be nearly identical, or sigma too large for them: try a smaller sigma or a larger lambda."

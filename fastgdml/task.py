@@ -1,0 +1,100 @@
+"""Training tasks: what to train on and with which parameters. A task file is an npz archive with sgdml's keys."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .dataset import text
+from .errors import DataError, FileFormatError
+from .npz import load_npz, save_npz
+
+Task = dict[str, Any]
+
+_REQUIRED = ("z", "R_train", "F_train", "idxs_train", "md5_train", "idxs_valid", "md5_valid", "sig", "lam", "use_E",
+             "use_E_cstr", "use_sym", "perms")
+
+
+def load_task(path: str | os.PathLike[str]) -> Task:
+    """Load a task file written by fastgdml or sgdml.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is missing, damaged or no task.
+    """
+    task = load_npz(path)
+    require_type(task, "t", "task", path)
+    check_task(task, str(path))
+    return task
+
+
+def save_task(path: str | os.PathLike[str], task: Mapping[str, Any]) -> None:
+    """Write a task file, atomically and without pickles."""
+    save_npz(path, task)
+
+
+def require_type(entries: Mapping[str, Any], letter: str, what: str, path: str | os.PathLike[str]) -> None:
+    """Raise FileFormatError unless the entries of a file say that it is of type `letter` ('d', 't' or 'm')."""
+    found = text(entries.get("type", ""))
+    if found != letter:
+        names = {"d": "a dataset", "t": "a task", "m": "a model"}
+        raise FileFormatError(f"{path} is {names.get(found, 'of no known type')}; a {what} is needed.")
+
+
+def check_task(task: Mapping[str, Any], source: str) -> None:
+    """Raise DataError unless a task is complete and its arrays fit each other."""
+    missing = [key for key in _REQUIRED if key not in task]
+    if missing:
+        raise DataError(f"{source}: the task lacks {', '.join(missing)}.")
+    R, F, z = np.asarray(task["R_train"]), np.asarray(task["F_train"]), np.asarray(task["z"])
+    if R.ndim != 3 or R.shape[1:] != (len(z), 3) or F.shape != R.shape or len(R) == 0:
+        raise DataError(f"{source}: R_train {R.shape}, F_train {F.shape} and z {z.shape} do not fit each other.")
+    if not (np.isfinite(R).all() and np.isfinite(F).all()):
+        raise DataError(f"{source}: positions or forces are not finite.")
+    if task["use_E"] and np.size(task.get("E_train", ())) != len(R):
+        raise DataError(f"{source}: E_train must hold one energy for each of {len(R)} training points.")
+    if np.atleast_2d(task["perms"]).shape[1] != len(z):
+        raise DataError(f"{source}: perms is for {np.atleast_2d(task['perms']).shape[1]} atoms, z for {len(z)}.")
+    if not (float(task["sig"]) > 0 and float(task["lam"]) >= 0):
+        raise DataError(f"{source}: sigma must be positive and lambda not negative; found {task['sig']}, {task['lam']}.")
+
+
+# ---- file names, as sgdml forms them ----------------------------------------------------------------------------
+
+
+def task_dir_name(dataset: Mapping[str, Any], n_train: int, use_sym: bool, use_E: bool, use_E_cstr: bool) -> str:
+    """Return the name of the folder of a hyper-parameter search."""
+    flags = ("-sym" if use_sym else "") + ("" if use_E else "-noE") + ("-Ecstr" if use_E_cstr else "")
+    return f"sgdml_cv_{_safe(dataset['name'])}-{_safe(dataset['theory'])}-train{n_train}{flags}"
+
+
+def task_file_name(task: Mapping[str, Any]) -> str:
+    """Return the file name of a task in its folder."""
+    return f"task-{_parameters(task)}.npz"
+
+
+def model_file_name(task_or_model: Mapping[str, Any]) -> str:
+    """Return the file name of the model of a task in the folder of the task."""
+    return f"model-{_parameters(task_or_model)}.npz"
+
+
+def final_model_file_name(model: Mapping[str, Any]) -> str:
+    """Return the file name of a selected model."""
+    n_train, n_perms = len(model["idxs_train"]), len(model["perms"])
+    name, theory = _safe(model["dataset_name"]), _safe(model["dataset_theory"])
+    return f"{name}-{theory}-train{n_train}-sym{n_perms}.npz"
+
+
+def _parameters(task_or_model: Mapping[str, Any]) -> str:
+    sig = float(task_or_model["sig"])
+    sig_text = f"{int(sig):04d}" if sig.is_integer() else f"{sig:g}"
+    return f"train{len(task_or_model['idxs_train'])}-sym{len(task_or_model['perms'])}-sig{sig_text}"
+
+
+def _safe(name: Any) -> str:
+    return re.sub(r"[^\w\-_.]", ".", text(name)).replace("..", ".")

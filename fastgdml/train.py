@@ -1,0 +1,510 @@
+"""Training of GDML and sGDML models: from a dataset to a task, from a task to a model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from .dataset import check_dataset, check_same_system, dataset_md5, text
+from .descriptor import (
+    Array,
+    GroupTables,
+    IntArray,
+    from_R,
+    jacobian_dot,
+    perms_from_lin,
+    tril_perms_lin,
+)
+from .errors import DataError, InsufficientMemoryError, UsageError
+from .kernel import assemble_columns, assemble_full
+from .model import SCHEMA, Model
+from .permutations import find_perms
+from .predict import GDMLPredict
+from .progress import Callback, Step
+from .sampling import draw_stratified, draw_uniform, generator
+from .solvers.cholesky import memory_estimate, solve_closed_form
+from .task import Task, check_task
+from .threads import resolve_n_threads
+
+_log = logging.getLogger(__name__)
+
+# Geometries used for the symmetry search, as in sgdml.
+_MAX_SYMMETRY_POINTS = 1000
+
+
+class GDMLTrain:
+    """Create training tasks and train models from them.
+
+    Objects share no state; several may be used side by side.
+
+    Parameters
+    ----------
+    max_memory : float, optional
+        Memory limit in GB (2**30 bytes). The memory that is available now by default.
+    max_processes : int, optional
+        Number of threads. All by default.
+    use_torch : bool
+        Accepted for compatibility with sgdml; warns and has no effect.
+    """
+
+    def __init__(
+        self, max_memory: float | None = None, max_processes: int | None = None, use_torch: bool = False
+    ) -> None:
+        self._max_memory = max_memory
+        self._n_threads = resolve_n_threads(max_processes)
+        if use_torch:
+            _log.warning("use_torch has no effect: this backend runs on the CPU without PyTorch.")
+
+    # ---- tasks --------------------------------------------------------------------------------------------------
+
+    def create_task(
+        self,
+        train_dataset: Mapping[str, Any],
+        n_train: int,
+        valid_dataset: Mapping[str, Any],
+        n_valid: int,
+        sig: float,
+        lam: float = 1e-10,
+        perms: npt.ArrayLike | None = None,
+        use_sym: bool = True,
+        use_E: bool = True,
+        use_E_cstr: bool = False,
+        callback: Callback | None = None,
+        seed: int | None = None,
+    ) -> Task:
+        """Create a task: draw the points, find the symmetries, record the parameters.
+
+        Parameters
+        ----------
+        train_dataset, valid_dataset : mapping
+            Datasets to draw from; without overlap if they are the same.
+        n_train, n_valid : int
+            Number of training and validation points.
+        sig : float
+            Length scale of the kernel.
+        lam : float
+            Regularisation.
+        perms : array_like of int, shape (P, N), optional
+            Permutations to use instead of a search or of those in the dataset.
+        use_sym : bool
+            False ignores symmetries (GDML).
+        use_E : bool
+            False ignores energies: the model predicts them up to a constant.
+        use_E_cstr : bool
+            Constrain energies point by point. Not available yet.
+        callback : callable, optional
+            Progress; see `fastgdml.progress.Callback`.
+        seed : int, optional
+            Seed of the draws, recorded in the task. Without it, NumPy's global generator is used, as sgdml does.
+
+        Returns
+        -------
+        dict
+            The task.
+
+        Raises
+        ------
+        UsageError
+            If more points are asked for than there are, or energies are needed but missing.
+        DataError
+            If the datasets cannot be used or do not belong to the same system.
+        """
+        if use_E and "E" not in train_dataset:
+            raise UsageError(
+                "The dataset has no energies (key 'E'). Train on forces alone with use_E=False (--no_E), or add them."
+            )
+        if use_E and use_E_cstr:
+            raise UsageError("Energy constraints (use_E_cstr, --E_cstr) are not available yet.")
+        if not (sig > 0 and lam >= 0):
+            raise UsageError(f"sigma must be positive and lambda not negative; got {sig} and {lam}.")
+        train_dataset, valid_dataset = dict(train_dataset), dict(valid_dataset)
+        check_dataset(train_dataset, "training dataset")
+        if valid_dataset.keys() != train_dataset.keys() or valid_dataset["R"] is not train_dataset["R"]:
+            check_dataset(valid_dataset, "validation dataset")
+        check_same_system(train_dataset, valid_dataset, "training dataset", "validation dataset")
+
+        step = Step(callback, "Hashing dataset(s)")
+        md5_train, md5_valid = dataset_md5(train_dataset), dataset_md5(valid_dataset)
+        step.done()
+
+        step = Step(callback, "Sampling training and validation subsets")
+        rng = generator(seed) if seed is not None else np.random.mtrand._rand
+        idxs_train = _draw(train_dataset, n_train, rng, None)
+        idxs_valid = _draw(valid_dataset, n_valid, rng, idxs_train if md5_train == md5_valid else None)
+        step.done()
+
+        R_train = np.asarray(train_dataset["R"][idxs_train], dtype=np.float64)
+        task: Task = {
+            "type": "t",
+            "code_version": version("fastgdml"),
+            "dataset_name": text(train_dataset["name"]),
+            "dataset_theory": text(train_dataset["theory"]),
+            "z": train_dataset["z"],
+            "R_train": R_train,
+            "F_train": np.asarray(train_dataset["F"][idxs_train], dtype=np.float64),
+            "idxs_train": idxs_train,
+            "md5_train": md5_train,
+            "idxs_valid": idxs_valid,
+            "md5_valid": md5_valid,
+            "sig": sig,
+            "lam": lam,
+            "use_E": use_E,
+            "use_E_cstr": False,
+            "use_sym": use_sym,
+        }
+        if seed is not None:
+            task["seed"] = seed
+        if use_E:
+            task["E_train"] = np.asarray(train_dataset["E"][idxs_train], dtype=np.float64)
+        for key in ("lattice", "r_unit", "e_unit"):
+            if key in train_dataset:
+                task[key] = train_dataset[key]
+        task["perms"] = self._choose_perms(train_dataset, R_train, perms, use_sym, rng, callback)
+        return task
+
+    def _choose_perms(
+        self,
+        dataset: Mapping[str, Any],
+        R_train: Array,
+        perms: npt.ArrayLike | None,
+        use_sym: bool,
+        rng: np.random.RandomState,
+        callback: Callback | None,
+    ) -> IntArray:
+        n_atoms = R_train.shape[1]
+        if not use_sym:
+            return np.arange(n_atoms)[None, :]
+        if perms is None and "perms" in dataset:
+            perms = dataset["perms"]
+            _log.info("Using %d permutations included in the dataset.", len(np.atleast_2d(perms)))
+        if perms is not None:
+            perms = np.atleast_2d(np.asarray(perms, dtype=np.int64))
+            if perms.shape[1] != n_atoms:
+                raise UsageError(f"The permutations are for {perms.shape[1]} atoms, the dataset has {n_atoms}.")
+            GroupTables.from_perms(perms)
+            return perms
+        if len(R_train) > _MAX_SYMMETRY_POINTS:
+            R_train = R_train[rng.choice(len(R_train), _MAX_SYMMETRY_POINTS, replace=False)]
+            _log.info("The symmetry search is restricted to %d random training points.", _MAX_SYMMETRY_POINTS)
+        step = Step(callback, "Finding permutational symmetries")
+        found = find_perms(
+            R_train, dataset["z"], dataset.get("lattice"), n_threads=self._n_threads, progress=step
+        )
+        step.done(f"found {len(found)} symmetries")
+        return found
+
+    def draw_strat_sample(
+        self, T: npt.ArrayLike, n: int, excl_idxs: npt.ArrayLike | None = None, seed: int | None = None
+    ) -> IntArray:
+        """Draw n points whose labels T are distributed as in the whole set, none of them in `excl_idxs`.
+
+        Parameters
+        ----------
+        T : array_like, shape (n_data,)
+            Labels, usually energies.
+        n : int
+            Number of points.
+        excl_idxs : array_like of int, optional
+            Points not to draw.
+        seed : int, optional
+            Seed; without it, NumPy's global generator is used, as sgdml does.
+
+        Returns
+        -------
+        ndarray of int64, shape (n,)
+
+        Raises
+        ------
+        UsageError
+            If there are fewer than n points to draw from.
+        """
+        return draw_stratified(T, n, generator(seed) if seed is not None else np.random.mtrand._rand, excl_idxs)
+
+    # ---- models -------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        task: Mapping[str, Any],
+        save_progr_callback: Callable[[Model], None] | None = None,
+        callback: Callback | None = None,
+    ) -> Model:
+        """Train a model.
+
+        Parameters
+        ----------
+        task : mapping
+            A task from `create_task` or `load_task`.
+        save_progr_callback : callable, optional
+            Receives unconverged models of an iterative solver; the closed form has none.
+        callback : callable, optional
+            Progress; see `fastgdml.progress.Callback`.
+
+        Returns
+        -------
+        dict
+            The model.
+
+        Raises
+        ------
+        DataError
+            If the task cannot be used.
+        InsufficientMemoryError
+            If the closed form does not fit into the memory limit.
+        SolverError
+            If the kernel matrix is singular.
+        """
+        check_task(task, "task")
+        if task["use_E_cstr"]:
+            raise UsageError("Energy constraints (use_E_cstr, --E_cstr) are not available yet.")
+        R = np.asarray(task["R_train"], dtype=np.float64)
+        lattice = task.get("lattice")
+        tables = GroupTables.from_perms(task["perms"])
+        self._check_memory(len(R), R.shape[1], len(tables.perm), lattice is not None)
+
+        step = Step(callback, "Generating descriptors and their Jacobians")
+        R_desc, R_d_desc = from_R(R, lattice, self._n_threads)
+        step.done()
+
+        y = np.asarray(task["F_train"], dtype=np.float64).ravel()
+        std = float(np.std(y))
+        if not std > 0:
+            raise DataError("All training forces are equal; there is nothing to learn from them.")
+
+        assembling = Step(callback, "Assembling kernel matrix")
+        solving: list[Step] = []
+
+        def start_solving() -> None:
+            assembling.done()
+            solving.append(Step(callback, "Solving linear system (Cholesky factorization)"))
+
+        solution = solve_closed_form(
+            R,
+            R_desc,
+            R_d_desc,
+            tables,
+            float(task["sig"]),
+            float(task["lam"]),
+            y / std,
+            lattice is not None,
+            self._n_threads,
+            assembling,
+            start_solving,
+        )
+        solving[-1].done()
+
+        model = self.create_model(
+            task, "analytic", R_desc, R_d_desc, tril_perms_lin(task["perms"]), std, solution.alphas_F
+        )
+        model["lam"] = solution.lam
+        if model["use_E"]:
+            model["c"] = self._recov_int_const(model, task, R_desc, R_d_desc)
+        return model
+
+    def _check_memory(self, n_train: int, n_atoms: int, n_perms: int, periodic: bool) -> None:
+        needed = memory_estimate(n_train, n_atoms, n_perms, periodic)
+        limit = psutil.virtual_memory().available if self._max_memory is None else self._max_memory * 2**30
+        _log.info("The closed form needs %.2f GB of memory.", needed / 2**30)
+        if needed > limit:
+            raise InsufficientMemoryError(
+                f"The closed form for {n_train} points of {n_atoms} atoms needs {needed / 2**30:.1f} GB of memory, "
+                f"the limit is {limit / 2**30:.1f} GB. Use fewer training points or a larger limit (max_memory, -m)."
+            )
+
+    def create_model(
+        self,
+        task: Mapping[str, Any],
+        solver: str,
+        R_desc: Array,
+        R_d_desc: Array,
+        tril_perms_lin: IntArray,
+        std: float,
+        alphas_F: Array,
+        alphas_E: Array | None = None,
+    ) -> Model:
+        """Make a model from the coefficients of a task.
+
+        Parameters
+        ----------
+        task : mapping
+            The task.
+        solver : str
+            Name of the solver that found the coefficients.
+        R_desc, R_d_desc : ndarray, shapes (M, D) and (M, D, 3)
+            Descriptors and compressed Jacobians of the training points.
+        tril_perms_lin : ndarray of int, shape (P * D,)
+            Permutations of pairs; see `fastgdml.descriptor.tril_perms_lin`.
+        std : float
+            Standard deviation of the labels.
+        alphas_F : ndarray, shape (3 N M,)
+            Coefficients of the force constraints.
+        alphas_E : ndarray, shape (M,), optional
+            Coefficients of energy constraints.
+
+        Returns
+        -------
+        dict
+            The model, with integration constant 0 and errors unknown (NaN).
+        """
+        model: Model = {
+            "type": "m",
+            "schema": SCHEMA,
+            "code_version": version("fastgdml"),
+            "dataset_name": task["dataset_name"],
+            "dataset_theory": task["dataset_theory"],
+            "solver_name": solver,
+            "z": task["z"],
+            "idxs_train": task["idxs_train"],
+            "md5_train": task["md5_train"],
+            "idxs_valid": task["idxs_valid"],
+            "md5_valid": task["md5_valid"],
+            "n_test": 0,
+            "md5_test": b"",
+            "f_err_mae": np.nan,
+            "f_err_rmse": np.nan,
+            "R_desc": R_desc.T,
+            "R_d_desc_alpha": jacobian_dot(R_d_desc, alphas_F.reshape(len(R_desc), -1)),
+            "c": 0.0,
+            "std": std,
+            "sig": task["sig"],
+            "lam": task["lam"],
+            "alphas_F": alphas_F,
+            "perms": task["perms"],
+            "tril_perms_lin": tril_perms_lin,
+            "use_E": task["use_E"],
+        }
+        if task["use_E"]:
+            model["e_err_mae"] = model["e_err_rmse"] = np.nan
+            if alphas_E is not None:
+                model["alphas_E"] = alphas_E
+        for key in ("lattice", "r_unit", "e_unit", "seed"):
+            if key in task:
+                model[key] = task[key]
+        return model
+
+    def _recov_int_const(
+        self,
+        model: Mapping[str, Any],
+        task: Mapping[str, Any],
+        R_desc: Array | None = None,
+        R_d_desc: Array | None = None,
+    ) -> float:
+        """Return the integration constant: the mean deviation of the predicted training energies from the labels.
+
+        Warns when the comparison shows gradients instead of forces, labels that do not belong together, or energies
+        and forces in different units.
+
+        Parameters
+        ----------
+        model, task : mapping
+            The model (with c = 0) and its task.
+        R_desc, R_d_desc : ndarray, optional
+            Descriptors and Jacobians of the training points, if at hand.
+        """
+        if R_desc is None or R_d_desc is None:
+            R_desc, R_d_desc = from_R(task["R_train"], task.get("lattice"), self._n_threads)
+        predictor = GDMLPredict(model, max_processes=self._n_threads)
+        predictor.set_R_desc(R_desc)
+        predictor.set_R_d_desc(R_d_desc)
+        E_pred = predictor.predict()[0]
+        E_ref = np.asarray(task["E_train"], dtype=np.float64).ravel()
+        _diagnose_energies(E_ref, E_pred)
+        return float(np.mean(E_ref - E_pred))
+
+    # ---- kernel matrix ------------------------------------------------------------------------------------------
+
+    def _assemble_kernel_mat(
+        self,
+        R_desc: Array,
+        R_d_desc: Array,
+        tril_perms_lin: IntArray,
+        sig: float,
+        desc: Any = None,
+        use_E_cstr: bool = False,
+        col_idxs: slice | npt.ArrayLike = slice(None),
+        alloc_extra_rows: int = 0,
+        callback: Callback | None = None,
+    ) -> Array:
+        """Assemble the kernel matrix, or some of its columns.
+
+        Parameters
+        ----------
+        R_desc, R_d_desc : ndarray, shapes (M, D) and (M, D, 3)
+            Descriptors and compressed Jacobians.
+        tril_perms_lin : ndarray of int, shape (P * D,)
+            Permutations of pairs.
+        sig : float
+            Length scale.
+        desc : object, optional
+            Accepted for compatibility with sgdml; not needed.
+        use_E_cstr : bool
+            Not available yet.
+        col_idxs : slice or array_like of int
+            Columns to compute, ascending and distinct.
+        alloc_extra_rows : int
+            Append this many uninitialised rows.
+        callback : callable, optional
+            Progress.
+
+        Returns
+        -------
+        ndarray, shape (3 N M + alloc_extra_rows, n_cols)
+            The kernel matrix, negative definite.
+        """
+        if use_E_cstr:
+            raise UsageError("Energy constraints (use_E_cstr) are not available yet.")
+        R_desc, R_d_desc = np.asarray(R_desc, dtype=np.float64), np.asarray(R_d_desc, dtype=np.float64)
+        tables = GroupTables.from_perms(perms_from_lin(tril_perms_lin, R_desc.shape[1]))
+        step = Step(callback, "Assembling kernel matrix")
+        arguments = (R_desc, R_d_desc, tables, float(sig))
+        if isinstance(col_idxs, slice) and col_idxs == slice(None):
+            K = assemble_full(*arguments, n_threads=self._n_threads, progress=step)
+        else:
+            n_rows = 3 * tables.perm.shape[1] * len(R_desc)
+            cols = np.arange(n_rows)[col_idxs] if isinstance(col_idxs, slice) else col_idxs
+            K = assemble_columns(*arguments, cols, n_threads=self._n_threads, progress=step)
+        step.done()
+        return K if alloc_extra_rows == 0 else np.vstack([K, np.empty((alloc_extra_rows, K.shape[1]))])
+
+
+def _draw(
+    dataset: Mapping[str, Any], n: int, rng: np.random.RandomState, excl_idxs: IntArray | None
+) -> IntArray:
+    if "E" in dataset:
+        return draw_stratified(dataset["E"], n, rng, excl_idxs)
+    return draw_uniform(len(dataset["F"]), n, rng, excl_idxs)
+
+
+def _diagnose_energies(E_ref: Array, E_pred: Array) -> None:
+    """Warn about energy labels that do not fit the integrated forces (sGDML's three checks)."""
+    if len(E_ref) < 2 or np.ptp(E_ref) == 0 or np.ptp(E_pred) == 0:
+        return
+    slope = np.polyfit(E_pred, E_ref, 1)[0]
+    correlation = np.corrcoef(E_ref, E_pred)[0, 1]
+    evidence = (
+        f"Over the {len(E_ref)} training points the energy labels follow the integrated forces with slope {slope:.2f} "
+        f"and correlation {correlation:.2f}."
+    )
+    few = "With very few training points this may also be harmless."
+    if slope < 0:
+        _log.warning(
+            "The force labels seem to have the wrong sign (gradients instead of forces). %s Check the sign of F. %s",
+            evidence, few,
+        )
+    if correlation < 0.95:
+        _log.warning(
+            "Energy and force labels seem inconsistent. %s Check that energies belong to their geometries, that energies "
+            "and forces come from the same method and are converged, and that no geometry is duplicated or broken. %s",
+            evidence, few,
+        )
+    if abs(slope - 1) > 0.1:
+        _log.warning(
+            "Energies and forces seem to be in different units. %s A slope of 1 is expected: check the units of E and "
+            "F. Energies predicted by this model will be off. %s",
+            evidence, few,
+        )
