@@ -12,7 +12,6 @@ import logging
 import os
 import re
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +158,7 @@ def text(value: Any) -> str:
 
 def embedded_datasets() -> dict[str, Path]:
     """Return the example datasets shipped with fastgdml: paths by name."""
-    folder = Path(str(resources.files("fastgdml") / "data"))
-    return {path.stem: path for path in sorted(folder.glob("*.npz"))}
+    return {path.stem: path for path in sorted((Path(__file__).parent / "data").glob("*.npz"))}
 
 
 def resolve_dataset(source: str | os.PathLike[str]) -> Path:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..descriptor import Array
+from ..descriptor import Array, IntArray
 from ..kernel import Coordinates
 
 _log = logging.getLogger(__name__)
@@ -90,48 +90,65 @@ def drop_rigid_motions(R: Array, periodic: bool = False) -> Reduction:
     -------
     Reduction
     """
-    kept, dropped, maps, grams = [], [], [], []
-    translations_only = 0
-    for r in R:
-        Q = _rigid_motions(r, periodic)
-        drop = _pivots(Q)
-        # Q is orthonormal, so the condition number of B is at most the inverse of this singular value.
-        if 1 / np.linalg.svd(Q[drop], compute_uv=False)[-1] > _MAX_CONDITION:
-            Q = _rigid_motions(r, periodic=True)
-            drop = _pivots(Q)
-            translations_only += 1
-        keep = np.setdiff1d(np.arange(len(Q)), drop)
-        C = -np.linalg.solve(Q[drop].T, Q[keep].T)
-        kept.append(keep)
-        dropped.append(drop)
-        maps.append(C)
-        # Woodbury: (I + C^T C)^-1
-        grams.append(np.eye(len(keep)) - C.T @ np.linalg.solve(np.eye(len(drop)) + C @ C.T, C))
-    if translations_only:
-        _log.info("%d geometries are nearly linear: only translations are eliminated for them.", translations_only)
-    return Reduction(Coordinates.from_lists(kept), kept, dropped, maps, grams)
-
-
-def _rigid_motions(r: Array, periodic: bool) -> Array:
-    """Return an orthonormal basis (3N, n) of infinitesimal translations and rotations of geometry r (N, 3)."""
-    n_atoms = len(r)
-    translations = np.tile(np.eye(3), (n_atoms, 1)) / np.sqrt(n_atoms)
+    n_points, n_coord = len(R), 3 * R.shape[1]
+    rotations, n_rotations = _rotations(R)
     if periodic:
-        return translations
-    centred = r - r.mean(axis=0)
-    centred /= np.linalg.norm(centred)
-    rotations = np.stack([np.cross(axis, centred).ravel() for axis in np.eye(3)], axis=1)
-    U, s, _ = np.linalg.svd(rotations, full_matrices=False)
-    return np.hstack([translations, U[:, s > _RANK_TOLERANCE * s[0]]])
+        n_rotations[:] = 0
+    parts: list[tuple[np.ndarray, ...] | None] = [None] * n_points
+    for count in (3, 2, 1, 0):  # the last catches what earlier ones pass on
+        points = np.flatnonzero(n_rotations == count)
+        if not len(points):
+            continue
+        Q = np.concatenate([_translations(len(points), n_coord), rotations[points, :, :count]], axis=2)
+        drop = _pivots(Q)
+        Q_drop = np.take_along_axis(Q, drop[:, :, None], axis=1)
+        # Q is orthonormal, so the condition number of B is at most the inverse of this singular value.
+        well = 1 / np.linalg.svd(Q_drop, compute_uv=False)[:, -1] <= _MAX_CONDITION
+        if count:
+            n_rotations[points[~well]] = 0
+            points, drop, Q, Q_drop = points[well], drop[well], Q[well], Q_drop[well]
+        dropped = np.zeros((len(points), n_coord), dtype=bool)
+        np.put_along_axis(dropped, drop, True, axis=1)
+        keep = np.nonzero(~dropped)[1].reshape(len(points), -1)
+        Q_keep = np.take_along_axis(Q, keep[:, :, None], axis=1)
+        C = -np.linalg.solve(Q_drop.swapaxes(1, 2), Q_keep.swapaxes(1, 2))
+        # Woodbury: (I + C^T C)^-1 = I - C^T (I + C C^T)^-1 C
+        inner = np.linalg.solve(np.eye(drop.shape[1]) + C @ C.swapaxes(1, 2), C)
+        gram_inverse = np.eye(keep.shape[1]) - C.swapaxes(1, 2) @ inner
+        for k, point in enumerate(points):
+            parts[point] = (keep[k], drop[k], C[k], gram_inverse[k])
+    if not periodic and (n_rotations == 0).any():
+        _log.info(
+            "%d of %d geometries are nearly linear: only translations are eliminated for them.",
+            np.count_nonzero(n_rotations == 0), n_points,
+        )
+    kept, dropped_lists, maps, grams = (list(column) for column in zip(*parts, strict=True))
+    return Reduction(Coordinates.from_lists(kept), kept, dropped_lists, maps, grams)
 
 
-def _pivots(Q: Array) -> np.ndarray:
-    """Return as many rows of Q as it has columns, well-conditioned: greedy, as in pivoted QR of Q^T."""
-    left, chosen = Q.copy(), []
-    for _ in range(Q.shape[1]):
-        row = int(np.argmax(np.einsum("ij,ij->i", left, left)))
-        chosen.append(row)
-        direction = left[row] / np.linalg.norm(left[row])
-        left -= np.outer(left @ direction, direction)
-        left[chosen] = 0.0
-    return np.sort(np.array(chosen))
+def _translations(n_points: int, n_coord: int) -> Array:
+    """Return orthonormal translations, (n_points, n_coord, 3)."""
+    one = np.tile(np.eye(3), (n_coord // 3, 1)) / np.sqrt(n_coord // 3)
+    return np.broadcast_to(one, (n_points, n_coord, 3))
+
+
+def _rotations(R: Array) -> tuple[Array, IntArray]:
+    """Return orthonormal infinitesimal rotations (M, 3N, 3) and how many of them each geometry has."""
+    centred = R - R.mean(axis=1, keepdims=True)
+    motions = np.stack([np.cross(axis, centred).reshape(len(R), -1) for axis in np.eye(3)], axis=2)
+    U, s, _ = np.linalg.svd(motions, full_matrices=False)
+    return U, np.count_nonzero(s > _RANK_TOLERANCE * s[:, :1], axis=1)
+
+
+def _pivots(Q: Array) -> IntArray:
+    """Return, for each Q (m, 3N, k), k well-conditioned rows, ascending: greedy, as in pivoted QR of Q^T."""
+    left = Q.copy()
+    chosen = np.empty((Q.shape[0], Q.shape[2]), dtype=np.int64)
+    points = np.arange(len(Q))
+    for i in range(Q.shape[2]):
+        chosen[:, i] = np.argmax(np.einsum("mij,mij->mi", left, left), axis=1)
+        direction = left[points, chosen[:, i]]
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        left -= np.einsum("mij,mj->mi", left, direction)[:, :, None] * direction[:, None, :]
+        left[points[:, None], chosen[:, : i + 1]] = 0.0
+    return np.sort(chosen, axis=1)

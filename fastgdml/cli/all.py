@@ -1,0 +1,46 @@
+"""`fastgdml all`: create, train, validate, select and test in one go."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..dataset import check_same_system, load_dataset
+from ..task import final_model_file_name, load_task
+from .console import Console
+from .create import create_tasks
+from .files import list_files, load_dataset_argument
+from .select import model_file_argument, require_free, select_model
+from .show import dataset_properties
+from .test import test_model
+from .train import train_tasks
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Reconstruct a force field from beginning to end."""
+    if args.model_file is not None:
+        require_free(model_file_argument(args), args.overwrite)
+
+    console.title("STEP 0", "Dataset(s)")
+    dataset = load_dataset(args.dataset)
+    valid_dataset = load_dataset_argument(args.valid_dataset, dataset)
+    test_dataset = load_dataset_argument(args.test_dataset, dataset)
+    dataset_properties(console, dataset)
+    check_same_system(dataset, test_dataset, "training dataset", "test dataset")
+
+    console.title("STEP 1", "Task creation")
+    task_dir = create_tasks(args, dataset, valid_dataset, console)
+    tasks = list_files(task_dir, "task")
+    if args.model_file is None:  # found out now rather than after the training
+        template = load_task(tasks[0])
+        require_free(Path(final_model_file_name(template)), args.overwrite)
+
+    console.title("STEP 2", "Training and validation")
+    models = train_tasks(args, tasks, valid_dataset, console)
+
+    console.title("STEP 3", "Hyper-parameter selection")
+    model_file = select_model(args, models, console)
+
+    console.title("STEP 4", "Testing")
+    test_model(args, model_file, test_dataset, args.n_test, console)
+    console.done(f"This is your model file: '{model_file}'")

@@ -1,0 +1,148 @@
+"""What the command line prints: steps with progress bars on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+_FLAG_STYLES = {"DONE": "bold green", "WARN": "bold yellow", "FAIL": "bold red", "INFO": "bold"}
+
+
+class Console:
+    """Prints results to standard output, warnings and errors to standard error."""
+
+    def __init__(self) -> None:
+        self._out = RichConsole(highlight=False, markup=False, soft_wrap=True)
+        self._err = RichConsole(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._bar: Progress | None = None
+
+    # ---- text ---------------------------------------------------------------------------------------------------
+
+    def title(self, step: str, text: str = "") -> None:
+        """Print the title of a step of the work."""
+        self._out.print()
+        self._out.print(Text.assemble((f" {step} ", "bold reverse"), " ", (text, "bold")))
+
+    def heading(self, text: str) -> None:
+        """Print the heading of a group of properties."""
+        self._out.print(Text(text, style="bold"))
+
+    def text(self, text: str = "") -> None:
+        """Print a plain line."""
+        self._out.print(text)
+
+    def properties(self, rows: list[tuple[str, str]], indent: int = 2) -> None:
+        """Print names and values in two columns."""
+        for name, value in rows:
+            label = f"{name}:" if name else ""
+            self._out.print(f"{' ' * indent}{label:<20} {value}".rstrip())
+
+    def table(self, table: Table) -> None:
+        """Print a table."""
+        self._out.print(table)
+
+    def info(self, text: str) -> None:
+        """Print a remark."""
+        self._flagged(self._out, "INFO", text)
+
+    def done(self, text: str, detail: str | None = None) -> None:
+        """Print that something is finished."""
+        self._flagged(self._out, "DONE", text, detail)
+
+    def warning(self, text: str) -> None:
+        """Print a warning."""
+        self._flagged(self._err, "WARN", text)
+
+    def error(self, text: str) -> None:
+        """Print an error."""
+        self._stop_bar()
+        self._flagged(self._err, "FAIL", text)
+
+    def confirm(self, question: str) -> bool:
+        """Ask a yes-or-no question; no answer means no."""
+        try:
+            return self._out.input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        except EOFError:
+            return False
+
+    def _flagged(self, console: RichConsole, flag: str, text: str, detail: str | None = None) -> None:
+        line = Text.assemble((f"[{flag}]", _FLAG_STYLES[flag]), " ", text)
+        if detail:
+            line.append(f"  {detail}", style="dim")
+        console.print(line)
+
+    # ---- progress -----------------------------------------------------------------------------------------------
+
+    def progress(
+        self,
+        current: int,
+        total: int = 1,
+        disp_str: str = "",
+        sec_disp_str: str | None = None,
+        done_with_warning: bool = False,
+    ) -> None:
+        """Follow a calculation: a `fastgdml.progress.Callback`."""
+        if current >= total:
+            self._stop_bar()
+            self._flagged(self._out, "WARN" if done_with_warning else "DONE", disp_str, sec_disp_str)
+        elif self._out.is_terminal:
+            if self._bar is None:
+                self._bar = Progress(
+                    TextColumn("[ .. ] {task.description}", markup=False),
+                    BarColumn(),
+                    TaskProgressColumn(),
+                    TimeRemainingColumn(),
+                    console=self._out,
+                    transient=True,
+                )
+                self._bar.add_task(disp_str, total=None)
+                self._bar.start()
+            # A step of one piece has no progress to show: its bar pulses.
+            self._bar.update(
+                self._bar.task_ids[0], description=disp_str, completed=current, total=total if total > 1 else None
+            )
+
+    def _stop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    # ---- logging ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """Show the log of the library while the context lasts."""
+        logger = logging.getLogger("fastgdml")
+        handler = _ConsoleHandler(self)
+        level, propagate = logger.level, logger.propagate
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
+            self._stop_bar()
+            sys.stdout.flush()
+
+
+class _ConsoleHandler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            self._console.warning(text)
+        else:
+            self._console.info(text)

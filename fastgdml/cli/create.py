@@ -1,0 +1,159 @@
+"""`fastgdml create`: one task file for each sigma of a search."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from ..dataset import Dataset, check_same_system, load_dataset, text
+from ..errors import FileFormatError, UsageError
+from ..evaluate import same_fingerprint
+from ..npz import load_npz
+from ..sampling import new_seed
+from ..task import Task, load_task, save_task, task_dir_name, task_file_name
+from ..train import GDMLTrain
+from .console import Console
+from .files import list_files, load_dataset_argument
+from .show import dataset_properties
+
+DEFAULT_SIGMAS = list(range(10, 100, 10))
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Create the tasks and say how to train them."""
+    console.title("TASK CREATION")
+    dataset = load_dataset(args.dataset)
+    valid_dataset = load_dataset_argument(args.valid_dataset, dataset)
+    dataset_properties(console, dataset)
+    console.text()
+    task_dir = create_tasks(args, dataset, valid_dataset, console)
+    console.title("NEXT STEP", f"fastgdml train {task_dir} {args.valid_dataset or args.dataset}")
+
+
+def create_tasks(args: argparse.Namespace, dataset: Dataset, valid_dataset: Dataset, console: Console) -> Path:
+    """Create the tasks of a search, or complete those of an interrupted one. Returns their directory."""
+    sigs = DEFAULT_SIGMAS if args.sigs is None else sorted({sig for part in args.sigs for sig in part})
+    check_same_system(dataset, valid_dataset, "training dataset", "validation dataset")
+    task_dir = Path(
+        args.task_dir or task_dir_name(dataset, args.n_train, not args.gdml, args.use_E, args.use_E_cstr)
+    )
+    if task_dir.exists() and not task_dir.is_dir():
+        raise UsageError(f"{task_dir} exists and is no directory; choose another --task_dir.")
+
+    existing = list_files(task_dir, "task") if task_dir.is_dir() and not args.overwrite else []
+    if existing:
+        template = load_task(existing[0])
+        _require_same_search(template, existing, args, sigs, dataset, valid_dataset, task_dir)
+        console.info(f"Resuming the search in '{task_dir}'.")
+    else:
+        template = _new_template(args, sigs[0], dataset, valid_dataset, console)
+        if args.overwrite and task_dir.is_dir():
+            remove_search(task_dir)
+        task_dir.mkdir(parents=True, exist_ok=True)
+
+    n_written = 0
+    for sig in sigs:
+        task = {**template, "sig": sig}
+        task.pop("tried_training", None)
+        path = task_dir / task_file_name(task)
+        if not path.exists():
+            save_task(path, task)
+            n_written += 1
+    if n_written:
+        console.done(f"Wrote {n_written} of {len(sigs)} tasks with {args.n_train} training points each to '{task_dir}'")
+    return task_dir
+
+
+def _new_template(
+    args: argparse.Namespace, sig: int, dataset: Dataset, valid_dataset: Dataset, console: Console
+) -> Task:
+    perms = None
+    if args.perms_from is not None:
+        entries = load_npz(args.perms_from, {"perms"})
+        if "perms" not in entries:
+            raise FileFormatError(f"{args.perms_from} contains no permutations (key 'perms').")
+        perms = entries["perms"]
+    if args.use_E and "E" not in valid_dataset:
+        raise UsageError("The validation dataset has no energies (key 'E'); use --no_E or another dataset.")
+    seed = new_seed() if args.seed is None else args.seed
+    console.info(f"Seed: {seed}" + ("" if args.seed is not None else " (repeat this run with --seed)"))
+    if "E" not in dataset:
+        console.warning("The dataset has no energies: points are drawn uniformly instead of stratified by energy.")
+    if "lattice" in dataset:
+        console.info("Lattice vectors found: periodic boundary conditions are applied.")
+    return GDMLTrain().create_task(
+        dataset,
+        args.n_train,
+        valid_dataset,
+        args.n_valid,
+        sig,
+        lam=args.lam,
+        perms=perms,
+        use_sym=not args.gdml,
+        use_E=args.use_E,
+        use_E_cstr=args.use_E_cstr,
+        callback=console.progress,
+        seed=seed,
+    )
+
+
+def _require_same_search(
+    template: Task,
+    existing: list[Path],
+    args: argparse.Namespace,
+    sigs: list[int],
+    dataset: Dataset,
+    valid_dataset: Dataset,
+    task_dir: Path,
+) -> None:
+    """Raise UsageError unless the tasks found are part of the search that is asked for."""
+    differences = []
+    if not same_fingerprint(template["md5_train"], dataset["md5"]):
+        differences.append(f"training dataset (fingerprint {text(template['md5_train'])})")
+    if not same_fingerprint(template["md5_valid"], valid_dataset["md5"]):
+        differences.append(f"validation dataset (fingerprint {text(template['md5_valid'])})")
+    found = {
+        "n_train": len(template["idxs_train"]),
+        "n_valid": len(template["idxs_valid"]),
+        "--lam": float(template["lam"]),
+        "--gdml": not bool(template["use_sym"]),
+        "--no_E": not bool(template["use_E"]),
+        "--E_cstr": bool(template["use_E_cstr"]),
+    }
+    wanted = {
+        "n_train": args.n_train,
+        "n_valid": args.n_valid,
+        "--lam": args.lam,
+        "--gdml": args.gdml,
+        "--no_E": not args.use_E,
+        "--E_cstr": args.use_E_cstr,
+    }
+    if args.seed is not None:
+        found["--seed"], wanted["--seed"] = int(template.get("seed", -1)), args.seed
+    differences += [f"{key} ({found[key]}, not {wanted[key]})" for key in wanted if found[key] != wanted[key]]
+    if args.perms_from is not None:
+        perms = np.atleast_2d(load_npz(args.perms_from, {"perms"}).get("perms", []))
+        if not np.array_equal(perms, template["perms"]):
+            differences.append("--perms_from")
+    extra = sorted({float(load_npz(path, {"sig"})["sig"]) for path in existing} - set(sigs))
+    if extra:
+        differences.append(f"--sig (tasks for {', '.join(f'{sig:g}' for sig in extra)} are there)")
+    if differences:
+        raise UsageError(
+            f"'{task_dir}' holds an unfinished search that differs in {'; '.join(differences)}. Give -o to overwrite "
+            "it, the same arguments to continue it, or another --task_dir."
+        )
+
+
+def remove_search(task_dir: Path) -> None:
+    """Delete the task and model files of a search, and its directory if nothing else is in it."""
+    for kind in ("task", "model"):
+        for path in list_files(task_dir, kind):
+            path.unlink()
+    for path in task_dir.glob("_unconv_*.npz"):
+        path.unlink()
+    if not any(task_dir.iterdir()):
+        shutil.rmtree(task_dir)

@@ -1,0 +1,91 @@
+"""`fastgdml select`: the model with the lowest validation error."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from ..errors import UsageError
+from ..evaluate import same_fingerprint
+from ..model import Model, is_validated, load_model, save_model
+from ..task import final_model_file_name
+from .console import Console
+from .create import remove_search
+from .files import files_of
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Select and say what comes next."""
+    console.title("MODEL SELECTION")
+    model_file = select_model(args, files_of(args.model_dir, "model"), console)
+    console.title("NEXT STEP", f"fastgdml test {model_file} <test_dataset> [<n_test>]")
+
+
+def model_file_argument(args: argparse.Namespace) -> Path | None:
+    """Return the file that --model_file names, with its suffix."""
+    if args.model_file is None:
+        return None
+    return Path(args.model_file if args.model_file.endswith(".npz") else args.model_file + ".npz")
+
+
+def select_model(args: argparse.Namespace, paths: list[Path], console: Console) -> Path:
+    """Write the best of the models to its final file, then delete the directory of the search."""
+    models = [load_model(path) for path in paths]
+    best = models[0]
+    if len(models) > 1:
+        _require_comparable(paths, models)
+        best = min(models, key=lambda model: float(model["f_err_rmse"]))
+        _print_table(console, models, best)
+    target = model_file_argument(args) or Path(final_model_file_name(best))
+    require_free(target, args.overwrite)
+    save_model(target, best)
+    console.done(f"Wrote model file '{target}'")
+    directory = paths[0].parent
+    remove_search(directory)
+    if directory.exists():
+        console.info(f"'{directory}' holds other files and is kept.")
+    return target
+
+
+def require_free(target: Path, overwrite: bool) -> None:
+    """Raise UsageError if a file would be overwritten without leave."""
+    if target.exists() and not overwrite:
+        raise UsageError(f"Model file '{target}' exists. Give -o to overwrite it, or another name with --model_file.")
+
+
+def _require_comparable(paths: list[Path], models: list[Model]) -> None:
+    first = models[0]
+    for path, model in zip(paths, models, strict=True):
+        if not is_validated(model):
+            raise UsageError(f"{path} is not validated yet: run 'fastgdml validate {path.parent} <valid_dataset>'.")
+        if int(model["n_test"]) > 0:
+            raise UsageError(
+                f"{path} has been tested, so its recorded errors are test errors. Selecting by them would spoil the "
+                "test: validate again with 'fastgdml validate -o' first."
+            )
+        for which in ("train", "valid"):
+            same_points = np.array_equal(np.sort(model[f"idxs_{which}"]), np.sort(first[f"idxs_{which}"]))
+            if not (same_points and same_fingerprint(model[f"md5_{which}"], first[f"md5_{which}"])):
+                raise UsageError(f"{path} and {paths[0]} were trained or validated on different points.")
+
+
+def _print_table(console: Console, models: list[Model], best: Model) -> None:
+    table = Table(title="Validation errors", title_justify="left")
+    for column in ("sigma", "energy MAE", "energy RMSE", "force MAE", "force RMSE", ""):
+        table.add_column(column, justify="right")
+    for model in models:
+        keys = ("e_err_mae", "e_err_rmse", "f_err_mae", "f_err_rmse")
+        cells = [f"{float(model[key]):.4f}" if key in model else "-" for key in keys]
+        chosen = model is best
+        table.add_row(f"{float(model['sig']):g}", *cells, "<- best" if chosen else "", style="bold" if chosen else "dim")
+    console.text()
+    console.table(table)
+    sigs = [float(model["sig"]) for model in models]
+    if float(best["sig"]) in (sigs[0], sigs[-1]):
+        side = "smaller" if float(best["sig"]) == sigs[0] else "larger"
+        console.warning(
+            f"The best sigma, {float(best['sig']):g}, is at the edge of the search: {side} ones may do better."
+        )

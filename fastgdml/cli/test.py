@@ -1,0 +1,78 @@
+"""`fastgdml test`: errors of models on points they have not seen."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..dataset import Dataset, check_same_system, load_dataset, text
+from ..evaluate import Errors, draw_test_points
+from ..model import Model, is_validated, load_model, save_model
+from ..sampling import new_seed
+from .console import Console
+from .files import files_of
+from .show import model_properties, units
+from .validate import measure_errors, with_errors
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Test models."""
+    console.title("MODEL TEST")
+    paths = files_of(args.model_dir, "model")
+    dataset = load_dataset(args.dataset)
+    for path in paths:
+        if len(paths) > 1:
+            console.text()
+            console.heading(path.name)
+        else:
+            model_properties(console, load_model(path))
+            console.text()
+        test_model(args, path, dataset, args.n_test, console)
+
+
+def test_model(
+    args: argparse.Namespace, path: Path, dataset: Dataset, n_test: int | None, console: Console
+) -> Errors:
+    """Test one model, print its errors, and record them in its file if no larger test is recorded there."""
+    model = load_model(path)
+    check_same_system(model, dataset, "model", "test dataset")
+    seed = args.seed if args.seed is not None else int(model.get("seed", new_seed()))
+    idxs = draw_test_points(model, dataset, n_test, seed)
+    if n_test is not None and len(idxs) < n_test:
+        console.warning(f"Only {len(idxs):,} unused points are left in the dataset; testing on those.")
+    errors = measure_errors(model, dataset, idxs, args.max_processes, console, "Testing")
+    _print_errors(console, model, dataset, errors)
+
+    n_before = int(model["n_test"])
+    if args.overwrite or n_before < len(idxs):
+        save_model(path, {**with_errors(model, errors), "n_test": len(idxs), "md5_test": text(dataset["md5"]).encode()})
+        console.info(f"The expected errors in '{path}' are now those of this test.")
+    else:
+        console.warning(
+            f"The model was tested before on {n_before:,} points: the errors of this test on {len(idxs):,} are not "
+            "recorded in its file. Give -o to record them."
+        )
+    return errors
+
+
+def _print_errors(console: Console, model: Model, dataset: Dataset, errors: Errors) -> None:
+    e_unit, f_unit = units(dataset)
+    expected = {"energy": "e_err_rmse", "force": "f_err_rmse"}
+    rows = []
+    for name, label, unit in (
+        ("energy", "Energy", e_unit),
+        ("force", "Forces", f_unit),
+        ("magnitude", "  Magnitude", f_unit),
+        ("angle", "  Angle", "of pi"),
+    ):
+        if name not in errors.mae:
+            continue
+        line = f"{errors.mae[name]:.4f} / {errors.rmse[name]:.4f} {unit}"
+        if name in expected and is_validated(model) and float(model[expected[name]]) > 0:
+            change = 100 * (errors.rmse[name] / float(model[expected[name]]) - 1)
+            line += f"   (RMSE {change:+.1f}% relative to expected)"
+        rows.append((label, line))
+    console.text()
+    console.heading("Test errors (MAE / RMSE)")
+    console.properties(rows)
+    console.text()

@@ -1,0 +1,79 @@
+"""`fastgdml train`: train the models of the tasks in a directory, and validate them if there are several."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..dataset import Dataset, load_dataset
+from ..errors import UsageError
+from ..evaluate import same_fingerprint
+from ..model import Model, is_validated, load_model, save_model
+from ..task import load_task, model_file_name, save_task
+from ..train import GDMLTrain
+from .console import Console
+from .files import files_of, list_files
+from .validate import validate_model
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Train and say what comes next."""
+    console.title("MODEL TRAINING")
+    tasks = files_of(args.task_dir, "task")
+    models = train_tasks(args, tasks, load_dataset(args.valid_dataset), console)
+    if len(tasks) == 1:
+        console.title("NEXT STEP", f"fastgdml test {models[0]} <test_dataset> [<n_test>]")
+    else:
+        console.title("NEXT STEP", f"fastgdml select {tasks[0].parent}")
+
+
+def train_tasks(
+    args: argparse.Namespace, tasks: list[Path], valid_dataset: Dataset, console: Console
+) -> list[Path]:
+    """Train one model for each task, in ascending order of sigma, until the validation error rises.
+
+    Models that are there already are kept, unless `args.overwrite`. Returns the model files.
+    """
+    gdml_train = GDMLTrain(args.max_memory, args.max_processes)
+    previous = None
+    for i, task_path in enumerate(tasks):
+        task = load_task(task_path)
+        if not same_fingerprint(task["md5_valid"], valid_dataset["md5"]):
+            raise UsageError(
+                f"{task_path} is to be validated on another dataset: its fingerprint is not that of the one given."
+            )
+        model_path = task_path.with_name(model_file_name(task))
+        if len(tasks) > 1:
+            console.text()
+            console.heading(
+                f"Task {i + 1} of {len(tasks)}: sigma {float(task['sig']):g}, {len(task['idxs_train']):,} training + "
+                f"{len(task['idxs_valid']):,} validation points"
+            )
+        if model_path.exists() and not args.overwrite:
+            console.info(f"'{model_path.name}' is there already.")
+            model = load_model(model_path)
+        elif args.lazy and len(tasks) > 1 and task.get("tried_training", False):
+            console.warning("Skipped: training was tried before, without success (--lazy).")
+            continue
+        else:
+            save_task(task_path, {**task, "tried_training": True})
+            model = gdml_train.train(task, callback=console.progress)
+            save_model(model_path, model)
+        if len(tasks) == 1:
+            console.info("The only model needs no validation.")
+            break
+        rmse = _validated_rmse(args, model, model_path, valid_dataset, console)
+        if previous is not None and rmse > previous:
+            console.info("The validation error rises again: the remaining tasks are skipped.")
+            break
+        previous = rmse
+    return list_files(tasks[0].parent, "model") if len(tasks) > 1 else [model_path]
+
+
+def _validated_rmse(
+    args: argparse.Namespace, model: Model, model_path: Path, valid_dataset: Dataset, console: Console
+) -> float:
+    if not is_validated(model):
+        model = validate_model(model, valid_dataset, args.max_processes, console)
+        save_model(model_path, model)
+    return float(model["f_err_rmse"])

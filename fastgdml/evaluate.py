@@ -1,0 +1,139 @@
+"""Errors of a model on labelled geometries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .descriptor import Array, IntArray
+from .errors import UsageError
+from .predict import GDMLPredict
+from .sampling import draw_stratified, draw_uniform, generator
+
+# Geometries predicted between two progress reports.
+_CHUNK = 1000
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Mean absolute and root mean square errors.
+
+    Attributes
+    ----------
+    mae, rmse : dict
+        By quantity: ``force`` (a component), ``magnitude`` (of the force on an atom), ``angle`` (between predicted
+        and true force on an atom, as a fraction of pi) and, where known, ``energy``.
+    """
+
+    mae: dict[str, float]
+    rmse: dict[str, float]
+
+
+def prediction_errors(
+    predictor: GDMLPredict,
+    dataset: Mapping[str, Any],
+    idxs: IntArray,
+    use_E: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> Errors:
+    """Compare predictions with the labels of points of a dataset.
+
+    Parameters
+    ----------
+    predictor : GDMLPredict
+        The model.
+    dataset : mapping
+        Labelled geometries.
+    idxs : ndarray of int
+        The points.
+    use_E : bool
+        Whether to compare energies.
+    progress : callable, optional
+        Called with (points done, all points).
+
+    Returns
+    -------
+    Errors
+    """
+    absolute: dict[str, float] = {}
+    squared: dict[str, float] = {}
+    count: dict[str, int] = {}
+    for first in range(0, len(idxs), _CHUNK):
+        chunk = idxs[first : first + _CHUNK]
+        E, F = predictor.predict(np.asarray(dataset["R"][chunk], dtype=np.float64).reshape(len(chunk), -1))
+        deviations = _force_deviations(F, np.asarray(dataset["F"][chunk], dtype=np.float64))
+        if use_E:
+            deviations["energy"] = E - np.asarray(dataset["E"][chunk], dtype=np.float64).ravel()
+        for name, deviation in deviations.items():
+            absolute[name] = absolute.get(name, 0.0) + float(np.abs(deviation).sum())
+            squared[name] = squared.get(name, 0.0) + float(np.square(deviation).sum())
+            count[name] = count.get(name, 0) + deviation.size
+        if progress is not None:
+            progress(first + len(chunk), len(idxs))
+    return Errors(
+        {name: absolute[name] / count[name] for name in count},
+        {name: float(np.sqrt(squared[name] / count[name])) for name in count},
+    )
+
+
+def _force_deviations(F_pred: Array, F_ref: Array) -> dict[str, Array]:
+    predicted, reference = F_pred.reshape(-1, 3), F_ref.reshape(-1, 3)
+    size_pred, size_ref = np.linalg.norm(predicted, axis=1), np.linalg.norm(reference, axis=1)
+    # The angle to a force of zero is undefined (frozen atoms have such labels).
+    defined = (size_pred > 0) & (size_ref > 0)
+    cosine = np.einsum("ai,ai->a", predicted[defined], reference[defined]) / (size_pred * size_ref)[defined]
+    return {
+        "force": predicted - reference,
+        "magnitude": size_pred - size_ref,
+        "angle": np.arccos(np.clip(cosine, -1, 1)) / np.pi,
+    }
+
+
+def draw_test_points(
+    model: Mapping[str, Any], dataset: Mapping[str, Any], n_test: int | None, seed: int
+) -> IntArray:
+    """Draw test points: none that the model was trained or validated on, stratified by energy where there is one.
+
+    Parameters
+    ----------
+    model, dataset : mapping
+        The model and the dataset to test on.
+    n_test : int, optional
+        Number of points; all that are left by default, and at most those.
+    seed : int
+        Seed of the draw.
+
+    Raises
+    ------
+    UsageError
+        If no point is left.
+    """
+    used = np.zeros(len(dataset["F"]), dtype=bool)
+    fingerprint = _bytes(dataset["md5"])
+    for which in ("train", "valid"):
+        if _bytes(model[f"md5_{which}"]) == fingerprint:
+            used[np.asarray(model[f"idxs_{which}"], dtype=np.int64)] = True
+    n_left = int(np.count_nonzero(~used))
+    if n_left == 0:
+        raise UsageError(
+            f"All {len(used)} points of this dataset were used for training or validation; test on another dataset."
+        )
+    n_test = n_left if n_test is None else min(n_test, n_left)
+    excluded = np.flatnonzero(used)
+    rng = generator(seed)
+    if "E" in dataset:
+        return draw_stratified(dataset["E"], n_test, rng, excluded)
+    return draw_uniform(len(used), n_test, rng, excluded)
+
+
+def same_fingerprint(one: Any, other: Any) -> bool:
+    """Return whether two md5 entries, of bytes or text, are equal."""
+    return _bytes(one) == _bytes(other)
+
+
+def _bytes(md5: Any) -> bytes:
+    value = md5.item() if isinstance(md5, np.ndarray) else md5
+    return value if isinstance(value, bytes) else str(value).encode("ascii", "replace")
