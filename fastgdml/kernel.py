@@ -115,7 +115,7 @@ def assemble_full(
     points = np.arange(len(x), dtype=np.int64)
     K = np.empty((rows.size, rows.size), order="F")
     _fill(x, g, tables, sig, rows, points, rows, K.ravel("K"), 1.0, False, True, n_threads, progress)
-    _mirror_lower(K)
+    _core.mirror_lower(K, resolve_n_threads(n_threads))
     return K
 
 
@@ -202,14 +202,3 @@ def _work_items(n_train: int, n_cols: int, lanes: int, lower: bool) -> IntArray:
         items += [(j0, c, min(c + _COLUMNS_PER_ITEM, stop)) for c in range(0, stop, _COLUMNS_PER_ITEM)]
     return np.array(items, dtype=np.int64).reshape(-1, 3)
 
-
-def _mirror_lower(K: Array, block: int = 256) -> None:
-    """Copy the lower triangle of a square matrix onto its upper triangle, a cache-sized block at a time."""
-    n = len(K)
-    for i in range(0, n, block):
-        rows = slice(i, min(i + block, n))
-        corner = K[rows, rows]
-        corner[...] = np.tril(corner) + np.tril(corner, -1).T
-        for j in range(rows.stop, n, block):
-            cols = slice(j, min(j + block, n))
-            K[rows, cols] = K[cols, rows].T

@@ -77,6 +77,7 @@ cdef extern from "gdml.h" nogil:
     const gdml_kernels *gdml_select_kernels(const char *isa)
     void gdml_force_from_descriptor(int64_t, const double *, const double *, double, double *)
     int64_t gdml_rfp_index(int64_t n, int64_t row, int64_t col)
+    void gdml_mirror_strip(double *matrix, int64_t n, int64_t block, int64_t size)
     void *gdml_scratch_new(size_t n_bytes)
     void gdml_scratch_free(void *scratch)
     void gdml_match(int64_t, const double *, const double *, const double *, const double *, const double *,
@@ -200,6 +201,13 @@ cdef class KernelAssembly:
             int64_t i
         for i in prange(items.shape[0], nogil=True, num_threads=n_threads, schedule="dynamic", chunksize=1):
             kernels.kernel_tile(&self.job, items[i, 0], items[i, 1], items[i, 2], scratch.at(threadid()))
+
+
+def mirror_lower(double[::1, :] K, int n_threads):
+    """Copy the lower triangle of a square matrix in Fortran order onto its upper triangle."""
+    cdef int64_t n = K.shape[0], size = 256, i
+    for i in prange((n + size - 1) // size, nogil=True, num_threads=n_threads, schedule="dynamic", chunksize=1):
+        gdml_mirror_strip(&K[0, 0], n, i * size, size)
 
 
 # ---- linear algebra in rectangular full packed storage ----------------------------------------------------------

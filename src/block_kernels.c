@@ -264,22 +264,29 @@ static void store_column(const gdml_kernel_target *t, int64_t n_train, int64_t i
                          int64_t j0)
 {
     const int64_t split = t->n_rows - t->n_rows / 2;
-    for (int l = 0; l < W; ++l) {
+    const double scale = t->scale;                        /* copies: stores to data cannot change them */
+    const int32_t *coord = t->row_coord;
+    for (int l = 0; l < W; ++l, ++row) {
         const int64_t j = j0 + l;
         if (j >= n_train) break;
         if (t->lower && j < i) continue;
-        const int64_t begin = t->row_begin[j], end = t->row_begin[j + 1];
-        int64_t m = begin;
+        const int64_t end = t->row_begin[j + 1];
+        int64_t m = t->row_begin[j];
         if (t->storage == GDML_DENSE) {
             double *out = t->data + col * t->n_rows;
-            for (; m < end; ++m) out[m] = t->scale * row[t->row_coord[m] * W + l];
+            for (; m < end; ++m) out[m] = scale * row[coord[m] * W];
             continue;
         }
         if (m < col) m = col;                             /* the diagonal block: only row >= col has a place */
         if (m >= end) continue;
-        double *out = t->data + gdml_rfp_index(t->n_rows, m, col);
-        const int64_t step = col < split ? 1 : t->n_rows + (t->n_rows % 2 == 0);
-        for (; m < end; ++m, out += step) *out = t->scale * row[t->row_coord[m] * W + l];
+        double *out = t->data + gdml_rfp_index(t->n_rows, m, col) - m;
+        if (col < split) {
+            for (; m < end; ++m) out[m] = scale * row[coord[m] * W];
+        } else {
+            const int64_t step = t->n_rows + (t->n_rows % 2 == 0);
+            out += m;
+            for (; m < end; ++m, out += step) *out = scale * row[coord[m] * W];
+        }
     }
 }
 

@@ -117,6 +117,10 @@ const gdml_kernels *gdml_select_kernels(const char *isa);
 /* force [N][3] = scale J^T force_x. */
 void gdml_force_from_descriptor(int64_t n_atoms, const double *g, const double *force_x, double scale, double *force);
 
+/* Copy the lower triangle of a symmetric matrix [n][n] (column-major, as the assembly fills it) to rows
+ * [block, block + size) of the columns above the diagonal: one strip of the upper triangle. */
+void gdml_mirror_strip(double *matrix, int64_t n, int64_t block, int64_t size);
+
 /* Aligned scratch memory; NULL when there is none. Freeing NULL does nothing. */
 void *gdml_scratch_new(size_t bytes);
 void gdml_scratch_free(void *scratch);
