@@ -57,7 +57,7 @@ static double *take(arena *a, int64_t n_doubles)
 static int64_t descriptor(int64_t n_atoms, const double *r, const double *lattice, const double *lattice_inv,
                           double *x, double *g)
 {
-    int64_t coincident = -1, k = 0;
+    int64_t unusable = -1, k = 0;
     for (int64_t a = 1; a < n_atoms; ++a) {
         for (int64_t b = 0; b < a; ++b, ++k) {
             double d[3] = {r[3 * a] - r[3 * b], r[3 * a + 1] - r[3 * b + 1], r[3 * a + 2] - r[3 * b + 2]};
@@ -71,7 +71,7 @@ static int64_t descriptor(int64_t n_atoms, const double *r, const double *lattic
                     d[i] -= lattice[3 * i] * f[0] + lattice[3 * i + 1] * f[1] + lattice[3 * i + 2] * f[2];
             }
             const double squared = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
-            if (!(squared > 0.0) && coincident < 0) coincident = k;
+            if (!(squared > 0.0 && squared < INFINITY) && unusable < 0) unusable = k;
             const double inverse = 1.0 / sqrt(squared);
             const double cubed = inverse * inverse * inverse;
             x[k] = inverse;
@@ -80,7 +80,7 @@ static int64_t descriptor(int64_t n_atoms, const double *r, const double *lattic
             g[3 * k + 2] = d[2] * cubed;
         }
     }
-    return coincident;
+    return unusable;
 }
 
 /* ---- kernel matrix ------------------------------------------------------------------------------------------ */

@@ -95,7 +95,8 @@ typedef struct {
 typedef struct {
     const char *name;
     int lanes;
-    /* Descriptor and Jacobian of r [N][3]. Returns -1, or the first pair whose atoms coincide.
+    /* Descriptor and Jacobian of r [N][3]. Returns -1, or the first pair whose atoms coincide or are
+     * not at finite places.
      * lattice and lattice_inv are [3][3], lattice vectors as columns, or NULL. */
     int64_t (*descriptor)(int64_t n_atoms, const double *r, const double *lattice, const double *lattice_inv,
                           double *x, double *g);

@@ -108,9 +108,8 @@ def solve_closed_form(
             on_solving()
         _core.rfp_add_blocks(matrix, n, reduction.rows.begin, lam * blocks)
         with threadpool_limits(limits=threads, user_api="blas"):
-            if _core.rfp_cholesky(matrix, n) == 0:
-                z = rhs.copy()
-                _core.rfp_solve(matrix, n, z)
+            z = rhs.copy()
+            if _core.rfp_cholesky(matrix, n) == 0 and _core.rfp_solve(matrix, n, z) == 0 and np.isfinite(z).all():
                 return ClosedFormSolution(-reduction.expand(z, 3 * R.shape[1]), lam)
         if attempt < _LAMBDA_TRIES:
             raised = max(lam, 1e-15) * _LAMBDA_STEP

@@ -109,7 +109,7 @@ def drop_rigid_motions(R: Array, periodic: bool = False) -> Reduction:
             points, drop, Q, Q_drop = points[well], drop[well], Q[well], Q_drop[well]
         dropped = np.zeros((len(points), n_coord), dtype=bool)
         np.put_along_axis(dropped, drop, True, axis=1)
-        keep = np.nonzero(~dropped)[1].reshape(len(points), -1)
+        keep = np.nonzero(~dropped)[1].reshape(len(points), n_coord - drop.shape[1])
         Q_keep = np.take_along_axis(Q, keep[:, :, None], axis=1)
         C = -np.linalg.solve(Q_drop.swapaxes(1, 2), Q_keep.swapaxes(1, 2))
         # Woodbury: (I + C^T C)^-1 = I - C^T (I + C C^T)^-1 C

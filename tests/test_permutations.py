@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from conftest import random_molecules
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+
+from fastgdml import _core
+from fastgdml.dataset import load_dataset
+from fastgdml.permutations import _cycles, complete_group, find_perms, match_all, salvage_subgroup
+
+
+@pytest.mark.parametrize("molecule", ["ethanol", "aspirin"])
+def test_finds_what_sgdml_finds(shared, molecule):
+    with np.load(shared("reference/permutation_search.npz")) as search:
+        idxs, perms = search[f"{molecule}_idxs"], search[f"{molecule}_perms"]
+    dataset = load_dataset(shared(f"data/xtb_{molecule}.npz"))
+    np.testing.assert_array_equal(find_perms(dataset["R"][idxs], dataset["z"]), perms)
+
+
+def test_finds_what_sgdml_finds_in_small_samples(reference):
+    if reference["case"] in ("ethanol_gdml", "aspirin_sgdml"):
+        pytest.skip("the permutations of this case were given, not searched for")
+    np.testing.assert_array_equal(
+        find_perms(reference["R_train"], reference["z"], reference.get("lattice")), reference["perms"]
+    )
+
+
+def test_threads_do_not_matter(ethanol):
+    R, z = ethanol["R"][:60], ethanol["z"]
+    one, cost_one = match_all(R, z, n_threads=1)
+    many, cost_many = match_all(R, z, n_threads=3)
+    np.testing.assert_array_equal(cost_one, cost_many)
+    assert one.keys() == many.keys()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_assignment_is_optimal(n, seed):
+    """gdml_match with random 'eigenvectors' solves the assignment of its cost matrix as SciPy does."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.uniform(0, 1, (2, n, n))
+    distances = np.abs(rng.normal(size=(2, n, n)))
+    penalty = (rng.integers(0, 2, n)[:, None] != rng.integers(0, 2, n)).astype(float)
+    perms, before, after = np.empty((1, n), dtype=np.int32), np.empty(1), np.empty(1)
+    _core.match_all_pairs(vectors, distances, penalty, np.array([[0, 1]]), perms, before, after, 1)
+    cost = -vectors[0] @ vectors[1].T
+    cost += penalty * np.abs(cost).max()
+    rows, cols = linear_sum_assignment(cost)
+    assert sorted(perms[0]) == list(range(n))
+    assert cost[rows, perms[0]].sum() == pytest.approx(cost[rows, cols].sum(), abs=1e-12)
+    moved = distances[0][np.ix_(perms[0], perms[0])]
+    assert before[0] == pytest.approx(np.linalg.norm(distances[0] - distances[1]))
+    assert after[0] == pytest.approx(np.linalg.norm(moved - distances[1]))
+
+
+def test_a_hidden_permutation_is_found():
+    """Methane-like: shuffling equal atoms of one shape must be recognised as a symmetry."""
+    rng = np.random.default_rng(0)
+    corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * 0.63
+    R = np.array([np.vstack([[0, 0, 0], corners[rng.permutation(4)]]) for _ in range(40)])
+    R += rng.normal(scale=0.08, size=R.shape)
+    perms = find_perms(R, np.array([6, 1, 1, 1, 1]))
+    assert len(perms) == 24
+    assert (perms[:, 0] == 0).all()
+
+
+def test_different_elements_are_never_exchanged():
+    R = random_molecules(20, 5)
+    perms = find_perms(R, np.arange(1, 6))
+    np.testing.assert_array_equal(perms, [np.arange(5)])
+
+
+def test_closure_and_its_cap():
+    turn = np.array([[1, 2, 3, 4, 5, 6, 0]])
+    group = complete_group(turn)
+    assert len(group) == 7
+    assert complete_group(turn, max_group_size=7) is None
+    swap = np.array([[1, 0, *range(2, 7)], [1, 2, 3, 4, 5, 6, 0]])
+    assert complete_group(swap, max_group_size=100) is None
+
+
+def test_salvage_keeps_what_touches_no_longer_cycle():
+    perms = np.array([[1, 0, 2, 3, 4, 5], [1, 2, 0, 3, 4, 5], [0, 1, 2, 4, 3, 5], [0, 1, 2, 3, 4, 5]])
+    np.testing.assert_array_equal(salvage_subgroup(perms), perms[1:])
+
+
+def test_cycles():
+    assert sorted(_cycles(np.array([1, 2, 0, 3])), key=len) == [frozenset({3}), frozenset({0, 1, 2})]

@@ -1,0 +1,224 @@
+import threading
+
+import numpy as np
+import pytest
+from conftest import cyclic_group, random_molecules, symmetric_group_of_three
+from reference import predict
+from scipy.spatial.transform import Rotation
+
+from fastgdml.descriptor import from_R, jacobian_dot, tril_perms_lin
+from fastgdml.errors import DataError, UsageError
+from fastgdml.model import load_model
+from fastgdml.predict import GDMLPredict, _tile_size
+
+
+def make_model(R_train, perms, sig=3.0, std=2.5, c=-7.0, seed=0):
+    alphas = np.random.default_rng(seed).normal(size=(len(R_train), 3 * R_train.shape[1]))
+    x, g = from_R(R_train)
+    model = {
+        "z": np.ones(R_train.shape[1], dtype=int),
+        "R_desc": x.T,
+        "R_d_desc_alpha": jacobian_dot(g, alphas),
+        "tril_perms_lin": tril_perms_lin(perms),
+        "sig": sig,
+        "std": std,
+        "c": c,
+    }
+    return model, alphas
+
+
+GROUPS = {
+    "one": lambda n: np.arange(n)[None, :],  # nothing moves
+    "all move": lambda n: cyclic_group(n, n),  # every pair has its own images
+    "three atoms": symmetric_group_of_three,  # some pairs move
+    "no group": lambda n: np.array([np.roll(np.arange(n), 1), np.arange(n)]),
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(("n_atoms", "n_train"), [(3, 1), (5, 8), (6, 57), (4, 130)])
+def test_equals_oracle(group, n_atoms, n_train, isa):
+    perms = GROUPS[group](n_atoms)
+    R_train, R = random_molecules(n_train, n_atoms), random_molecules(7, n_atoms, seed=9)
+    model, alphas = make_model(R_train, perms)
+    E_ref, F_ref = predict(R, R_train, alphas, perms, model["sig"], model["std"], model["c"])
+    E, F = GDMLPredict(model).predict(R.reshape(7, -1))
+    np.testing.assert_allclose(E, E_ref, rtol=0, atol=1e-12 * max(1, np.abs(E_ref).max()))
+    np.testing.assert_allclose(F.reshape(F_ref.shape), F_ref, rtol=0, atol=1e-12 * np.abs(F_ref).max())
+
+
+def test_equals_sgdml(reference, isa):
+    model = {key: reference[key] for key in ("z", "R_d_desc_alpha", "tril_perms_lin", "sig", "std", "c")}
+    model["R_desc"] = reference["R_desc"].T
+    if "lattice" in reference:
+        model["lattice"] = reference["lattice"]
+    E, F = GDMLPredict(model).predict(reference["R_test"].reshape(len(reference["R_test"]), -1))
+    force_scale = np.abs(reference["F_pred"]).max()
+    np.testing.assert_allclose(F, reference["F_pred"], rtol=0, atol=1e-9 * force_scale)
+    np.testing.assert_allclose(E, reference["E_pred"], rtol=0, atol=1e-9 * force_scale)
+
+
+@pytest.mark.parametrize("molecule", ["ethanol", "aspirin"])
+def test_models_of_the_authors_reproduce_their_errors(shared, molecule):
+    model = load_model(shared(f"data/legacy_model_{molecule}_sgdml2018.npz"))
+    with np.load(shared(f"data/md17_{molecule}.npz")) as data:
+        R, E_ref, F_ref = data["R"][:2000], data["E"][:2000], data["F"][:2000]
+    E, F = GDMLPredict(model).predict(R.reshape(len(R), -1))
+    # 2000 of the 200,000 frames that the recorded errors are an average of
+    assert np.abs(F - F_ref.reshape(F.shape)).mean() == pytest.approx(float(model["f_err_mae"]), rel=0.06)
+    assert np.abs(E - E_ref).mean() == pytest.approx(float(model["e_err_mae"]), rel=0.06)
+
+
+def test_force_is_minus_the_gradient_of_the_energy(ethanol_model, ethanol):
+    predictor = GDMLPredict(ethanol_model)
+    r = ethanol["R"][1234].ravel()
+    _, F = predictor.predict(r)
+    h = 1e-4
+    steps = h * np.eye(r.size)
+    E_plus, _ = predictor.predict(r + steps)
+    E_minus, _ = predictor.predict(r - steps)
+    # error of order h^2 times third derivatives, and of rounding, 1e-12 / h
+    np.testing.assert_allclose(F[0], -(E_plus - E_minus) / (2 * h), atol=1e-4 * np.abs(F).max())
+
+
+def test_no_net_force_or_torque(ethanol_model, ethanol):
+    R = ethanol["R"][:50]
+    _, F = GDMLPredict(ethanol_model).predict(R.reshape(50, -1))
+    F = F.reshape(R.shape)
+    np.testing.assert_allclose(F.sum(axis=1), 0, atol=1e-10)
+    np.testing.assert_allclose(np.cross(R, F).sum(axis=1), 0, atol=1e-9)
+
+
+def test_permutations_in_the_group_permute_forces_only(ethanol_model, ethanol):
+    predictor = GDMLPredict(ethanol_model)
+    r = ethanol["R"][77]
+    E, F = predictor.predict(r.ravel())
+    assert len(ethanol_model["perms"]) > 1
+    for perm in ethanol_model["perms"]:
+        E_perm, F_perm = predictor.predict(r[perm].ravel())
+        np.testing.assert_allclose(E_perm, E, rtol=1e-12)
+        np.testing.assert_allclose(F_perm.reshape(-1, 3), F.reshape(-1, 3)[perm], atol=1e-9)
+
+
+def test_rotation_and_translation_turn_forces_only(ethanol_model, ethanol):
+    predictor = GDMLPredict(ethanol_model)
+    r = ethanol["R"][78]
+    turn = Rotation.from_rotvec([0.3, -1.2, 2.0]).as_matrix()
+    E, F = predictor.predict(r.ravel())
+    E_turned, F_turned = predictor.predict((r @ turn.T + [5.0, -3.0, 1.0]).ravel())
+    np.testing.assert_allclose(E_turned, E, rtol=1e-12)
+    np.testing.assert_allclose(F_turned.reshape(-1, 3), F.reshape(-1, 3) @ turn.T, atol=1e-9)
+
+
+@pytest.mark.parametrize("n_train", [30, 700])
+def test_bits_do_not_depend_on_threads_or_batches(n_train, isa):
+    perms = symmetric_group_of_three(9)
+    model, _ = make_model(random_molecules(n_train, 9), perms)
+    R = random_molecules(23, 9, seed=4).reshape(23, -1)
+    E, F = GDMLPredict(model, max_processes=1).predict(R)
+    for n_threads in (1, 2, 5):
+        predictor = GDMLPredict(model, max_processes=n_threads)
+        for n_bulk in (1, 2, 3, 7, 23):
+            for first in range(0, 23, n_bulk):
+                part = slice(first, min(first + n_bulk, 23))
+                E_part, F_part = predictor.predict(R[part])
+                np.testing.assert_array_equal(E_part, E[part])
+                np.testing.assert_array_equal(F_part, F[part])
+
+
+def test_models_live_side_by_side_and_threads_share_them():
+    R = random_molecules(40, 6, seed=5).reshape(40, -1)
+    predictors = [GDMLPredict(make_model(random_molecules(60, 6), cyclic_group(6, 3), seed=s)[0]) for s in range(3)]
+    expected = [p.predict(R)[1] for p in predictors]
+    wrong = []
+
+    def work(which):
+        for _ in range(20):
+            if not np.array_equal(predictors[which].predict(R)[1], expected[which]):
+                wrong.append(which)
+
+    threads = [threading.Thread(target=work, args=(i % 3,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("shape", [(27,), (9, 3), (1, 27), (1, 9, 3)])
+def test_one_geometry_in_any_shape(ethanol_model, ethanol, shape):
+    E, F = GDMLPredict(ethanol_model).predict(ethanol["R"][0].reshape(shape))
+    assert E.shape == (1,)
+    assert F.shape == (1, 27)
+
+
+def test_no_geometries():
+    model, _ = make_model(random_molecules(4, 3), [[0, 1, 2]])
+    E, F = GDMLPredict(model).predict(np.empty((0, 9)))
+    assert E.shape == (0,)
+    assert F.shape == (0, 9)
+
+
+def test_return_E_false_leaves_out_energies(ethanol_model, ethanol):
+    R = ethanol["R"][:3].reshape(3, -1)
+    predictor = GDMLPredict(ethanol_model)
+    (F,) = predictor.predict(R, return_E=False)
+    np.testing.assert_array_equal(F, predictor.predict(R)[1])
+
+
+@pytest.mark.parametrize("shape", [(26,), (2, 28), (3, 9), (27, 2)])
+def test_wrong_number_of_coordinates(ethanol_model, shape):
+    with pytest.raises(DataError, match="9 atoms"):
+        GDMLPredict(ethanol_model).predict(np.ones(shape))
+
+
+def test_broken_geometries_are_named(ethanol_model, ethanol):
+    R = ethanol["R"][:9].copy()
+    R[6, 0] = R[6, 1]
+    with pytest.raises(DataError, match="geometry 6"):
+        GDMLPredict(ethanol_model).predict(R.reshape(9, -1))
+    R[6, 0] = np.inf
+    with pytest.raises(DataError, match="Geometry 6 .*not finite"):
+        GDMLPredict(ethanol_model).predict(R.reshape(9, -1))
+
+
+def test_training_set_and_new_coefficients(ethanol_model, ethanol_task):
+    x, g = from_R(ethanol_task["R_train"])
+    predictor = GDMLPredict(ethanol_model)
+    with pytest.raises(UsageError, match="set_R_desc"):
+        predictor.predict()
+    with pytest.raises(UsageError, match="set_R_d_desc"):
+        predictor.set_alphas(ethanol_model["alphas_F"])
+    predictor.set_R_desc(x)
+    predictor.set_R_d_desc(g)
+    R = ethanol_task["R_train"].reshape(len(x), -1)
+    np.testing.assert_array_equal(predictor.predict()[1], predictor.predict(R)[1])
+    before = predictor.predict(R)
+    predictor.set_alphas(2 * ethanol_model["alphas_F"])
+    np.testing.assert_allclose(predictor.predict(R)[1], 2 * before[1], rtol=1e-9, atol=1e-9)
+    with pytest.raises(UsageError, match="elements"):
+        predictor.set_alphas(np.ones(5))
+
+
+def test_prepare_parallel_measures(ethanol_model):
+    predictor = GDMLPredict(ethanol_model)
+    assert predictor.prepare_parallel(n_bulk=10) > 0
+    rate, from_cache = predictor.prepare_parallel(n_bulk=1, return_is_from_cache=True)
+    assert rate > 0
+    assert from_cache is False
+
+
+def test_incomplete_models_are_refused(ethanol_model):
+    with pytest.raises(DataError, match="R_desc"):
+        GDMLPredict({k: v for k, v in ethanol_model.items() if k != "R_desc"})
+    with pytest.raises(DataError, match="do not fit"):
+        GDMLPredict({**ethanol_model, "z": np.ones(8, dtype=int)})
+
+
+@pytest.mark.parametrize("n_train", [1, 7, 48, 112, 113, 200, 500, 1000, 5001])
+def test_tiles_cover_the_training_set_with_little_padding(n_train):
+    tile = _tile_size(n_train)
+    padded = -(-n_train // tile) * tile
+    assert tile % 8 == 0
+    assert padded >= n_train
+    assert padded <= 1.1 * n_train + 8

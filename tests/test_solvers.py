@@ -1,0 +1,129 @@
+import logging
+
+import numpy as np
+import pytest
+from conftest import cyclic_group, random_molecules
+from reference import kernel_matrix
+
+from fastgdml import _core
+from fastgdml.descriptor import GroupTables, from_R, jacobian_dot
+from fastgdml.errors import SolverError
+from fastgdml.kernel import packed_size
+from fastgdml.solvers.cholesky import memory_estimate, solve_closed_form
+from fastgdml.solvers import rigid
+from fastgdml.solvers.rigid import drop_rigid_motions
+
+
+def linear_molecules(n_geo, n_atoms):
+    R = np.zeros((n_geo, n_atoms, 3))
+    R[:, :, 2] = np.arange(n_atoms) * 1.2 + np.random.default_rng(0).uniform(0, 0.2, (n_geo, n_atoms))
+    return R
+
+
+@pytest.mark.parametrize(
+    ("R", "periodic", "n_kept"),
+    [
+        (random_molecules(20, 9), False, 21),
+        (random_molecules(20, 9), True, 24),
+        (random_molecules(5, 3), False, 3),
+        (linear_molecules(4, 3), False, 4),
+        (linear_molecules(4, 2), False, 1),
+    ],
+)
+def test_reduction_spans_the_range_of_the_jacobian(R, periodic, n_kept):
+    reduction = drop_rigid_motions(R, periodic)
+    _, g = from_R(R)
+    for i in range(len(R)):
+        kept, dropped, C = reduction.kept[i], reduction.dropped[i], reduction.C[i]
+        assert len(kept) == n_kept
+        assert len(kept) + len(dropped) == R[i].size
+        B = np.zeros((R[i].size, n_kept))
+        B[kept], B[dropped] = np.eye(n_kept), C
+        assert np.linalg.cond(B) < 30
+        np.testing.assert_allclose(reduction.gram_inverse[i], np.linalg.inv(B.T @ B), atol=1e-11)
+        # forces J^T f lie in the range of B
+        f = np.random.default_rng(i).normal(size=g.shape[1])
+        n_atoms = R.shape[1]
+        a, b = np.tril_indices(n_atoms, -1)
+        force = np.zeros((n_atoms, 3))
+        np.add.at(force, b, g[i] * f[:, None])
+        np.add.at(force, a, -g[i] * f[:, None])
+        np.testing.assert_allclose(B @ force.ravel()[kept], force.ravel(), atol=1e-10 * np.abs(force).max())
+
+
+def test_ill_conditioned_points_lose_translations_only(caplog, monkeypatch):
+    R = linear_molecules(3, 4)
+    R[1, 1, 0] = 2e-4  # bent by a little: a sixth rigid motion
+    assert [len(kept) for kept in drop_rigid_motions(R).kept] == [7, 6, 7]
+    monkeypatch.setattr(rigid, "_MAX_CONDITION", 1.9)
+    with caplog.at_level(logging.INFO, "fastgdml"):
+        reduction = drop_rigid_motions(R)
+    assert [len(kept) for kept in reduction.kept] == [9, 9, 9]
+    assert "3 of 3 geometries are nearly linear" in caplog.text
+
+
+@pytest.mark.parametrize(("n_atoms", "order"), [(4, 1), (5, 3)])
+def test_reduced_solution_predicts_what_the_full_one_does(n_atoms, order):
+    R, perms, sig, lam = random_molecules(9, n_atoms), cyclic_group(n_atoms, order), 3.0, 1e-8
+    y = np.random.default_rng(0).normal(size=R.size)
+    # labels without net force and torque, as forces are: what rigid motions carry is lost in the reduced solution
+    reduction = drop_rigid_motions(R)
+    y = reduction.expand(np.concatenate([yi[k] for yi, k in zip(y.reshape(9, -1), reduction.kept, strict=True)]),
+                         3 * n_atoms)
+    K = kernel_matrix(R, perms, sig)
+    full = -np.linalg.solve(-K + lam * np.eye(len(K)), y)
+    x, g = from_R(R)
+    solution = solve_closed_form(R, x, g, GroupTables.from_perms(perms), sig, lam, y)
+    assert solution.lam == lam
+    np.testing.assert_allclose(K @ solution.alphas_F, K @ full, atol=1e-6 * np.abs(y).max())
+    np.testing.assert_allclose(solution.alphas_F, full, atol=1e-5 * np.abs(full).max())
+    np.testing.assert_allclose(
+        jacobian_dot(g, solution.alphas_F.reshape(9, -1)),
+        jacobian_dot(g, full.reshape(9, -1)),
+        atol=1e-5 * np.abs(full).max(),
+    )
+
+
+def test_duplicates_are_survived_and_named(caplog):
+    R = random_molecules(12, 4)
+    R[7] = R[2]
+    x, g = from_R(R)
+    y = np.random.default_rng(0).normal(size=R.size)
+    solution = solve_closed_form(R, x, g, GroupTables.from_perms([range(4)]), 3.0, 0.0, y)
+    assert solution.lam > 0
+    assert "points 2 and 7 have the same geometry" in caplog.text
+    assert np.isfinite(solution.alphas_F).all()
+
+
+def test_hopeless_matrices_are_an_error():
+    R = random_molecules(12, 4)
+    x, g = from_R(R)
+    x[3] = np.nan
+    with pytest.raises(SolverError, match="not positive definite, even with lambda"):
+        solve_closed_form(R, x, g, GroupTables.from_perms([range(4)]), 3.0, 1e-10, np.ones(R.size))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 9, 200])
+def test_packed_cholesky_solves(n):
+    from scipy.linalg.lapack import dtrttf
+
+    rng = np.random.default_rng(n)
+    A = rng.normal(size=(n, n))
+    A = A @ A.T + n * np.eye(n)
+    packed, info = dtrttf(np.asfortranarray(A), transr="N", uplo="L")
+    assert info == 0
+    assert len(packed) == packed_size(n)
+    rhs = rng.normal(size=n)
+    x = rhs.copy()
+    assert _core.rfp_cholesky(packed, n) == 0
+    assert _core.rfp_solve(packed, n, x) == 0
+    np.testing.assert_allclose(A @ x, rhs, atol=1e-10)
+
+
+def test_packed_cholesky_reports_indefinite_matrices():
+    assert _core.rfp_cholesky(-np.ones(packed_size(4)), 4) > 0
+
+
+def test_memory_estimate_is_the_packed_matrix_and_a_little():
+    n = 21 * 500
+    assert 1.0 < memory_estimate(500, 9, 6) / (8 * packed_size(n)) < 1.05

@@ -1,0 +1,61 @@
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fastgdml import _core
+from fastgdml.predict import GDMLPredict
+from fastgdml.threads import resolve_n_threads
+
+
+def test_explicit_number():
+    assert resolve_n_threads(3) == 3
+    assert resolve_n_threads(0) == 1
+
+
+def test_omp_num_threads_is_a_bound(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert resolve_n_threads() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "100000")
+    assert 1 <= resolve_n_threads() <= (os.cpu_count() or 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "nonsense")
+    assert resolve_n_threads() >= 1
+
+
+def predict_in_child(model, R, queue):
+    queue.put(GDMLPredict(model).predict(R)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_predicts_and_does_not_hang(ethanol, ethanol_model):
+    R = ethanol["R"][:500].reshape(500, -1)
+    expected = GDMLPredict(ethanol_model, max_processes=2).predict(R)[1]  # a parallel region before the fork
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=predict_in_child, args=(ethanol_model, R, queue))
+    child.start()
+    try:
+        np.testing.assert_array_equal(queue.get(timeout=60), expected)
+        child.join(timeout=60)
+        assert child.exitcode == 0
+    finally:
+        child.kill()
+
+
+def test_isa_is_one_of_the_known():
+    assert _core.isa_name() in ("baseline", "v3", "v4")
+
+
+def test_unknown_isa_is_an_error(monkeypatch):
+    monkeypatch.setenv("FASTGDML_ISA", "v9")
+    with pytest.raises(RuntimeError, match="FASTGDML_ISA=v9"):
+        _core.isa_name()
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, fastgdml; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
