@@ -108,7 +108,7 @@ def create_dataset(
 
 def save_dataset(path: str | os.PathLike[str], dataset: Mapping[str, Any]) -> None:
     """Write a dataset to an npz file, atomically and without pickles."""
-    save_npz(path, dataset)
+    save_npz(path, dataset, compress=True)
 
 
 def load_dataset(source: str | os.PathLike[str]) -> Dataset:

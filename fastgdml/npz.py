@@ -62,7 +62,7 @@ def load_npz(path: str | os.PathLike[str], keys: set[str] | None = None) -> dict
         ) from None
 
 
-def save_npz(path: str | os.PathLike[str], entries: Mapping[str, Any], compress: bool = True) -> None:
+def save_npz(path: str | os.PathLike[str], entries: Mapping[str, Any], compress: bool = False) -> None:
     """Write an npz archive atomically: the target is either the old file or the complete new one.
 
     Parameters
@@ -72,7 +72,7 @@ def save_npz(path: str | os.PathLike[str], entries: Mapping[str, Any], compress:
     entries : mapping
         Arrays, or what `numpy.asarray` turns into arrays of numbers or text.
     compress : bool
-        Compress the entries.
+        Compress the entries. Coefficients hardly shrink, and compression takes longer than small trainings.
 
     Raises
     ------

@@ -56,8 +56,8 @@ def find_perms(
         The permutations, the identity among them.
     """
     R = np.asarray(R, dtype=np.float64)
-    perms, cost = match_all(R, np.asarray(z), lattice, n_threads, progress)
-    tree_perms = _perms_along_tree(perms, cost, R.shape[1])
+    matches, better, cost = match_all(R, np.asarray(z), lattice, n_threads, progress)
+    tree_perms = _perms_along_tree(matches, better, cost)
     group = complete_group(tree_perms, max_group_size)
     if group is None:
         _log.warning(
@@ -77,13 +77,15 @@ def match_all(
     lattice: npt.ArrayLike | None = None,
     n_threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[dict[tuple[int, int], IntArray], Array]:
+) -> tuple[IntArray, npt.NDArray[np.bool_], Array]:
     """Match the atoms of every pair of geometries i < j.
 
     Returns
     -------
-    perms : dict
-        By (i, j): the matching, where it brings the geometries closer than the given order of atoms does.
+    matches : ndarray of int64, shape (M (M - 1) / 2, N)
+        The matching of each pair, in the order of ``np.triu_indices(M, 1)``.
+    better : ndarray of bool, shape (M (M - 1) / 2,)
+        Whether it brings the geometries closer than the given order of atoms does.
     cost : ndarray, shape (M, M)
         Frobenius distance of the distance matrices under the better of matching and given order; the diagonal is inf.
     """
@@ -107,10 +109,9 @@ def match_all(
             progress(part.stop, len(pairs))
 
     better = (after < before) & ~np.isclose(before, after)
-    perms = {(int(first[k]), int(second[k])): matches[k].astype(np.int64) for k in np.flatnonzero(better)}
     cost = np.full((n_geo, n_geo), np.inf)
     cost[first, second] = cost[second, first] = np.minimum(before, after)
-    return perms, cost
+    return matches.astype(np.int64), better, cost
 
 
 def _distance_matrices(R: Array, lattice: npt.ArrayLike | None, n_threads: int | None) -> Array:
@@ -121,14 +122,17 @@ def _distance_matrices(R: Array, lattice: npt.ArrayLike | None, n_threads: int |
     return distances
 
 
-def _perms_along_tree(perms: dict[tuple[int, int], IntArray], cost: Array, n_atoms: int) -> IntArray:
+def _perms_along_tree(matches: IntArray, better: npt.NDArray[np.bool_], cost: Array) -> IntArray:
     """Return the matches on the minimum spanning tree of the mismatch, and the identity, sorted and unique."""
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import minimum_spanning_tree
 
-    edges = zip(*minimum_spanning_tree(csr_matrix(cost)).nonzero(), strict=True)
-    on_tree = [perms[edge] for edge in edges if edge in perms]
-    return np.unique(np.vstack([np.arange(n_atoms), *on_tree]), axis=0)
+    first, second = minimum_spanning_tree(csr_matrix(cost)).nonzero()
+    # As in sgdml, an edge that the tree lists from the later to the earlier geometry gives no permutation.
+    first, second = first[first < second].astype(np.int64), second[first < second].astype(np.int64)
+    pairs = first * (2 * len(cost) - first - 1) // 2 + second - first - 1
+    on_tree = matches[pairs[better[pairs]]]
+    return np.unique(np.vstack([np.arange(matches.shape[1]), on_tree]), axis=0)
 
 
 def complete_group(perms: IntArray, max_group_size: int | None = None) -> IntArray | None:

@@ -10,7 +10,6 @@ import os
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
-from scipy.linalg.cython_lapack cimport dpftrf, dpftrs
 
 import numpy as np
 
@@ -76,7 +75,6 @@ cdef extern from "gdml.h" nogil:
                              void *) noexcept nogil
     const gdml_kernels *gdml_select_kernels(const char *isa)
     void gdml_force_from_descriptor(int64_t, const double *, const double *, double, double *)
-    int64_t gdml_rfp_index(int64_t n, int64_t row, int64_t col)
     void gdml_mirror_strip(double *matrix, int64_t n, int64_t block, int64_t size)
     void *gdml_scratch_new(size_t n_bytes)
     void gdml_scratch_free(void *scratch)
@@ -208,35 +206,6 @@ def mirror_lower(double[::1, :] K, int n_threads):
     cdef int64_t n = K.shape[0], size = 256, i
     for i in prange((n + size - 1) // size, nogil=True, num_threads=n_threads, schedule="dynamic", chunksize=1):
         gdml_mirror_strip(&K[0, 0], n, i * size, size)
-
-
-# ---- linear algebra in rectangular full packed storage ----------------------------------------------------------
-
-def rfp_add_blocks(double[::1] a, int64_t n, const int64_t[::1] begin, const double[:, :, ::1] blocks):
-    """Add the lower triangles of symmetric blocks (M, m, m) to the diagonal blocks of a packed matrix."""
-    cdef int64_t i, r, c, size
-    with nogil:
-        for i in range(blocks.shape[0]):
-            size = begin[i + 1] - begin[i]
-            for c in range(size):
-                for r in range(c, size):
-                    a[gdml_rfp_index(n, begin[i] + r, begin[i] + c)] += blocks[i, r, c]
-
-
-def rfp_cholesky(double[::1] a, int n):
-    """Cholesky factor in place (LAPACK dpftrf, TRANSR='N', UPLO='L'). Returns LAPACK's info."""
-    cdef int info = 0
-    with nogil:
-        dpftrf(b"N", b"L", &n, &a[0], &info)
-    return info
-
-
-def rfp_solve(double[::1] a, int n, double[::1] rhs):
-    """Solve in place with the factor from `rfp_cholesky`. Returns LAPACK's info."""
-    cdef int info = 0, one = 1
-    with nogil:
-        dpftrs(b"N", b"L", &n, &one, &a[0], &rhs[0], &n, &info)
-    return info
 
 
 # ---- prediction -------------------------------------------------------------------------------------------------
