@@ -140,7 +140,8 @@ def measure_permutations(mode, case, repetitions):
 def measure_import(mode, case, repetitions):
     modules = "fastgdml.train, fastgdml.predict" if mode == "fastgdml" else "sgdml.train, sgdml.predict"
     command = [sys.executable, "-c", f"import {modules}"]
-    return {"seconds": best_of(lambda: subprocess.run(command, check=True), repetitions)}
+    folder = tempfile.gettempdir()  # not the source folder, which would be imported instead of the installed package
+    return {"seconds": best_of(lambda: subprocess.run(command, check=True, cwd=folder), repetitions)}
 
 
 def measure_all(mode, case, repetitions, dataset):

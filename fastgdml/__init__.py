@@ -4,3 +4,13 @@
 >>> from fastgdml.train import GDMLTrain
 >>> from fastgdml.predict import GDMLPredict
 """
+
+try:
+    from ._version import __version__
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "fastgdml is being imported from its source folder, where it is not built. Start Python in another folder, or "
+        "install in place: pip install --no-build-isolation -e ."
+    ) from error
+
+__all__ = ["__version__"]

@@ -56,8 +56,8 @@ def find_perms(
         The permutations, the identity among them.
     """
     R = np.asarray(R, dtype=np.float64)
-    matches, better, cost = match_all(R, np.asarray(z), lattice, n_threads, progress)
-    tree_perms = _perms_along_tree(matches, better, cost)
+    pairs, matches, better, cost = match_all(R, np.asarray(z), lattice, n_threads, progress)
+    tree_perms = _perms_along_tree(pairs, matches, better, cost)
     group = complete_group(tree_perms, max_group_size)
     if group is None:
         _log.warning(
@@ -77,17 +77,19 @@ def match_all(
     lattice: npt.ArrayLike | None = None,
     n_threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[IntArray, npt.NDArray[np.bool_], Array]:
+) -> tuple[IntArray, IntArray, npt.NDArray[np.bool_], Array]:
     """Match the atoms of every pair of geometries i < j.
 
     Returns
     -------
+    pairs : ndarray of int64, shape (M (M - 1) / 2, 2)
+        The pairs.
     matches : ndarray of int64, shape (M (M - 1) / 2, N)
-        The matching of each pair, in the order of ``np.triu_indices(M, 1)``.
+        The matching of each pair.
     better : ndarray of bool, shape (M (M - 1) / 2,)
         Whether it brings the geometries closer than the given order of atoms does.
-    cost : ndarray, shape (M, M)
-        Frobenius distance of the distance matrices under the better of matching and given order; the diagonal is inf.
+    cost : ndarray, shape (M (M - 1) / 2,)
+        Frobenius distance of the distance matrices under the better of matching and given order.
     """
     n_geo, n_atoms = R.shape[:2]
     distances = _distance_matrices(R, lattice, n_threads)
@@ -95,8 +97,7 @@ def match_all(
     vectors = np.ascontiguousarray(np.abs(np.linalg.eigh(distances)[1])[:, :, ::-1])
     penalty = (z[:, None] != z[None, :]).astype(np.float64)
 
-    first, second = np.triu_indices(n_geo, 1)
-    pairs = np.column_stack([first, second]).astype(np.int64)
+    pairs = np.column_stack(np.triu_indices(n_geo, 1)).astype(np.int64)
     matches = np.empty((len(pairs), n_atoms), dtype=np.int32)
     before, after = np.empty(len(pairs)), np.empty(len(pairs))
     threads = resolve_n_threads(n_threads)
@@ -109,9 +110,7 @@ def match_all(
             progress(part.stop, len(pairs))
 
     better = (after < before) & ~np.isclose(before, after)
-    cost = np.full((n_geo, n_geo), np.inf)
-    cost[first, second] = cost[second, first] = np.minimum(before, after)
-    return matches.astype(np.int64), better, cost
+    return pairs, matches.astype(np.int64), better, np.minimum(before, after)
 
 
 def _distance_matrices(R: Array, lattice: npt.ArrayLike | None, n_threads: int | None) -> Array:
@@ -122,16 +121,14 @@ def _distance_matrices(R: Array, lattice: npt.ArrayLike | None, n_threads: int |
     return distances
 
 
-def _perms_along_tree(matches: IntArray, better: npt.NDArray[np.bool_], cost: Array) -> IntArray:
+def _perms_along_tree(
+    pairs: IntArray, matches: IntArray, better: npt.NDArray[np.bool_], cost: Array
+) -> IntArray:
     """Return the matches on the minimum spanning tree of the mismatch, and the identity, sorted and unique."""
-    from scipy.sparse import csr_matrix
-    from scipy.sparse.csgraph import minimum_spanning_tree
-
-    first, second = minimum_spanning_tree(csr_matrix(cost)).nonzero()
-    # As in sgdml, an edge that the tree lists from the later to the earlier geometry gives no permutation.
-    first, second = first[first < second].astype(np.int64), second[first < second].astype(np.int64)
-    pairs = first * (2 * len(cost) - first - 1) // 2 + second - first - 1
-    on_tree = matches[pairs[better[pairs]]]
+    order = np.argsort(cost, kind="stable")
+    order = order[cost[order] > 0]  # identical geometries are no edges, as in sgdml's sparse graph
+    tree = _core.spanning_tree(int(pairs.max(initial=0)) + 1, pairs, order)
+    on_tree = matches[tree[better[tree]]]
     return np.unique(np.vstack([np.arange(matches.shape[1]), on_tree]), axis=0)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 
+from ._version import __version__
 from .dataset import check_dataset, check_same_system, dataset_md5, text
 from .descriptor import (
     Array,
@@ -142,7 +142,7 @@ class GDMLTrain:
         R_train = np.asarray(train_dataset["R"][idxs_train], dtype=np.float64)
         task: Task = {
             "type": "t",
-            "code_version": version("fastgdml"),
+            "code_version": __version__,
             "dataset_name": text(train_dataset["name"]),
             "dataset_theory": text(train_dataset["theory"]),
             "z": train_dataset["z"],
@@ -354,7 +354,7 @@ class GDMLTrain:
         model: Model = {
             "type": "m",
             "schema": SCHEMA,
-            "code_version": version("fastgdml"),
+            "code_version": __version__,
             "dataset_name": task["dataset_name"],
             "dataset_theory": task["dataset_theory"],
             "solver_name": solver,

@@ -81,6 +81,8 @@ cdef extern from "gdml.h" nogil:
     void gdml_match(int64_t, const double *, const double *, const double *, const double *, const double *,
                     int32_t *, double *, double *, double *, int32_t *)
 
+    int64_t gdml_spanning_tree(int64_t, int64_t, const int64_t *, const int64_t *, int64_t *, int64_t *)
+
 
 cdef const gdml_kernels *select_kernels() except NULL:
     """The kernels named by FASTGDML_ISA, else the best that this processor runs."""
@@ -425,3 +427,14 @@ def match_all_pairs(const double[:, :, ::1] vectors, const double[:, :, ::1] dis
         j = pairs[k, 1]
         gdml_match(n, &vectors[i, 0, 0], &vectors[j, 0, 0], &distances[i, 0, 0], &distances[j, 0, 0], &penalty[0, 0],
                    &perms[k, 0], &before[k], &after[k], work, <int32_t *> (work + n * n + 3 * n))
+
+
+def spanning_tree(int64_t n, const int64_t[:, ::1] edges, const int64_t[::1] order):
+    """Numbers of the edges of a minimum spanning tree; `order` lists edges by ascending weight."""
+    cdef:
+        int64_t[::1] tree = np.empty(n, dtype=np.int64)
+        int64_t[::1] parent = np.empty(n, dtype=np.int64)
+        int64_t n_tree = 0
+    if order.shape[0]:
+        n_tree = gdml_spanning_tree(n, order.shape[0], &edges[0, 0], &order[0], &tree[0], &parent[0])
+    return np.asarray(tree[:n_tree])

@@ -1,4 +1,5 @@
-/* Matching of atoms between two geometries, for the search of permutational symmetries. */
+/* Matching of atoms between geometries, and the tree along which matches are trusted: the search of permutational
+ * symmetries. */
 #include "gdml.h"
 
 #include <math.h>
@@ -86,4 +87,25 @@ void gdml_match(int64_t n, const double *vectors_i, const double *vectors_j, con
     }
     *before = sqrt(sum_before);
     *after = sqrt(sum_after);
+}
+
+/* The part that a node belongs to, halving the path to it. */
+static int64_t root(int64_t node, int64_t *parent)
+{
+    while (parent[node] != node) node = parent[node] = parent[parent[node]];
+    return node;
+}
+
+int64_t gdml_spanning_tree(int64_t n, int64_t n_edges, const int64_t *edge, const int64_t *order, int64_t *tree,
+                           int64_t *parent)
+{
+    int64_t n_tree = 0;
+    for (int64_t i = 0; i < n; ++i) parent[i] = i;
+    for (int64_t k = 0; k < n_edges && n_tree < n - 1; ++k) {
+        const int64_t a = root(edge[2 * order[k]], parent), b = root(edge[2 * order[k] + 1], parent);
+        if (a == b) continue;
+        parent[b] = a;
+        tree[n_tree++] = order[k];
+    }
+    return n_tree;
 }

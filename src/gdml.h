@@ -148,4 +148,10 @@ void gdml_match(int64_t n_atoms, const double *vectors_i, const double *vectors_
                 const double *distances_j, const double *penalty, int32_t *perm, double *before, double *after,
                 double *work, int32_t *iwork);
 
+/* Kruskal's minimum spanning tree of n nodes: goes through the edges edge [][2] in the order of the numbers
+ * order [n_edges] (ascending weight) and writes the numbers of those that join two parts to tree [n - 1]. Returns how
+ * many. parent: n int64. */
+int64_t gdml_spanning_tree(int64_t n, int64_t n_edges, const int64_t *edge, const int64_t *order, int64_t *tree,
+                           int64_t *parent);
+
 #endif

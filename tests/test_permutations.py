@@ -4,6 +4,8 @@ from conftest import random_molecules
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import minimum_spanning_tree
 
 from fastgdml import _core
 from fastgdml.dataset import load_dataset
@@ -50,6 +52,19 @@ def test_assignment_is_optimal(n, seed):
     moved = distances[0][np.ix_(perms[0], perms[0])]
     assert before[0] == pytest.approx(np.linalg.norm(distances[0] - distances[1]))
     assert after[0] == pytest.approx(np.linalg.norm(moved - distances[1]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 15), st.integers(0, 2**32 - 1), st.integers(1, 6))
+def test_spanning_tree_is_that_of_scipy(n, seed, n_weights):
+    """Few different weights: ties must be broken as in SciPy, which sgdml uses."""
+    pairs = np.column_stack(np.triu_indices(n, 1)).astype(np.int64).reshape(-1, 2)
+    weight = np.random.default_rng(seed).integers(1, n_weights + 1, len(pairs)).astype(float)
+    tree = _core.spanning_tree(n, pairs, np.argsort(weight, kind="stable"))
+    full = np.full((n, n), np.inf)
+    full[tuple(pairs.T)] = full[tuple(pairs.T[::-1])] = weight
+    expected = minimum_spanning_tree(csr_matrix(full)).nonzero()
+    assert {tuple(p) for p in pairs[tree]} == set(zip(*expected, strict=True))
 
 
 def test_a_hidden_permutation_is_found():

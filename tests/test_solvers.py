@@ -5,7 +5,7 @@ import pytest
 from conftest import cyclic_group, random_molecules
 from reference import kernel_matrix
 
-from fastgdml import _packed
+from fastgdml import lapack
 from fastgdml.descriptor import GroupTables, from_R, jacobian_dot
 from fastgdml.errors import SolverError
 from fastgdml.kernel import packed_size
@@ -115,13 +115,13 @@ def test_packed_cholesky_solves(n):
     assert len(packed) == packed_size(n)
     rhs = rng.normal(size=n)
     x = rhs.copy()
-    assert _packed.cholesky(packed, n) == 0
-    assert _packed.solve(packed, n, x) == 0
+    assert lapack.cholesky(packed, n) == 0
+    assert lapack.solve(packed, n, x) == 0
     np.testing.assert_allclose(A @ x, rhs, atol=1e-10)
 
 
 def test_packed_cholesky_reports_indefinite_matrices():
-    assert _packed.cholesky(-np.ones(packed_size(4)), 4) > 0
+    assert lapack.cholesky(-np.ones(packed_size(4)), 4) > 0
 
 
 def test_memory_estimate_is_the_packed_matrix_and_a_little():

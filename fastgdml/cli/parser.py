@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from importlib.metadata import version
+
+from .._version import __version__
 
 _DATASET_HELP = "dataset file (.npz), name of a shipped example (ethanol), or fingerprint"
 
@@ -52,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastgdml", description="Train, test and inspect sGDML force fields.", allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version('fastgdml')}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="<command>")
 
     def add(name: str, module: str, text: str) -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from .. import _packed
+from .. import lapack
 from ..descriptor import Array, GroupTables
 from ..errors import SolverError
 from ..kernel import Progress, assemble_packed, packed_size
@@ -106,10 +106,10 @@ def solve_closed_form(
         matrix = assemble_packed(R_desc, R_d_desc, tables, sig, reduction.rows, -1.0, threads, assembly_progress)
         if on_solving is not None:
             on_solving()
-        _packed.add_blocks(matrix, n, reduction.rows.begin, lam * blocks)
+        lapack.add_blocks(matrix, n, reduction.rows.begin, lam * blocks)
         with threadpool_limits(limits=threads, user_api="blas"):
             z = rhs.copy()
-            if _packed.cholesky(matrix, n) == 0 and _packed.solve(matrix, n, z) == 0 and np.isfinite(z).all():
+            if lapack.cholesky(matrix, n) == 0 and lapack.solve(matrix, n, z) == 0 and np.isfinite(z).all():
                 return ClosedFormSolution(-reduction.expand(z, 3 * R.shape[1]), lam)
         if attempt < _LAMBDA_TRIES:
             raised = max(lam, 1e-15) * _LAMBDA_STEP
