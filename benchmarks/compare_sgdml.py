@@ -44,7 +44,7 @@ def load_case(path):
 
 def sgdml_classes(mode):
     if not hasattr(np, "in1d"):
-        np.in1d = np.isin  # sgdml 1.0.3 on NumPy >= 2.4
+        np.in1d = np.isin  # noqa: NPY201 (sgdml 1.0.3 on NumPy >= 2.4)
     import torch
     from sgdml.predict import GDMLPredict
     from sgdml.train import GDMLTrain
@@ -69,7 +69,7 @@ def classes(mode):
 
 
 def measure_assembly(mode, case, repetitions):
-    """The full kernel matrix, through the method that both packages have."""
+    """Assemble the full kernel matrix, through the method that both packages have."""
     train, _ = classes(mode)
     desc = None
     if mode != "fastgdml":
@@ -82,7 +82,7 @@ def measure_assembly(mode, case, repetitions):
 
 
 def measure_assembly_for_training(mode, case, repetitions):
-    """What the closed form needs: fastgdml's packed, reduced matrix against sgdml's full one."""
+    """Assemble what the closed form needs: fastgdml's packed, reduced matrix against sgdml's full one."""
     if mode != "fastgdml":
         return measure_assembly(mode, case, repetitions)
     from fastgdml.descriptor import GroupTables
@@ -91,7 +91,9 @@ def measure_assembly_for_training(mode, case, repetitions):
 
     def work():
         rows = drop_rigid_motions(case["R_train"]).rows
-        assemble_packed(case["R_desc"], case["R_d_desc"], GroupTables.from_perms(case["perms"]), float(case["sig"]), rows)
+        assemble_packed(
+            case["R_desc"], case["R_d_desc"], GroupTables.from_perms(case["perms"]), float(case["sig"]), rows
+        )
 
     return {"seconds": best_of(work, repetitions)}
 
@@ -104,7 +106,7 @@ def measure_predict(mode, case, repetitions, n_bulk):
         predictor.prepare_parallel(n_bulk=n_bulk)
     R = case["R_test"][:n_bulk].reshape(n_bulk, -1)
     predictor.predict(R)
-    E, F = predictor.predict(R)
+    F = predictor.predict(R)[1]
     calls = max(1, 200 // n_bulk)
 
     def work():
@@ -157,7 +159,10 @@ def measure_all(mode, case, repetitions, dataset):
             start = time.perf_counter()
             subprocess.run(
                 [sys.executable, "-c", code, "all", dataset, "200", "500", "500", "-s", "10:10:50", *extra],
-                cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                cwd=folder,
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
             times.append(time.perf_counter() - start)
     return {"seconds": min(times)}
@@ -184,12 +189,20 @@ def worker(request):
 
 
 def make_dataset(path, name):
-    """A dataset in sgdml's format from a file with z, R, E, F."""
+    """Return a dataset in sgdml's format from a file with z, R, E, F."""
     from fastgdml.dataset import create_dataset
 
     with np.load(path) as data:
-        return create_dataset(name, "reference", data["z"].astype(np.int64), data["R"], data["F"], data["E"].ravel(),
-                              r_unit="Ang", e_unit="kcal/mol")
+        return create_dataset(
+            name,
+            "reference",
+            data["z"].astype(np.int64),
+            data["R"],
+            data["F"],
+            data["E"].ravel(),
+            r_unit="Ang",
+            e_unit="kcal/mol",
+        )
 
 
 def make_case(folder, name, dataset, n_train, sig, n_test=2000):
@@ -205,8 +218,14 @@ def make_case(folder, name, dataset, n_train, sig, n_test=2000):
     path = Path(folder) / f"{name}-{n_train}.npz"
     np.savez(
         path,
-        z=task["z"], sig=sig, R_train=task["R_train"], R_desc=R_desc, R_d_desc=R_d_desc, perms=task["perms"],
-        tril_perms_lin=tril_perms_lin(task["perms"]), R_test=dataset["R"][rest],
+        z=task["z"],
+        sig=sig,
+        R_train=task["R_train"],
+        R_desc=R_desc,
+        R_d_desc=R_d_desc,
+        perms=task["perms"],
+        tril_perms_lin=tril_perms_lin(task["perms"]),
+        R_test=dataset["R"][rest],
         **{f"task_{key}": value for key, value in task.items()},
         **{f"model_{key}": value for key, value in model.items()},
     )

@@ -36,7 +36,7 @@ def dataset_md5(dataset: Mapping[str, Any]) -> bytes:
     for key in ("z", "R", "E", "F"):
         if key in dataset:
             array = np.ascontiguousarray(np.asarray(dataset[key]).ravel())
-            outer.update(hashlib.md5(array, usedforsecurity=False).digest())
+            outer.update(hashlib.md5(array.data, usedforsecurity=False).digest())
     return outer.hexdigest().encode("ascii")
 
 
@@ -262,7 +262,7 @@ def _check_numbers(source: str, key: str, array: npt.NDArray[Any]) -> None:
 
 
 def check_same_system(one: Mapping[str, Any], other: Mapping[str, Any], one_name: str, other_name: str) -> None:
-    """Raise DataError unless two datasets, tasks or models have the same atoms in the same order and both a lattice or none."""
+    """Raise DataError unless two datasets, tasks or models have the same atoms in order, and both or none a lattice."""
     if not np.array_equal(one["z"], other["z"]):
         raise DataError(
             f"Atoms or their order differ: the {one_name} has z = {_short(one['z'])}, the {other_name} has "

@@ -92,9 +92,7 @@ def _force_deviations(F_pred: Array, F_ref: Array) -> dict[str, Array]:
     }
 
 
-def draw_test_points(
-    model: Mapping[str, Any], dataset: Mapping[str, Any], n_test: int | None, seed: int
-) -> IntArray:
+def draw_test_points(model: Mapping[str, Any], dataset: Mapping[str, Any], n_test: int | None, seed: int) -> IntArray:
     """Draw test points: none that the model was trained or validated on, stratified by energy where there is one.
 
     Parameters

@@ -201,4 +201,3 @@ def _work_items(n_train: int, n_cols: int, lanes: int, lower: bool) -> IntArray:
         stop = min(j0 + lanes, n_cols) if lower else n_cols
         items += [(j0, c, min(c + _COLUMNS_PER_ITEM, stop)) for c in range(0, stop, _COLUMNS_PER_ITEM)]
     return np.array(items, dtype=np.int64).reshape(-1, 3)
-

@@ -77,7 +77,7 @@ class PairClasses:
 
         image_pair = []
         for pattern, pairs in classes:
-            representative = [int(np.flatnonzero(pattern == image)[0]) for image in range(pattern.max() + 1)]
+            representative = np.array([np.flatnonzero(pattern == image)[0] for image in range(pattern.max() + 1)])
             image_pair.append(images[np.ix_(representative, pairs)].ravel())
         return cls(
             order=np.concatenate([pairs for _, pairs in classes]),

@@ -121,9 +121,7 @@ def _distance_matrices(R: Array, lattice: npt.ArrayLike | None, n_threads: int |
     return distances
 
 
-def _perms_along_tree(
-    pairs: IntArray, matches: IntArray, better: npt.NDArray[np.bool_], cost: Array
-) -> IntArray:
+def _perms_along_tree(pairs: IntArray, matches: IntArray, better: npt.NDArray[np.bool_], cost: Array) -> IntArray:
     """Return the matches on the minimum spanning tree of the mismatch, and the identity, sorted and unique."""
     order = np.argsort(cost, kind="stable")
     order = order[cost[order] > 0]  # identical geometries are no edges, as in sgdml's sparse graph

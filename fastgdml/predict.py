@@ -13,7 +13,6 @@ import numpy.typing as npt
 from . import _core
 from .descriptor import (
     Array,
-    from_R,
     geometry_error,
     invert_lattice,
     jacobian_dot,
@@ -126,9 +125,7 @@ class GDMLPredict:
             self._lattice_inv,
         )
 
-    def predict(
-        self, R: npt.ArrayLike | None = None, return_E: bool = True
-    ) -> tuple[Array, Array] | tuple[Array]:
+    def predict(self, R: npt.ArrayLike | None = None, return_E: bool = True) -> tuple[Array, ...]:
         """Predict energies and forces of geometries.
 
         Parameters
@@ -244,7 +241,7 @@ class GDMLPredict:
         self._v = jacobian_dot(self._R_d_desc, alphas.reshape(self.n_train, -1))
         self._predictor = self._lay_out(self._v)
 
-    def _predict_training_set(self, return_E: bool) -> tuple[Array, Array] | tuple[Array]:
+    def _predict_training_set(self, return_E: bool) -> tuple[Array, ...]:
         if self._R_desc is None or self._R_d_desc is None:
             raise UsageError(
                 "predict() without geometries evaluates the training set: set its descriptors first with "
@@ -252,7 +249,10 @@ class GDMLPredict:
             )
         E, F = np.empty(len(self._R_desc)), np.empty((len(self._R_desc), 3 * self.n_atoms))
         self._predictor.predict_descriptors(
-            np.ascontiguousarray(self._R_desc), np.ascontiguousarray(self._R_d_desc), E, F,
+            np.ascontiguousarray(self._R_desc),
+            np.ascontiguousarray(self._R_d_desc),
+            E,
+            F,
             resolve_n_threads(self.n_threads),
         )
         return (E, F) if return_E else (F,)

@@ -47,6 +47,4 @@ class Step:
 
     def _report(self, current: int, detail: str | None = None, warn: bool = False) -> None:
         if self._callback is not None:
-            self._callback(
-                current, self._total, disp_str=self._title, sec_disp_str=detail, done_with_warning=warn
-            )
+            self._callback(current, self._total, disp_str=self._title, sec_disp_str=detail, done_with_warning=warn)

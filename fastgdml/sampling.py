@@ -24,12 +24,10 @@ def generator(seed: int) -> np.random.RandomState:
     """Return the random number generator of a seed, 0 <= seed < 2**32."""
     if not 0 <= seed < 2**32:
         raise UsageError(f"The seed must be between 0 and {2**32 - 1}; got {seed}.")
-    return np.random.RandomState(seed)  # noqa: NPY002 (see the module's docstring)
+    return np.random.RandomState(seed)
 
 
-def draw_uniform(
-    n_data: int, n: int, rng: np.random.RandomState, excl_idxs: npt.ArrayLike | None = None
-) -> IntArray:
+def draw_uniform(n_data: int, n: int, rng: np.random.RandomState, excl_idxs: npt.ArrayLike | None = None) -> IntArray:
     """Draw n of n_data points without replacement, none of them in `excl_idxs`."""
     candidates = _candidates(n_data, n, excl_idxs)
     return rng.choice(candidates, n, replace=False).astype(np.int64)

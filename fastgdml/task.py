@@ -15,8 +15,21 @@ from .npz import load_npz, save_npz
 
 Task = dict[str, Any]
 
-_REQUIRED = ("z", "R_train", "F_train", "idxs_train", "md5_train", "idxs_valid", "md5_valid", "sig", "lam", "use_E",
-             "use_E_cstr", "use_sym", "perms")
+_REQUIRED = (
+    "z",
+    "R_train",
+    "F_train",
+    "idxs_train",
+    "md5_train",
+    "idxs_valid",
+    "md5_valid",
+    "sig",
+    "lam",
+    "use_E",
+    "use_E_cstr",
+    "use_sym",
+    "perms",
+)
 
 
 def load_task(path: str | os.PathLike[str]) -> Task:
@@ -61,7 +74,9 @@ def check_task(task: Mapping[str, Any], source: str) -> None:
     if np.atleast_2d(task["perms"]).shape[1] != len(z):
         raise DataError(f"{source}: perms is for {np.atleast_2d(task['perms']).shape[1]} atoms, z for {len(z)}.")
     if not (float(task["sig"]) > 0 and float(task["lam"]) >= 0):
-        raise DataError(f"{source}: sigma must be positive and lambda not negative; found {task['sig']}, {task['lam']}.")
+        raise DataError(
+            f"{source}: sigma must be positive and lambda not negative; found {task['sig']}, {task['lam']}."
+        )
 
 
 # ---- file names, as sgdml forms them ----------------------------------------------------------------------------

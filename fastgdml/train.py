@@ -193,9 +193,7 @@ class GDMLTrain:
             R_train = R_train[rng.choice(len(R_train), _MAX_SYMMETRY_POINTS, replace=False)]
             _log.info("The symmetry search is restricted to %d random training points.", _MAX_SYMMETRY_POINTS)
         step = Step(callback, "Finding permutational symmetries")
-        found = find_perms(
-            R_train, dataset["z"], dataset.get("lattice"), n_threads=self._n_threads, progress=step
-        )
+        found = find_perms(R_train, dataset["z"], dataset.get("lattice"), n_threads=self._n_threads, progress=step)
         step.done(f"found {len(found)} symmetries")
         return found
 
@@ -472,9 +470,7 @@ class GDMLTrain:
         return K if alloc_extra_rows == 0 else np.vstack([K, np.empty((alloc_extra_rows, K.shape[1]))])
 
 
-def _draw(
-    dataset: Mapping[str, Any], n: int, rng: np.random.RandomState, excl_idxs: IntArray | None
-) -> IntArray:
+def _draw(dataset: Mapping[str, Any], n: int, rng: np.random.RandomState, excl_idxs: IntArray | None) -> IntArray:
     if "E" in dataset:
         return draw_stratified(dataset["E"], n, rng, excl_idxs)
     return draw_uniform(len(dataset["F"]), n, rng, excl_idxs)
@@ -494,17 +490,21 @@ def _diagnose_energies(E_ref: Array, E_pred: Array) -> None:
     if slope < 0:
         _log.warning(
             "The force labels seem to have the wrong sign (gradients instead of forces). %s Check the sign of F. %s",
-            evidence, few,
+            evidence,
+            few,
         )
     if correlation < 0.95:
         _log.warning(
-            "Energy and force labels seem inconsistent. %s Check that energies belong to their geometries, that energies "
-            "and forces come from the same method and are converged, and that no geometry is duplicated or broken. %s",
-            evidence, few,
+            "Energy and force labels seem inconsistent. %s Check that energies belong to their geometries, that "
+            "energies and forces come from the same method and are converged, and that no geometry is duplicated or "
+            "broken. %s",
+            evidence,
+            few,
         )
     if abs(slope - 1) > 0.1:
         _log.warning(
             "Energies and forces seem to be in different units. %s A slope of 1 is expected: check the units of E and "
             "F. Energies predicted by this model will be off. %s",
-            evidence, few,
+            evidence,
+            few,
         )

@@ -192,8 +192,11 @@ def test_show(capsys, what):
     run("create", *SMALL)
     run("train", FOLDER, "ethanol")
     capsys.readouterr()
-    path = {"dataset": "ethanol", "task": f"{FOLDER}/task-train30-sym6-sig0010.npz",
-            "model": f"{FOLDER}/model-train30-sym6-sig0010.npz"}[what]
+    path = {
+        "dataset": "ethanol",
+        "task": f"{FOLDER}/task-train30-sym6-sig0010.npz",
+        "model": f"{FOLDER}/model-train30-sym6-sig0010.npz",
+    }[what]
     assert run("show", path) == 0
     out = capsys.readouterr().out
     assert f"{what.capitalize()} properties" in out

@@ -82,12 +82,14 @@ def test_bad_arrays_are_explained(change, message):
         create_dataset("x", "y", **{**arrays(), **change})
 
 
-@pytest.mark.parametrize(("key", "where"), [("R", "geometry 3, atom 2"), ("F", "geometry 3, atom 2"), ("E", "geometry 3")])
+@pytest.mark.parametrize(
+    ("key", "where"), [("R", "geometry 3, atom 2"), ("F", "geometry 3, atom 2"), ("E", "geometry 3")]
+)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_located(key, where, value):
     content = arrays()
     content[key][(3, 2, 1) if key != "E" else 3] = value
-    with pytest.raises(DataError, match=f"{key} has 1 values that are not finite .*{where}"):
+    with pytest.raises(DataError, match=rf"{key} has 1 values that are not finite .*{where}"):
         create_dataset("x", "y", **content)
 
 
@@ -115,7 +117,7 @@ def test_other_files_are_no_datasets(tmp_path, ethanol_task):
 
 
 def test_missing_datasets_name_the_examples(tmp_path):
-    with pytest.raises(FileFormatError, match="no such dataset file.*ethanol"):
+    with pytest.raises(FileFormatError, match=r"no such dataset file.*ethanol"):
         load_dataset("no_such_molecule")
     with pytest.raises(FileFormatError, match="No dataset with fingerprint"):
         load_dataset(f"{tmp_path}/{'0' * 32}")

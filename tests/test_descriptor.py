@@ -48,7 +48,7 @@ def test_jacobian_is_the_derivative():
     for c in range(r.size):
         step = np.zeros(r.size)
         step[c] = h
-        difference = (from_R((r.ravel() + step).reshape(1, -1, 3))[0] - from_R((r.ravel() - step).reshape(1, -1, 3))[0])
+        difference = from_R((r.ravel() + step).reshape(1, -1, 3))[0] - from_R((r.ravel() - step).reshape(1, -1, 3))[0]
         # central differences: error of order h^2 plus rounding 1e-16 / h
         np.testing.assert_allclose(J[:, c], difference[0] / (2 * h), atol=1e-8)
 
@@ -100,7 +100,7 @@ def test_coincident_atoms_are_named():
 def test_non_finite_coordinates_are_named():
     R = random_molecules(3, 4)
     R[2, 1, 0] = np.nan
-    with pytest.raises(DataError, match="Geometry 2 .*atom 1"):
+    with pytest.raises(DataError, match=r"Geometry 2 .*atom 1"):
         from_R(R)
 
 

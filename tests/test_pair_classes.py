@@ -30,7 +30,9 @@ def check(perms):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(2, 8).flatmap(lambda n: st.lists(st.permutations(range(n)), min_size=1, max_size=5, unique_by=tuple)))
+@given(
+    st.integers(2, 8).flatmap(lambda n: st.lists(st.permutations(range(n)), min_size=1, max_size=5, unique_by=tuple))
+)
 def test_classes_stand_for_the_table(perms):
     check(np.array(perms))
 

@@ -178,7 +178,7 @@ def test_broken_geometries_are_named(ethanol_model, ethanol):
     with pytest.raises(DataError, match="geometry 6"):
         GDMLPredict(ethanol_model).predict(R.reshape(9, -1))
     R[6, 0] = np.inf
-    with pytest.raises(DataError, match="Geometry 6 .*not finite"):
+    with pytest.raises(DataError, match=r"Geometry 6 .*not finite"):
         GDMLPredict(ethanol_model).predict(R.reshape(9, -1))
 
 

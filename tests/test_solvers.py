@@ -9,8 +9,8 @@ from fastgdml import lapack
 from fastgdml.descriptor import GroupTables, from_R, jacobian_dot
 from fastgdml.errors import SolverError
 from fastgdml.kernel import packed_size
-from fastgdml.solvers.cholesky import memory_estimate, solve_closed_form
 from fastgdml.solvers import rigid
+from fastgdml.solvers.cholesky import memory_estimate, solve_closed_form
 from fastgdml.solvers.rigid import drop_rigid_motions
 
 
@@ -68,8 +68,9 @@ def test_reduced_solution_predicts_what_the_full_one_does(n_atoms, order):
     y = np.random.default_rng(0).normal(size=R.size)
     # labels without net force and torque, as forces are: what rigid motions carry is lost in the reduced solution
     reduction = drop_rigid_motions(R)
-    y = reduction.expand(np.concatenate([yi[k] for yi, k in zip(y.reshape(9, -1), reduction.kept, strict=True)]),
-                         3 * n_atoms)
+    y = reduction.expand(
+        np.concatenate([yi[k] for yi, k in zip(y.reshape(9, -1), reduction.kept, strict=True)]), 3 * n_atoms
+    )
     K = kernel_matrix(R, perms, sig)
     full = -np.linalg.solve(-K + lam * np.eye(len(K)), y)
     x, g = from_R(R)

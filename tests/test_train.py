@@ -38,7 +38,9 @@ def test_trained_models_equal_those_of_sgdml(reference, isa):
     assert float(model["c"]) == pytest.approx(float(reference["c"]), abs=tolerance)
     assert float(model["std"]) == pytest.approx(float(reference["std"]), rel=1e-12)
     np.testing.assert_allclose(
-        model["R_d_desc_alpha"], reference["R_d_desc_alpha"], rtol=0,
+        model["R_d_desc_alpha"],
+        reference["R_d_desc_alpha"],
+        rtol=0,
         atol=1e-6 * np.abs(reference["R_d_desc_alpha"]).max(),
     )
 
@@ -165,7 +167,7 @@ def test_energy_constraints_are_refused_for_now(ethanol):
 
 def test_memory_limit_is_kept(ethanol):
     task = GDMLTrain().create_task(ethanol, 200, ethanol, 10, 20, use_sym=False, seed=0)
-    with pytest.raises(InsufficientMemoryError, match="limit is 0.0 GB"):
+    with pytest.raises(InsufficientMemoryError, match=r"limit is 0.0 GB"):
         GDMLTrain(max_memory=0.01).train(task)
 
 

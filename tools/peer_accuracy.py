@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 if not hasattr(np, "in1d"):
-    np.in1d = np.isin  # sgdml 1.0.3 on NumPy >= 2.4
+    np.in1d = np.isin  # noqa: NPY201 (sgdml 1.0.3 on NumPy >= 2.4)
 
 from sgdml.predict import GDMLPredict
 from sgdml.train import GDMLTrain
@@ -18,9 +18,15 @@ from sgdml.train import GDMLTrain
 
 def main(folder):
     with np.load(f"{folder}/md17_ethanol.npz") as data:
-        dataset = {"name": np.array("ethanol"), "theory": np.array("x"), "z": data["z"], "R": data["R"],
-                   "E": data["E"], "F": data["F"]}
-    np.random.seed(0)
+        dataset = {
+            "name": np.array("ethanol"),
+            "theory": np.array("x"),
+            "z": data["z"],
+            "R": data["R"],
+            "E": data["E"],
+            "F": data["F"],
+        }
+    np.random.seed(0)  # noqa: NPY002 (what sgdml uses)
     train = GDMLTrain()
     task = train.create_task(dataset, 200, dataset, 1000, 20)
     model = train.train(task)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ..dataset import check_same_system, load_dataset
-from ..task import final_model_file_name, load_task
+from ..task import load_task
 from .console import Console
 from .create import create_tasks
 from .files import list_files, load_dataset_argument
-from .select import model_file_argument, require_free, select_model
+from .select import final_model_file, require_free, select_model
 from .show import dataset_properties
 from .test import test_model
 from .train import train_tasks
@@ -19,7 +18,7 @@ from .train import train_tasks
 def run(args: argparse.Namespace, console: Console) -> None:
     """Reconstruct a force field from beginning to end."""
     if args.model_file is not None:
-        require_free(model_file_argument(args), args.overwrite)
+        require_free(final_model_file(args, {}), args.overwrite)
 
     console.title("STEP 0", "Dataset(s)")
     dataset = load_dataset(args.dataset)
@@ -32,8 +31,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     task_dir = create_tasks(args, dataset, valid_dataset, console)
     tasks = list_files(task_dir, "task")
     if args.model_file is None:  # found out now rather than after the training
-        template = load_task(tasks[0])
-        require_free(Path(final_model_file_name(template)), args.overwrite)
+        require_free(final_model_file(args, load_task(tasks[0])), args.overwrite)
 
     console.title("STEP 2", "Training and validation")
     models = train_tasks(args, tasks, valid_dataset, console)

@@ -37,9 +37,7 @@ def create_tasks(args: argparse.Namespace, dataset: Dataset, valid_dataset: Data
     """Create the tasks of a search, or complete those of an interrupted one. Returns their directory."""
     sigs = DEFAULT_SIGMAS if args.sigs is None else sorted({sig for part in args.sigs for sig in part})
     check_same_system(dataset, valid_dataset, "training dataset", "validation dataset")
-    task_dir = Path(
-        args.task_dir or task_dir_name(dataset, args.n_train, not args.gdml, args.use_E, args.use_E_cstr)
-    )
+    task_dir = Path(args.task_dir or task_dir_name(dataset, args.n_train, not args.gdml, args.use_E, args.use_E_cstr))
     if task_dir.exists() and not task_dir.is_dir():
         raise UsageError(f"{task_dir} exists and is no directory; choose another --task_dir.")
 

@@ -71,31 +71,50 @@ def build_parser() -> argparse.ArgumentParser:
     reset = add("reset", "reset", "delete all caches")
 
     for command in (everything, create):
-        command.add_argument("dataset", metavar="<dataset>", help=f"{_DATASET_HELP}; all points are drawn from here "
-                             "unless there are separate datasets")
+        command.add_argument(
+            "dataset",
+            metavar="<dataset>",
+            help=f"{_DATASET_HELP}; all points are drawn from here unless there are separate datasets",
+        )
         command.add_argument("n_train", metavar="<n_train>", type=positive_int, help="number of training points")
         command.add_argument("n_valid", metavar="<n_valid>", type=positive_int, help="number of validation points")
-    everything.add_argument("n_test", metavar="<n_test>", type=positive_int, nargs="?",
-                            help="number of test points (default: all that are left)")
+    everything.add_argument(
+        "n_test",
+        metavar="<n_test>",
+        type=positive_int,
+        nargs="?",
+        help="number of test points (default: all that are left)",
+    )
     for command in (everything, create):
-        command.add_argument("-v", "--validation_dataset", dest="valid_dataset", metavar="<dataset>",
-                             help="separate validation dataset")
-        command.add_argument("-t", "--test_dataset", dest="test_dataset", metavar="<dataset>",
-                             help="separate test dataset")
-        command.add_argument("-s", "--sig", dest="sigs", metavar="<s>", type=int_or_range, nargs="+",
-                             help="length scales sigma: integers and/or ranges <start>:[<step>:]<stop> "
-                             "(default: 10:10:90)")
+        command.add_argument(
+            "-v", "--validation_dataset", dest="valid_dataset", metavar="<dataset>", help="separate validation dataset"
+        )
+        command.add_argument(
+            "-t", "--test_dataset", dest="test_dataset", metavar="<dataset>", help="separate test dataset"
+        )
+        command.add_argument(
+            "-s",
+            "--sig",
+            dest="sigs",
+            metavar="<s>",
+            type=int_or_range,
+            nargs="+",
+            help="length scales sigma: integers and/or ranges <start>:[<step>:]<stop> (default: 10:10:90)",
+        )
         symmetry = command.add_mutually_exclusive_group()
         symmetry.add_argument("--gdml", action="store_true", help="ignore symmetries (GDML)")
-        symmetry.add_argument("--perms_from", metavar="<file>",
-                              help="take permutations from this dataset, task or model file")
+        symmetry.add_argument(
+            "--perms_from", metavar="<file>", help="take permutations from this dataset, task or model file"
+        )
         energies = command.add_mutually_exclusive_group()
         energies.add_argument("--no_E", dest="use_E", action="store_false", help="train without energies")
-        energies.add_argument("--E_cstr", dest="use_E_cstr", action="store_true",
-                              help="constrain energies point by point")
+        energies.add_argument(
+            "--E_cstr", dest="use_E_cstr", action="store_true", help="constrain energies point by point"
+        )
         command.add_argument("--task_dir", metavar="<dir>", help="name of the task directory")
-        command.add_argument("--lam", metavar="<lambda>", type=positive_float, default=1e-10,
-                             help="regularisation (default: 1e-10)")
+        command.add_argument(
+            "--lam", metavar="<lambda>", type=positive_float, default=1e-10, help="regularisation (default: 1e-10)"
+        )
 
     train.add_argument("task_dir", metavar="<task_dir_or_file>", help="task directory or file")
     train.add_argument("valid_dataset", metavar="<valid_dataset>", help=f"validation dataset: {_DATASET_HELP}")
@@ -103,8 +122,13 @@ def build_parser() -> argparse.ArgumentParser:
     validate.add_argument("dataset", metavar="<valid_dataset>", help=f"validation dataset: {_DATASET_HELP}")
     test.add_argument("model_dir", metavar="<model_dir_or_file>", help="model directory or file")
     test.add_argument("dataset", metavar="<test_dataset>", help=f"test dataset: {_DATASET_HELP}")
-    test.add_argument("n_test", metavar="<n_test>", type=positive_int, nargs="?",
-                      help="number of test points (default: all that are left)")
+    test.add_argument(
+        "n_test",
+        metavar="<n_test>",
+        type=positive_int,
+        nargs="?",
+        help="number of test points (default: all that are left)",
+    )
     select.add_argument("model_dir", metavar="<model_dir>", help="directory with validated models")
     show.add_argument("file", metavar="<file>", help="dataset, task or model file, or a shipped example")
     reset.add_argument("-y", "--yes", action="store_true", help="do not ask")
@@ -112,15 +136,25 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (everything, select):
         command.add_argument("--model_file", metavar="<file>", help="name of the final model file")
     for command in (everything, create, test):
-        command.add_argument("--seed", metavar="<seed>", type=seed,
-                             help="seed of the random draws (default: a new one, recorded in the files)")
+        command.add_argument(
+            "--seed",
+            metavar="<seed>",
+            type=seed,
+            help="seed of the random draws (default: a new one, recorded in the files)",
+        )
     for command in (everything, train):
         command.add_argument("--lazy", action="store_true", help="skip tasks that were tried before")
     for command in (everything, train, validate, test):
-        command.add_argument("-m", "--max_memory", metavar="<GB>", type=positive_float,
-                             help="memory limit in GB (default: all that is free)")
-        command.add_argument("-p", "--max_processes", metavar="<n>", type=positive_int,
-                             help="number of threads (default: all)")
+        command.add_argument(
+            "-m",
+            "--max_memory",
+            metavar="<GB>",
+            type=positive_float,
+            help="memory limit in GB (default: all that is free)",
+        )
+        command.add_argument(
+            "-p", "--max_processes", metavar="<n>", type=positive_int, help="number of threads (default: all)"
+        )
         command.add_argument("--cpu", action="store_true", help="accepted for compatibility with sgdml")
     for command in (everything, create, train, validate, select, test):
         command.add_argument("-o", "--overwrite", action="store_true", help="overwrite existing files")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -24,10 +26,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
     console.title("NEXT STEP", f"fastgdml test {model_file} <test_dataset> [<n_test>]")
 
 
-def model_file_argument(args: argparse.Namespace) -> Path | None:
-    """Return the file that --model_file names, with its suffix."""
+def final_model_file(args: argparse.Namespace, task_or_model: Mapping[str, Any]) -> Path:
+    """Return the file for the final model: what --model_file names, with its suffix, or sgdml's name for it."""
     if args.model_file is None:
-        return None
+        return Path(final_model_file_name(task_or_model))
     return Path(args.model_file if args.model_file.endswith(".npz") else args.model_file + ".npz")
 
 
@@ -39,7 +41,7 @@ def select_model(args: argparse.Namespace, paths: list[Path], console: Console) 
         _require_comparable(paths, models)
         best = min(models, key=lambda model: float(model["f_err_rmse"]))
         _print_table(console, models, best)
-    target = model_file_argument(args) or Path(final_model_file_name(best))
+    target = final_model_file(args, best)
     require_free(target, args.overwrite)
     save_model(target, best)
     console.done(f"Wrote model file '{target}'")
@@ -80,7 +82,9 @@ def _print_table(console: Console, models: list[Model], best: Model) -> None:
         keys = ("e_err_mae", "e_err_rmse", "f_err_mae", "f_err_rmse")
         cells = [f"{float(model[key]):.4f}" if key in model else "-" for key in keys]
         chosen = model is best
-        table.add_row(f"{float(model['sig']):g}", *cells, "<- best" if chosen else "", style="bold" if chosen else "dim")
+        table.add_row(
+            f"{float(model['sig']):g}", *cells, "<- best" if chosen else "", style="bold" if chosen else "dim"
+        )
     console.text()
     console.table(table)
     sigs = [float(model["sig"]) for model in models]

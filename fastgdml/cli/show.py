@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..dataset import load_dataset, resolve_dataset, text
+from ..elements import SYMBOLS
 from ..errors import FileFormatError
 from ..model import is_validated, normalize_model
 from ..npz import load_npz
@@ -88,8 +89,12 @@ def model_properties(console: Console, model: Mapping[str, Any]) -> None:
     if "solver_tol" in model and "norm_y_train" in model and "solver_resid" in model:
         target = float(model["solver_tol"]) * float(model["norm_y_train"])
         converged = float(model["solver_resid"]) <= target
-        rows = [("Residual", f"{float(model['solver_resid']):.1e} (target {target:.1e})"
-                 + ("" if converged else ", NOT CONVERGED"))]
+        rows = [
+            (
+                "Residual",
+                f"{float(model['solver_resid']):.1e} (target {target:.1e})" + ("" if converged else ", NOT CONVERGED"),
+            )
+        ]
         if "solver_iters" in model:
             rows.append(("Iterations", f"{int(model['solver_iters']):,}"))
         console.properties(rows, indent=4)
@@ -171,15 +176,6 @@ def _example_geometry(console: Console, dataset: Mapping[str, Any]) -> None:
     comment = f"Energy={float(np.asarray(dataset['E']).ravel()[0]):.8f}" if "E" in dataset else ""
     lines = [str(len(r)), comment]
     lines += [
-        f"{_SYMBOLS[int(z)]:<2} " + " ".join(f"{c:14.8f}" for c in atom)
-        for z, atom in zip(dataset["z"], r, strict=True)
+        f"{SYMBOLS[int(z)]:<2} " + " ".join(f"{c:14.8f}" for c in atom) for z, atom in zip(dataset["z"], r, strict=True)
     ]
     console.text("\n".join(lines))
-
-
-_SYMBOLS = (
-    "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr "
-    "Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt "
-    "Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv "
-    "Ts Og"
-).split()

@@ -30,9 +30,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         test_model(args, path, dataset, args.n_test, console)
 
 
-def test_model(
-    args: argparse.Namespace, path: Path, dataset: Dataset, n_test: int | None, console: Console
-) -> Errors:
+def test_model(args: argparse.Namespace, path: Path, dataset: Dataset, n_test: int | None, console: Console) -> Errors:
     """Test one model, print its errors, and record them in its file if no larger test is recorded there."""
     model = load_model(path)
     check_same_system(model, dataset, "model", "test dataset")

@@ -27,9 +27,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console.title("NEXT STEP", f"fastgdml select {tasks[0].parent}")
 
 
-def train_tasks(
-    args: argparse.Namespace, tasks: list[Path], valid_dataset: Dataset, console: Console
-) -> list[Path]:
+def train_tasks(args: argparse.Namespace, tasks: list[Path], valid_dataset: Dataset, console: Console) -> list[Path]:
     """Train one model for each task, in ascending order of sigma, until the validation error rises.
 
     Models that are there already are kept, unless `args.overwrite`. Returns the model files.

@@ -115,7 +115,9 @@ def solve_closed_form(
             raised = max(lam, 1e-15) * _LAMBDA_STEP
             _log.warning(
                 "The kernel matrix is not positive definite with lambda = %.0e; trying %.0e. %s",
-                lam, raised, _likely_cause(R_desc),
+                lam,
+                raised,
+                _likely_cause(R_desc),
             )
             lam = raised
     raise SolverError(
@@ -139,7 +141,7 @@ def _likely_cause(R_desc: Array) -> str:
     if len(near) and near.min() < 1e-9:
         k = int(near.argmin())
         one, other = sorted((int(order[k]), int(order[k + 1])))
-        return (
-            f"Training points {one} and {other} have the same geometry: remove duplicates from the dataset."
-        )
-    return "Training points may be nearly identical, or sigma too large for them: try a smaller sigma or a larger lambda."
+        return f"Training points {one} and {other} have the same geometry: remove duplicates from the dataset."
+    return (
+        "Training points may be nearly identical, or sigma too large for them: try a smaller sigma or a larger lambda."
+    )

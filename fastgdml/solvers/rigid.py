@@ -67,9 +67,7 @@ class Reduction:
         """Return B (B^T B)^-1 z, shape (3 N M,), for reduced z."""
         alphas = np.empty((len(self.kept), n_coord))
         begin = self.rows.begin
-        for i, (kept, dropped, C, S) in enumerate(
-            zip(self.kept, self.dropped, self.C, self.gram_inverse, strict=True)
-        ):
+        for i, (kept, dropped, C, S) in enumerate(zip(self.kept, self.dropped, self.C, self.gram_inverse, strict=True)):
             w = S @ reduced[begin[i] : begin[i + 1]]
             alphas[i, kept] = w
             alphas[i, dropped] = C @ w
@@ -120,7 +118,8 @@ def drop_rigid_motions(R: Array, periodic: bool = False) -> Reduction:
     if not periodic and (n_rotations == 0).any():
         _log.info(
             "%d of %d geometries are nearly linear: only translations are eliminated for them.",
-            np.count_nonzero(n_rotations == 0), n_points,
+            np.count_nonzero(n_rotations == 0),
+            n_points,
         )
     kept, dropped_lists, maps, grams = (list(column) for column in zip(*parts, strict=True))
     return Reduction(Coordinates.from_lists(kept), kept, dropped_lists, maps, grams)

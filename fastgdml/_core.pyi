@@ -1,0 +1,66 @@
+"""Types of the native core (src/_core.pyx); shapes and meanings are documented there."""
+
+import numpy as np
+import numpy.typing as npt
+
+_F8 = npt.NDArray[np.float64]
+_I8 = npt.NDArray[np.int64]
+_I4 = npt.NDArray[np.int32]
+
+def isa_name() -> str: ...
+def descriptors(
+    R: _F8, lattice: _F8 | None, lattice_inv: _F8 | None, x: _F8, g: _F8, n_threads: int
+) -> tuple[int, int] | None: ...
+def mirror_lower(K: _F8, n_threads: int) -> None: ...
+def match_all_pairs(
+    vectors: _F8,
+    distances: _F8,
+    penalty: _F8,
+    pairs: _I8,
+    perms: _I4,
+    before: _F8,
+    after: _F8,
+    n_threads: int,
+) -> None: ...
+def spanning_tree(n: int, edges: _I8, order: _I8) -> _I8: ...
+
+class KernelAssembly:
+    lanes: int
+    def __init__(
+        self,
+        x: _F8,
+        g: _F8,
+        perm: _I4,
+        inverse: _I4,
+        pair: _I4,
+        sig: float,
+        row_begin: _I8,
+        row_coord: _I4,
+        col_point: _I8,
+        col_begin: _I8,
+        col_coord: _I4,
+        data: _F8,
+        scale: float,
+        packed: bool,
+        lower: bool,
+    ) -> None: ...
+    def fill(self, items: _I8, n_threads: int) -> None: ...
+
+class Predictor:
+    def __init__(
+        self,
+        n_atoms: int,
+        class_begin: _I4,
+        class_images: _I4,
+        image_begin: _I4,
+        image_pair: _I4,
+        perm_image: _I4,
+        train: _F8,
+        sig: float,
+        std: float,
+        c: float,
+        lattice: _F8 | None,
+        lattice_inv: _F8 | None,
+    ) -> None: ...
+    def predict(self, R: _F8, E: _F8, F: _F8, n_threads: int) -> int: ...
+    def predict_descriptors(self, x: _F8, g: _F8, E: _F8, F: _F8, n_threads: int) -> None: ...
