@@ -56,18 +56,24 @@ def test_unknown_isa_is_an_error(monkeypatch):
         _core.isa_name()
 
 
-def test_training_loads_lapack_without_scipy_linalg_and_leaves_that_usable():
+@pytest.fixture
+def python(tmp_path):
+    """Run code in a new interpreter, away from the source folder."""
+    return lambda code: subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path).returncode
+
+
+def test_training_loads_lapack_without_scipy_linalg_and_leaves_that_usable(python):
     code = (
         "import sys, fastgdml.train; assert 'scipy.linalg' not in sys.modules;"
         "import scipy.linalg, scipy.linalg.cython_lapack as c; from scipy.linalg import cython_lapack;"
         "assert c is cython_lapack and 'dpftrf' in c.__pyx_capi__;"
         "import numpy as np; assert np.allclose(scipy.linalg.cholesky(np.eye(3)), np.eye(3))"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert python(code) == 0
     code = "import scipy.linalg, fastgdml.train"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert python(code) == 0
 
 
-def test_importing_the_package_is_light():
+def test_importing_the_package_is_light(python):
     code = "import sys, fastgdml; sys.exit('numpy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert python(code) == 0
