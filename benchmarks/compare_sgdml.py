@@ -85,7 +85,7 @@ def measure_assembly_for_training(mode, case, repetitions):
     """Assemble what the closed form needs: fastgdml's packed, reduced matrix against sgdml's full one."""
     if mode != "fastgdml":
         return measure_assembly(mode, case, repetitions)
-    from fastgdml.descriptor import GroupTables
+    from fastgdml.group import GroupTables
     from fastgdml.kernel import assemble_packed
     from fastgdml.solvers.rigid import drop_rigid_motions
 

@@ -3,6 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from .group import GroupTables
+
 _F8 = npt.NDArray[np.float64]
 _I8 = npt.NDArray[np.int64]
 _I4 = npt.NDArray[np.int32]
@@ -30,9 +32,7 @@ class KernelAssembly:
         self,
         x: _F8,
         g: _F8,
-        perm: _I4,
-        inverse: _I4,
-        pair: _I4,
+        tables: GroupTables,
         sig: float,
         row_begin: _I8,
         row_coord: _I4,

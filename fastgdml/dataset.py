@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .descriptor import GroupTables, from_R, invert_lattice
+from .descriptor import from_R, invert_lattice
 from .errors import DataError, FileFormatError
+from .group import check_perms
 from .npz import load_npz, save_npz
 
 _log = logging.getLogger(__name__)
@@ -232,10 +233,9 @@ def check_dataset(dataset: Dataset, source: str) -> None:
         except DataError as error:
             raise DataError(f"{source}: {error}") from None
     if "perms" in dataset:
-        perms = np.atleast_2d(dataset["perms"])
+        perms = check_perms(dataset["perms"])
         if perms.shape[1] != n_atoms:
             raise DataError(f"{source}: perms is for {perms.shape[1]} atoms; the geometries have {n_atoms}.")
-        GroupTables.from_perms(perms)
     for first in range(0, n_geo, _CHECK_CHUNK):
         chunk = R[first : first + _CHECK_CHUNK]
         try:

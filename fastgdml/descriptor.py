@@ -6,7 +6,6 @@ Jacobian is stored compressed: g_k = (r_a - r_b) / r_ab^3, with dx_k/dr_b = g_k 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import isqrt
 
 import numpy as np
@@ -149,35 +148,6 @@ def perms_from_lin(lin: npt.ArrayLike, n_desc: int) -> IntArray:
             b, c = [other for other in range(3) if other != a][:2]
             (perms[p, a],) = image(pair_perm, a, b) & image(pair_perm, a, c)
     return perms
-
-
-@dataclass(frozen=True)
-class GroupTables:
-    """A set of permutations as the index tables of the native core.
-
-    Attributes
-    ----------
-    perm : ndarray of int32, shape (P, N)
-        Atom a goes to ``perm[p, a]``.
-    inverse : ndarray of int32, shape (P, N)
-        The inverse permutations q.
-    pair : ndarray of int32, shape (P, D)
-        Index of pair (q[a], q[b]) for pair (a, b): the pair permutation of the inverse.
-    """
-
-    perm: npt.NDArray[np.int32]
-    inverse: npt.NDArray[np.int32]
-    pair: npt.NDArray[np.int32]
-
-    @classmethod
-    def from_perms(cls, perms: npt.ArrayLike) -> GroupTables:
-        """Build the tables from permutations of atoms, shape (P, N)."""
-        perm = np.atleast_2d(np.asarray(perms, dtype=np.int32))
-        if not np.array_equal(np.sort(perm, axis=1), np.broadcast_to(np.arange(perm.shape[1]), perm.shape)):
-            raise DataError(f"Each row of perms must be a permutation of 0..{perm.shape[1] - 1}.")
-        inverse = np.argsort(perm, axis=1).astype(np.int32)
-        pair = np.array([pair_permutation(q) for q in inverse], dtype=np.int32)
-        return cls(np.ascontiguousarray(perm), np.ascontiguousarray(inverse), np.ascontiguousarray(pair))
 
 
 def jacobian_dot(R_d_desc: Array, vectors: Array) -> Array:

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from .descriptor import Array, GroupTables, IntArray, n_atoms_of
+from .descriptor import Array, IntArray, n_atoms_of
 from .errors import UsageError
+from .group import GroupTables
 from .threads import resolve_n_threads
 
 Progress = Callable[[int, int], None]
@@ -171,9 +172,7 @@ def _fill(
     assembly = _core.KernelAssembly(
         np.ascontiguousarray(x, dtype=np.float64),
         np.ascontiguousarray(g, dtype=np.float64),
-        tables.perm,
-        tables.inverse,
-        tables.pair,
+        tables,
         float(sig),
         rows.begin,
         rows.coord,

@@ -14,7 +14,6 @@ from ._version import __version__
 from .dataset import check_dataset, check_same_system, dataset_md5, text
 from .descriptor import (
     Array,
-    GroupTables,
     IntArray,
     from_R,
     jacobian_dot,
@@ -22,6 +21,7 @@ from .descriptor import (
     tril_perms_lin,
 )
 from .errors import DataError, InsufficientMemoryError, UsageError
+from .group import GroupTables, check_perms
 from .kernel import assemble_columns, assemble_full
 from .model import SCHEMA, Model
 from .permutations import find_perms
@@ -184,10 +184,9 @@ class GDMLTrain:
             perms = dataset["perms"]
             _log.info("Using %d permutations included in the dataset.", len(np.atleast_2d(perms)))
         if perms is not None:
-            perms = np.atleast_2d(np.asarray(perms, dtype=np.int64))
+            perms = check_perms(perms)
             if perms.shape[1] != n_atoms:
                 raise UsageError(f"The permutations are for {perms.shape[1]} atoms, the dataset has {n_atoms}.")
-            GroupTables.from_perms(perms)
             return perms
         if len(R_train) > _MAX_SYMMETRY_POINTS:
             R_train = R_train[rng.choice(len(R_train), _MAX_SYMMETRY_POINTS, replace=False)]

@@ -20,12 +20,25 @@ cdef extern from "gdml.h" nogil:
     ctypedef enum gdml_storage:
         GDML_DENSE
         GDML_RFP
+    ctypedef struct gdml_term:
+        pass
     ctypedef struct gdml_group:
         int64_t n_atoms
         int64_t n_perms
+        int64_t n_subsets
         const int32_t *perm
         const int32_t *inverse
         const int32_t *pair
+        const int64_t *subset_begin
+        const int32_t *subset_perm
+        const int64_t *column_begin
+        const gdml_term *column_term
+        const int64_t *image_begin
+        const gdml_term *image_term
+        const int64_t *fixed_begin
+        const int32_t *fixed
+        const int64_t *moving_begin
+        const int32_t *moving
     ctypedef struct gdml_kernel_target:
         gdml_storage storage
         double *data
@@ -150,13 +163,42 @@ def descriptors(const double[:, :, ::1] R, const double[:, ::1] lattice, const d
 
 # ---- kernel matrix ----------------------------------------------------------------------------------------------
 
+cdef const int32_t *int32_table(const int32_t[::1] table) noexcept:
+    return &table[0] if table.shape[0] else NULL
+
+
+cdef const int64_t *int64_table(const int64_t[::1] table) noexcept:
+    return &table[0] if table.shape[0] else NULL
+
+
+cdef gdml_group native_group(tables) except *:
+    """The tables of a GroupTables as C pointers; the caller keeps the GroupTables alive."""
+    cdef gdml_group group
+    group.n_perms, group.n_atoms = tables.perm.shape
+    group.n_subsets = len(tables.subset_begin) - 1
+    group.perm = int32_table(tables.perm.ravel())
+    group.inverse = int32_table(tables.inverse.ravel())
+    group.pair = int32_table(tables.pair.ravel())
+    group.subset_begin = int64_table(tables.subset_begin)
+    group.subset_perm = int32_table(tables.subset_perm)
+    group.column_begin = int64_table(tables.column_begin)
+    group.column_term = <const gdml_term *> int32_table(tables.column_term.ravel())
+    group.image_begin = int64_table(tables.image_begin)
+    group.image_term = <const gdml_term *> int32_table(tables.image_term.ravel())
+    group.fixed_begin = int64_table(tables.fixed_begin)
+    group.fixed = int32_table(tables.fixed)
+    group.moving_begin = int64_table(tables.moving_begin)
+    group.moving = int32_table(tables.moving)
+    return group
+
+
 cdef class KernelAssembly:
     """A kernel matrix to be filled piece by piece, so that callers can report progress between pieces.
 
     Parameters
     ----------
     x, g : descriptors (M, D) and compressed Jacobians (M, D, 3)
-    perm, inverse, pair : index tables of the permutation group, (P, N), (P, N), (P, D)
+    tables : index tables of the permutation group, a GroupTables
     row_begin, row_coord : which coordinates of each training point are rows
     col_point, col_begin, col_coord : which points, and which of their coordinates, are columns
     data : flat output; dense column-major, or rectangular full packed
@@ -165,18 +207,13 @@ cdef class KernelAssembly:
     cdef readonly int lanes
     cdef tuple keep_alive
 
-    def __init__(self, const double[:, ::1] x, const double[:, :, ::1] g, const int32_t[:, ::1] perm,
-                 const int32_t[:, ::1] inverse, const int32_t[:, ::1] pair, double sig,
+    def __init__(self, const double[:, ::1] x, const double[:, :, ::1] g, object tables, double sig,
                  const int64_t[::1] row_begin, const int32_t[::1] row_coord, const int64_t[::1] col_point,
                  const int64_t[::1] col_begin, const int32_t[::1] col_coord, double[::1] data, double scale,
                  bint packed, bint lower):
-        self.keep_alive = (x, g, perm, inverse, pair, row_begin, row_coord, col_point, col_begin, col_coord, data)
+        self.keep_alive = (x, g, tables, row_begin, row_coord, col_point, col_begin, col_coord, data)
         self.lanes = select_kernels().lanes
-        self.job.group.n_atoms = perm.shape[1]
-        self.job.group.n_perms = perm.shape[0]
-        self.job.group.perm = &perm[0, 0]
-        self.job.group.inverse = &inverse[0, 0]
-        self.job.group.pair = &pair[0, 0]
+        self.job.group = native_group(tables)
         self.job.n_train = x.shape[0]
         self.job.sig = sig
         self.job.x = &x[0, 0]

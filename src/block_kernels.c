@@ -14,6 +14,10 @@
  *     T_p[a][c] = b s (s + n) G_i[a][q[c]] (outer) G_j[c'][c]                                             (3)
  *     K_ij[a][c] = sum_p 5 b u_p[a] (outer) v_p[c] + T_p[a][c] - delta(c, c') sum_e T_p[a][e]             (4)
  *
+ * Permutations that take the pair (a, q[c]) to the same (c', c) give the same T but for the weight b s (s + n), so T
+ * is formed once for each distinct image with the sum of the weights; likewise pairs that no permutation moves enter
+ * the sums (2) once. The group tables of gdml.h list what is distinct.
+ *
  * Prediction with v_j = J_j alpha_j, t = d_p . v_j, c5 = 5 exp(-n / s) / (3 s^3):
  *
  *     E = sum c5 (n + s) t            -dE/dx = sum (5 / s) c5 t d_p - c5 (n + s) v_j                      (5)
@@ -90,13 +94,24 @@ typedef struct {
     double *g_j;    /* [N][N][3][W]    their G, both signs */
     double *g_i;    /* [N][N][3]       G of point i */
     double *d;      /* [D][W]          x_i - P_p x_j for one p, in the pair order of j */
+    double *base;   /* [N][6][W]       the part of u[a], v[a] that is the same for all p */
     double *u;      /* [P][N][3][W]    5 b u_p[a] */
     double *v;      /* [P][N][3][W] */
     double *weight; /* [P][W]          b s (s + n) */
-    double *shift;  /* [P][9][W]       sum_e T_p[a][e] of one atom a */
-    double *block;  /* [3][3N][W]      rows (a, alpha) of K_ij for one atom a */
+    double *subset; /* [n_subsets][W]  sums of weights */
+    double *block;  /* [3][3N][W]      rows (a, alpha) of K_ij for one atom a; padded */
+    double *turned; /* [W][3N]         one of these rows, point by point; rows padded to whole vectors */
+    double *values; /* [W 3N]          the coordinates of it that the target takes, in its order; padded */
+    int64_t *piece; /* [W][3N][2]      for each point, runs of at most W coordinates: first coordinate, place */
+    int64_t *n_pieces; /* [W] */
     int64_t *column;/* [3N]            where a coordinate of point i is a column, -1 elsewhere */
 } kernel_workspace;
+
+/* 3N, rounded up to whole vectors. */
+static int64_t turned_stride(int64_t n_atoms)
+{
+    return (int64_t)round_up((size_t)(3 * n_atoms), W);
+}
 
 static kernel_workspace kernel_layout(const gdml_group *group, arena *a)
 {
@@ -106,11 +121,16 @@ static kernel_workspace kernel_layout(const gdml_group *group, arena *a)
     w.g_j = take(a, 3 * n * n * W);
     w.g_i = take(a, 3 * n * n);
     w.d = take(a, n_desc * W);
+    w.base = take(a, 6 * n * W);
     w.u = take(a, 3 * p * n * W);
     w.v = take(a, 3 * p * n * W);
     w.weight = take(a, p * W);
-    w.shift = take(a, 9 * p * W);
-    w.block = take(a, 9 * n * W);
+    w.subset = take(a, group->n_subsets * W);
+    w.block = take(a, 3 * W * turned_stride(n));
+    w.turned = take(a, W * turned_stride(n));
+    w.values = take(a, 3 * n * W + W);
+    w.piece = (int64_t *)take(a, 6 * n * W);
+    w.n_pieces = (int64_t *)take(a, W);
     w.column = (int64_t *)take(a, 3 * n);
     return w;
 }
@@ -137,6 +157,21 @@ static void expand_pairs(int64_t n_atoms, const double *g, double *matrix, int64
     }
 }
 
+/* Cut the coordinates that point j contributes into runs of neighbours of at most W. */
+static int64_t list_pieces(const gdml_kernel_target *t, int64_t j, int64_t *piece)
+{
+    const int64_t begin = t->row_begin[j], end = t->row_begin[j + 1];
+    int64_t n_pieces = 0, first = begin;
+    for (int64_t m = begin + 1; m <= end; ++m) {
+        if (m < end && m - first < W && t->row_coord[m] == t->row_coord[m - 1] + 1) continue;
+        piece[2 * n_pieces] = t->row_coord[first];
+        piece[2 * n_pieces + 1] = first - begin;
+        ++n_pieces;
+        first = m;
+    }
+    return n_pieces;
+}
+
 static void load_tile(const gdml_kernel_job *job, int64_t j0, const kernel_workspace *w)
 {
     const int64_t n = job->group.n_atoms, n_desc = n * (n - 1) / 2;
@@ -145,58 +180,101 @@ static void load_tile(const gdml_kernel_job *job, int64_t j0, const kernel_works
         const int64_t j = j0 + l < job->n_train ? j0 + l : job->n_train - 1;
         for (int64_t k = 0; k < n_desc; ++k) w->x_j[k * W + l] = job->x[j * n_desc + k];
         expand_pairs(n, job->g + 3 * j * n_desc, w->g_j + l, W);
+        w->n_pieces[l] = list_pieces(&job->target, j, w->piece + 6 * n * l);
     }
 }
 
-/* Equation (2) and the scalar weights, for permutation p. */
-static void project_differences(const gdml_kernel_job *job, const double *x_i, int64_t p, const kernel_workspace *w)
+/* d of pair k = (c, e): consecutive for e < c, one longer step each for e > c. */
+INLINE const double *pair_at(const double *d, int64_t c, int64_t e)
 {
-    const int64_t n = job->group.n_atoms, n_desc = n * (n - 1) / 2;
-    const int32_t *pair = job->group.pair + p * n_desc;
-    const int32_t *q = job->group.inverse + p * n;
+    return d + (c > e ? c * (c - 1) / 2 + e : e * (e - 1) / 2 + c) * W;
+}
+
+/* Add to u (of atom a) and v (of atom c) the terms of equation (2) of the listed partners e of c, where q[c] = a and
+ * `inverse` is q, or NULL for the identity. */
+INLINE void add_partners(int64_t n, int64_t a, int64_t c, const int32_t *partner, const int32_t *end,
+                         const int32_t *inverse, const kernel_workspace *w, vd uv[6])
+{
+    const double *gi = w->g_i + 3 * a * n, *gj = w->g_j + 3 * c * n * W;
+    for (; partner < end; ++partner) {
+        const int64_t e = *partner;
+        const vd d = load(pair_at(w->d, c, e));
+        const double *gie = gi + 3 * (inverse ? inverse[e] : e), *gje = gj + 3 * e * W;
+        uv[0] += splat(gie[0]) * d;
+        uv[1] += splat(gie[1]) * d;
+        uv[2] += splat(gie[2]) * d;
+        uv[3] += load(gje) * d;
+        uv[4] += load(gje + W) * d;
+        uv[5] += load(gje + 2 * W) * d;
+    }
+}
+
+/* The differences of all pairs (`fixed` 1: only those that no permutation moves, 0: only the others); returns the sum
+ * of their squares. */
+static vd differences(const gdml_group *group, const double *x_i, const int32_t *pair, int fixed,
+                      const kernel_workspace *w)
+{
+    const int64_t *begin = fixed ? group->fixed_begin : group->moving_begin;
+    const int32_t *partner = fixed ? group->fixed : group->moving;
+    vd squared = splat(0.0);
+    for (int64_t c = 0; c < group->n_atoms; ++c) {
+        for (int64_t m = begin[c]; m < begin[c + 1] && partner[m] < c; ++m) {
+            const int64_t k = c * (c - 1) / 2 + partner[m];
+            const vd d = splat(x_i[pair[k]]) - load(w->x_j + k * W);
+            store(w->d + k * W, d);
+            squared += d * d;
+        }
+    }
+    return squared;
+}
+
+/* Equation (2) and the weights of all permutations. */
+static void project_differences(const gdml_kernel_job *job, const double *x_i, const kernel_workspace *w)
+{
+    const gdml_group *group = &job->group;
+    const int64_t n = group->n_atoms, n_desc = n * (n - 1) / 2;
     const double s = job->sig;
 
-    vd squared = splat(0.0);
-    for (int64_t k = 0; k < n_desc; ++k) {
-        const vd d = splat(x_i[pair[k]]) - load(w->x_j + k * W);
-        store(w->d + k * W, d);
-        squared += d * d;
-    }
-    const vd norm = splat(sqrt5) * vsqrt(squared);
-    const vd b = splat(5.0 / (3.0 * s * s * s * s)) * vexp_nonpositive(norm * splat(-1.0 / s));
-    const vd five_b = splat(5.0) * b;
-    store(w->weight + p * W, b * splat(s) * (norm + splat(s)));
-
+    /* Any permutation does for pairs that none moves; one that swaps the atoms of a pair leaves d as it is, too. */
+    const vd squared_fixed = differences(group, x_i, group->pair, 1, w);
     for (int64_t c = 0; c < n; ++c) {
-        const int64_t a = q[c];
-        vd u0 = splat(0.0), u1 = u0, u2 = u0, v0 = u0, v1 = u0, v2 = u0;
-        const double *d = w->d + c * (c - 1) / 2 * W;
-        int64_t step = W;                                 /* pairs (c, e), e < c, are neighbours */
-        for (int64_t e = 0; e < n; ++e) {
-            if (e == c) {
-                d = w->d + (c * (c + 1) / 2 + c) * W;     /* pair (c + 1, c) */
-                step = (c + 1) * W;                       /* to pair (e + 1, c): e pairs further */
-                continue;
+        vd uv[6] = {0};
+        add_partners(n, c, c, group->fixed + group->fixed_begin[c], group->fixed + group->fixed_begin[c + 1],
+                     NULL, w, uv);
+        for (int i = 0; i < 6; ++i) store(w->base + (6 * c + i) * W, uv[i]);
+    }
+
+    for (int64_t p = 0; p < group->n_perms; ++p) {
+        const int32_t *q = group->inverse + p * n;
+        const vd squared = squared_fixed + differences(group, x_i, group->pair + p * n_desc, 0, w);
+        const vd norm = splat(sqrt5) * vsqrt(squared);
+        /* b carries the scale of the target: K is linear in it. */
+        const vd b = splat(job->target.scale * 5.0 / (3.0 * s * s * s * s)) * vexp_nonpositive(norm * splat(-1.0 / s));
+        const vd five_b = splat(5.0) * b;
+        store(w->weight + p * W, b * splat(s) * (norm + splat(s)));
+        for (int64_t c = 0; c < n; ++c) {
+            const int64_t a = q[c];
+            const double *base_u = w->base + 6 * a * W, *base_v = w->base + 6 * c * W + 3 * W;
+            vd uv[6];
+            for (int i = 0; i < 3; ++i) {
+                uv[i] = load(base_u + i * W);
+                uv[3 + i] = load(base_v + i * W);
             }
-            const vd de = load(d);
-            const double *gi = w->g_i + 3 * (a * n + q[e]);
-            const double *gj = w->g_j + 3 * (c * n + e) * W;
-            u0 += splat(gi[0]) * de;
-            u1 += splat(gi[1]) * de;
-            u2 += splat(gi[2]) * de;
-            v0 += load(gj) * de;
-            v1 += load(gj + W) * de;
-            v2 += load(gj + 2 * W) * de;
-            d += step;
-            if (e > c) step += W;
+            add_partners(n, a, c, group->moving + group->moving_begin[c], group->moving + group->moving_begin[c + 1],
+                         q, w, uv);
+            double *u = w->u + 3 * (p * n + a) * W, *v = w->v + 3 * (p * n + c) * W;
+            for (int i = 0; i < 3; ++i) {
+                store(u + i * W, five_b * uv[i]);
+                store(v + i * W, uv[3 + i]);
+            }
         }
-        double *u = w->u + 3 * (p * n + a) * W, *v = w->v + 3 * (p * n + c) * W;
-        store(u, five_b * u0);
-        store(u + W, five_b * u1);
-        store(u + 2 * W, five_b * u2);
-        store(v, v0);
-        store(v + W, v1);
-        store(v + 2 * W, v2);
+    }
+
+    for (int64_t k = 0; k < group->n_subsets; ++k) {
+        vd sum = splat(0.0);
+        for (int64_t m = group->subset_begin[k]; m < group->subset_begin[k + 1]; ++m)
+            sum += load(w->weight + group->subset_perm[m] * W);
+        store(w->subset + k * W, sum);
     }
 }
 
@@ -210,82 +288,104 @@ INLINE void add_outer(vd acc[9], const vd l[3], const vd r[3])
     }
 }
 
+/* acc += T of one term: G_i[a][source], weighted, times G_j[c'][c]. */
+INLINE void add_term(vd acc[9], const double *gi, const double *gj, vd weight)
+{
+    const vd l[3] = {weight * splat(gi[0]), weight * splat(gi[1]), weight * splat(gi[2])};
+    const vd r[3] = {load(gj), load(gj + W), load(gj + 2 * W)};
+    add_outer(acc, l, r);
+}
+
 /* Equation (4) for one atom a of point i against all atoms c of the tile's points. */
 static void block_rows(const gdml_group *group, int64_t a, const kernel_workspace *w)
 {
     const int64_t n = group->n_atoms, n_perms = group->n_perms;
-
-    for (int64_t p = 0; p < n_perms; ++p) {               /* sum_e T_p[a][e] */
-        const int32_t *perm = group->perm + p * n;
-        const double *gi = w->g_i + 3 * a * n, *gj = w->g_j + 3 * perm[a] * n * W;
-        vd acc[9] = {0};
-        for (int64_t e = 0; e < n; ++e) {
-            const double *ge = gj + 3 * perm[e] * W;
-            const vd l[3] = {splat(gi[3 * e]), splat(gi[3 * e + 1]), splat(gi[3 * e + 2])};
-            const vd r[3] = {load(ge), load(ge + W), load(ge + 2 * W)};
-            add_outer(acc, l, r);
-        }
-        const vd weight = load(w->weight + p * W);
-        for (int i = 0; i < 9; ++i) store(w->shift + (9 * p + i) * W, weight * acc[i]);
-    }
+    const double *gi = w->g_i + 3 * a * n;
 
     for (int64_t c = 0; c < n; ++c) {
+        const int64_t *begin = group->column_begin + a * n + c;
         vd acc[9] = {0};
-        for (int64_t p = 0; p < n_perms; ++p) {
-            const double *gi = w->g_i + 3 * (a * n + group->inverse[p * n + c]);
-            const double *gj = w->g_j + 3 * (group->perm[p * n + a] * n + c) * W;
-            const double *up = w->u + 3 * (p * n + a) * W, *vp = w->v + 3 * (p * n + c) * W;
-            const vd weight = load(w->weight + p * W);
-            const vd u[3] = {load(up), load(up + W), load(up + 2 * W)};
-            const vd v[3] = {load(vp), load(vp + W), load(vp + 2 * W)};
-            add_outer(acc, u, v);
-            const vd l[3] = {weight * splat(gi[0]), weight * splat(gi[1]), weight * splat(gi[2])};
-            const vd r[3] = {load(gj), load(gj + W), load(gj + 2 * W)};
+        for (int64_t m = begin[0]; m < begin[1]; ++m) {
+            const gdml_term t = group->column_term[m];
+            add_term(acc, gi + 3 * t.source, w->g_j + 3 * (t.atom * n + c) * W, load(w->subset + t.subset * W));
+        }
+        const double *u = w->u + 3 * a * W, *v = w->v + 3 * c * W;
+        for (int64_t p = 0; p < n_perms; ++p, u += 3 * n * W, v += 3 * n * W) {
+            vd l[3] = {load(u), load(u + W), load(u + 2 * W)};
+            vd r[3] = {load(v), load(v + W), load(v + 2 * W)};
+            for (int i = 0; i < 3; ++i) {
+                KEEP_IN_REGISTER(l[i]);
+                KEEP_IN_REGISTER(r[i]);
+            }
             add_outer(acc, l, r);
         }
         for (int i = 0; i < 3; ++i)
             for (int j = 0; j < 3; ++j) store(w->block + ((i * n + c) * 3 + j) * W, acc[3 * i + j]);
     }
 
-    for (int64_t p = 0; p < n_perms; ++p) {
-        const int64_t c = group->perm[p * n + a];
+    for (int64_t image = 0; image < n; ++image) {         /* the delta term of equation (4) */
+        const int64_t *begin = group->image_begin + a * n + image;
+        if (begin[0] == begin[1]) continue;
+        vd acc[9] = {0};
+        for (int64_t m = begin[0]; m < begin[1]; ++m) {
+            const gdml_term t = group->image_term[m];
+            add_term(acc, gi + 3 * t.source, w->g_j + 3 * (image * n + t.atom) * W, load(w->subset + t.subset * W));
+        }
         for (int i = 0; i < 3; ++i) {
             for (int j = 0; j < 3; ++j) {
-                double *z = w->block + ((i * n + c) * 3 + j) * W;
-                store(z, load(z) - load(w->shift + (9 * p + 3 * i + j) * W));
+                double *z = w->block + ((i * n + image) * 3 + j) * W;
+                store(z, load(z) - acc[3 * i + j]);
             }
         }
     }
 }
 
+/* Collect what the target takes of one row (a, alpha) of the blocks K_ij of a tile: the coordinates of points j0 + l,
+ * first <= l < last, one after the other. */
+static void collect_row(const gdml_kernel_job *job, const double *row, int64_t j0, int64_t first, int64_t last,
+                        const kernel_workspace *w)
+{
+    const int64_t n = job->group.n_atoms, stride = turned_stride(n);
+    const int64_t *row_begin = job->target.row_begin + j0;
+    for (int64_t k = 0; k < stride; k += W) {
+        vd square[W];
+        UNROLL
+        for (int l = 0; l < W; ++l) square[l] = load(row + (k + l) * W);
+        transpose(square);
+        UNROLL
+        for (int l = 0; l < W; ++l) store(w->turned + l * stride + k, square[l]);
+    }
+    for (int64_t l = first; l < last; ++l) {
+        /* Whole vectors: what spills over the end of a run is overwritten by the next. */
+        const double *from = w->turned + l * stride;
+        double *to = w->values + (row_begin[l] - row_begin[first]);
+        const int64_t *piece = w->piece + 6 * n * l, *end = piece + 2 * w->n_pieces[l];
+        for (; piece < end; piece += 2) store(to + piece[1], load(from + piece[0]));
+    }
+}
+
 /* Write one row (a, alpha) of the blocks K_ij of a tile as column `col` of the target: K is symmetric, and so the
  * elements of one point j, and of neighbouring points, lie side by side in memory. */
-static void store_column(const gdml_kernel_target *t, int64_t n_train, int64_t i, int64_t col, const double *row,
-                         int64_t j0)
+static void store_column(const gdml_kernel_job *job, int64_t i, int64_t col, const double *row, int64_t j0,
+                         const kernel_workspace *w)
 {
-    const int64_t split = t->n_rows - t->n_rows / 2;
-    const double scale = t->scale;                        /* copies: stores to data cannot change them */
-    const int32_t *coord = t->row_coord;
-    for (int l = 0; l < W; ++l, ++row) {
-        const int64_t j = j0 + l;
-        if (j >= n_train) break;
-        if (t->lower && j < i) continue;
-        const int64_t end = t->row_begin[j + 1];
-        int64_t m = t->row_begin[j];
-        if (t->storage == GDML_DENSE) {
-            double *out = t->data + col * t->n_rows;
-            for (; m < end; ++m) out[m] = scale * row[coord[m] * W];
-            continue;
-        }
-        if (m < col) m = col;                             /* the diagonal block: only row >= col has a place */
-        if (m >= end) continue;
-        double *out = t->data + gdml_rfp_index(t->n_rows, m, col) - m;
-        if (col < split) {
-            for (; m < end; ++m) out[m] = scale * row[coord[m] * W];
+    const gdml_kernel_target *t = &job->target;
+    const int64_t first = t->lower && j0 < i ? i : j0, last = j0 + W < job->n_train ? j0 + W : job->n_train;
+    if (first >= last) return;
+    collect_row(job, row, j0, first - j0, last - j0, w);
+    /* In packed storage only elements on and below the diagonal have a place. */
+    const int64_t begin = t->storage == GDML_RFP && t->row_begin[first] < col ? col : t->row_begin[first];
+    const int64_t count = t->row_begin[last] - begin;
+    const double *values = w->values + (begin - t->row_begin[first]);
+    if (t->storage == GDML_DENSE) {
+        stream_copy(t->data + col * t->n_rows + begin, values, count);
+    } else if (count > 0) {
+        double *out = t->data + gdml_rfp_index(t->n_rows, begin, col);
+        if (col < t->n_rows - t->n_rows / 2) {
+            stream_copy(out, values, count);
         } else {
             const int64_t step = t->n_rows + (t->n_rows % 2 == 0);
-            out += m;
-            for (; m < end; ++m, out += step) *out = scale * row[coord[m] * W];
+            for (int64_t m = 0; m < count; ++m) out[m * step] = values[m];
         }
     }
 }
@@ -301,7 +401,7 @@ static void kernel_tile(const gdml_kernel_job *job, int64_t j0, int64_t c_begin,
     for (int64_t ci = c_begin; ci < c_end; ++ci) {
         const int64_t i = t->col_point[ci];
         expand_pairs(n, job->g + 3 * i * n_desc, w.g_i, 1);
-        for (int64_t p = 0; p < job->group.n_perms; ++p) project_differences(job, job->x + i * n_desc, p, &w);
+        project_differences(job, job->x + i * n_desc, &w);
 
         for (int64_t m = 0; m < 3 * n; ++m) w.column[m] = -1;
         for (int64_t m = t->col_begin[ci]; m < t->col_begin[ci + 1]; ++m) w.column[t->col_coord[m]] = m;
@@ -311,9 +411,10 @@ static void kernel_tile(const gdml_kernel_job *job, int64_t j0, int64_t c_begin,
             block_rows(&job->group, atom, &w);
             for (int alpha = 0; alpha < 3; ++alpha)
                 if (column[alpha] >= 0)
-                    store_column(t, job->n_train, i, column[alpha], w.block + 3 * n * alpha * W, j0);
+                    store_column(job, i, column[alpha], w.block + 3 * n * alpha * W, j0, &w);
         }
     }
+    stream_fence();
 }
 
 /* ---- prediction --------------------------------------------------------------------------------------------- */

@@ -23,13 +23,34 @@
 /* Geometries evaluated together by the prediction kernel: their images share each load of training data. */
 #define GDML_QUERY_BLOCK 4
 
-/* The permutation group as index tables. */
+/* Permutations that act alike on two atoms; see gdml_group. */
+typedef struct {
+    int32_t atom;
+    int32_t source;
+    int32_t subset;           /* number of the set of these permutations */
+} gdml_term;
+
+/* The permutation group as index tables (group.py fills them). */
 typedef struct {
     int64_t n_atoms;
     int64_t n_perms;
-    const int32_t *perm;      /* [P][N]  p[a] */
-    const int32_t *inverse;   /* [P][N]  q[p[a]] = a */
-    const int32_t *pair;      /* [P][D]  pair (q[a], q[b]) of pair (a, b) */
+    int64_t n_subsets;
+    const int32_t *perm;          /* [P][N]  p[a] */
+    const int32_t *inverse;       /* [P][N]  q[p[a]] = a */
+    const int32_t *pair;          /* [P][D]  pair (q[a], q[b]) of pair (a, b) */
+    const int64_t *subset_begin;  /* [n_subsets + 1]  into subset_perm */
+    const int32_t *subset_perm;   /* members of each subset */
+    /* For atoms a and c, every (p[a], q[c]) that occurs: terms with atom = p[a], source = q[c]. */
+    const int64_t *column_begin;  /* [N * N + 1] */
+    const gdml_term *column_term;
+    /* For atoms a and c' in its orbit, every (c, q[c]) under the permutations with p[a] = c': atom = c. */
+    const int64_t *image_begin;   /* [N * N + 1] */
+    const gdml_term *image_term;
+    /* For each atom, the partners with which it forms a pair that no permutation moves, and the others. */
+    const int64_t *fixed_begin;   /* [N + 1] */
+    const int32_t *fixed;
+    const int64_t *moving_begin;  /* [N + 1] */
+    const int32_t *moving;
 } gdml_group;
 
 /* Where blocks of the kernel matrix go. A point contributes the coordinates named in its list, in ascending order.

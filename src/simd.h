@@ -31,6 +31,15 @@ INLINE void store(double *p, vd v)
     memcpy(p, &v, sizeof v);
 }
 
+/* GCC 12 loads an operand of several products anew for each; this makes it load once. */
+#if defined(__x86_64__)
+#define KEEP_IN_REGISTER(v) __asm__("" : "+x"(v))
+#elif defined(__aarch64__)
+#define KEEP_IN_REGISTER(v) __asm__("" : "+w"(v))
+#else
+#define KEEP_IN_REGISTER(v) (void)0
+#endif
+
 INLINE vd vsqrt(vd a)
 {
     UNROLL
@@ -67,6 +76,65 @@ INLINE vd vexp_nonpositive(vd a)
     const vd result = y * (vd)exponent;
     return (vd)((vi)result & ~underflow);
 }
+
+/* Transpose a square of lanes in place: exchange the off-diagonal halves of blocks of 2, 4, 8 lanes. */
+#if GDML_LANES == 8
+#define HALVES_1(a, b) \
+    __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14), __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15)
+#define HALVES_2(a, b) \
+    __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13), __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
+#define HALVES_4(a, b) \
+    __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11), __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
+#elif GDML_LANES == 4
+#define HALVES_1(a, b) __builtin_shufflevector(a, b, 0, 4, 2, 6), __builtin_shufflevector(a, b, 1, 5, 3, 7)
+#define HALVES_2(a, b) __builtin_shufflevector(a, b, 0, 1, 4, 5), __builtin_shufflevector(a, b, 2, 3, 6, 7)
+#else
+#define HALVES_1(a, b) __builtin_shufflevector(a, b, 0, 2), __builtin_shufflevector(a, b, 1, 3)
+#endif
+
+#define EXCHANGE(step, halves)                            \
+    UNROLL                                                \
+    for (int i = 0; i < GDML_LANES; ++i) {                \
+        if (i & (step)) continue;                         \
+        const vd half[2] = {halves(a[i], a[i + (step)])}; \
+        a[i] = half[0];                                   \
+        a[i + (step)] = half[1];                          \
+    }
+
+INLINE void transpose(vd a[GDML_LANES])
+{
+    EXCHANGE(1, HALVES_1)
+#if GDML_LANES >= 4
+    EXCHANGE(2, HALVES_2)
+#endif
+#if GDML_LANES >= 8
+    EXCHANGE(4, HALVES_4)
+#endif
+}
+
+/* Copy to memory that is not read again soon, past the caches where the processor can (x86): blocks of the kernel
+ * matrix go to places far apart, and fetching each line of it first, only to overwrite it, takes as long as all of the
+ * arithmetic. Whole lines of 64 bytes are streamed, the ends are not. */
+#if defined(__SSE2__)
+#include <emmintrin.h>
+INLINE void stream_fence(void)
+{
+    _mm_sfence();
+}
+INLINE void stream_copy(double *to, const double *from, int64_t n)
+{
+    for (; n > 0 && (uintptr_t)to % 64; --n) *to++ = *from++;
+    for (; n >= 8; n -= 8, to += 8, from += 8)
+        for (int i = 0; i < 8; i += 2) _mm_stream_pd(to + i, _mm_loadu_pd(from + i));
+    for (; n > 0; --n) *to++ = *from++;
+}
+#else
+INLINE void stream_fence(void) {}
+INLINE void stream_copy(double *to, const double *from, int64_t n)
+{
+    memcpy(to, from, (size_t)n * sizeof *to);
+}
+#endif
 
 /* Sums of the lanes of n vectors. The order is fixed: lane l is added to lane l + width/2, and so on. */
 INLINE double vsum(vd a)

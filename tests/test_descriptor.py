@@ -4,7 +4,6 @@ from conftest import cyclic_group, random_molecules
 from reference import descriptor, pair_permutation_matrix
 
 from fastgdml.descriptor import (
-    GroupTables,
     from_R,
     jacobian_dot,
     pair_permutation,
@@ -12,6 +11,7 @@ from fastgdml.descriptor import (
     tril_perms_lin,
 )
 from fastgdml.errors import DataError
+from fastgdml.group import GroupTables
 
 
 def dense(g):

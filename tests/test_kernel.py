@@ -4,8 +4,9 @@ from conftest import cyclic_group, random_molecules, symmetric_group_of_three
 from reference import kernel_matrix
 from scipy.linalg.lapack import dtfttr
 
-from fastgdml.descriptor import GroupTables, from_R
+from fastgdml.descriptor import from_R
 from fastgdml.errors import UsageError
+from fastgdml.group import GroupTables
 from fastgdml.kernel import Coordinates, assemble_columns, assemble_full, assemble_packed
 
 

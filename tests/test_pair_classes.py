@@ -4,7 +4,7 @@ from conftest import cyclic_group, symmetric_group_of_three
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgdml.descriptor import GroupTables
+from fastgdml.group import GroupTables
 from fastgdml.pair_classes import PairClasses
 from fastgdml.permutations import complete_group
 

@@ -6,8 +6,9 @@ from conftest import cyclic_group, random_molecules
 from reference import kernel_matrix
 
 from fastgdml import lapack
-from fastgdml.descriptor import GroupTables, from_R, jacobian_dot
+from fastgdml.descriptor import from_R, jacobian_dot
 from fastgdml.errors import SolverError
+from fastgdml.group import GroupTables
 from fastgdml.kernel import packed_size
 from fastgdml.solvers import rigid
 from fastgdml.solvers.cholesky import memory_estimate, solve_closed_form

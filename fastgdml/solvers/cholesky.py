@@ -10,8 +10,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from .. import lapack
-from ..descriptor import Array, GroupTables
+from ..descriptor import Array
 from ..errors import SolverError
+from ..group import GroupTables
 from ..kernel import Progress, assemble_packed, packed_size
 from ..threads import resolve_n_threads
 from .rigid import drop_rigid_motions
