@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .group import GroupTables
+from .pair_classes import PairClasses
 
 _F8 = npt.NDArray[np.float64]
 _I8 = npt.NDArray[np.int64]
@@ -50,11 +51,7 @@ class Predictor:
     def __init__(
         self,
         n_atoms: int,
-        class_begin: _I4,
-        class_images: _I4,
-        image_begin: _I4,
-        image_pair: _I4,
-        perm_image: _I4,
+        classes: PairClasses,
         train: _F8,
         sig: float,
         std: float,

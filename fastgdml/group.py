@@ -114,7 +114,7 @@ def check_perms(perms: npt.ArrayLike) -> IntArray:
 
 
 def _number_subsets(members: IntArray, first: IntArray, size: IntArray, n_perms: int) -> tuple[Int32, IntArray, Int32]:
-    """Number the distinct sets among runs of `members`; return the number of each run, and the sets."""
+    """Return the number of the set that each run of `members` forms, and the distinct sets."""
     # A set is told by the sum of random 64-bit marks of its members: two sets agree by chance once in 10^19.
     marks = np.random.default_rng(0).integers(0, 2**64, n_perms, dtype=np.uint64)
     sums = np.add.reduceat(marks[members], first)

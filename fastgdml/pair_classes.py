@@ -28,22 +28,28 @@ class PairClasses:
         Pairs, class by class.
     class_begin : ndarray of int32, shape (H + 1,)
         First position of each class in `order`.
-    class_images : ndarray of int32, shape (H,)
-        Number n_h of distinct images of the pairs of a class.
+    class_image : ndarray of int32, shape (H + 1,)
+        Number of the first image of each class; a class has n_h of them.
     image_begin : ndarray of int32, shape (H + 1,)
         First position of each class in `image_pair`.
     image_pair : ndarray of int32, shape (sum n_h D_h,)
         Class by class, (n_h, D_h): the pair of the query that takes the place of a pair of the training points.
     perm_image : ndarray of int32, shape (H, P)
-        The image that each permutation gives a class.
+        Number of the image that each permutation gives a class.
+    image_perm_begin : ndarray of int32, shape (sum n_h + 1,)
+        First position of each image in `image_perm`.
+    image_perm : ndarray of int32, shape (H * P,)
+        The permutations that give each image.
     """
 
     order: npt.NDArray[np.int64]
     class_begin: Int32
-    class_images: Int32
+    class_image: Int32
     image_begin: Int32
     image_pair: Int32
     perm_image: Int32
+    image_perm_begin: Int32
+    image_perm: Int32
 
     @classmethod
     def from_pair_images(cls, images: npt.NDArray[np.integer]) -> PairClasses:
@@ -79,13 +85,17 @@ class PairClasses:
         for pattern, pairs in classes:
             representative = np.array([np.flatnonzero(pattern == image)[0] for image in range(pattern.max() + 1)])
             image_pair.append(images[np.ix_(representative, pairs)].ravel())
+        class_image = _offsets([pattern.max() + 1 for pattern, _ in classes])
+        perm_image = np.array([pattern for pattern, _ in classes]) + class_image[:-1, None]
         return cls(
             order=np.concatenate([pairs for _, pairs in classes]),
             class_begin=_offsets([len(pairs) for _, pairs in classes]),
-            class_images=np.array([pattern.max() + 1 for pattern, _ in classes], dtype=np.int32),
+            class_image=class_image,
             image_begin=_offsets([len(p) for p in image_pair]),
             image_pair=np.concatenate(image_pair).astype(np.int32),
-            perm_image=np.array([pattern for pattern, _ in classes], dtype=np.int32),
+            perm_image=perm_image.astype(np.int32),
+            image_perm_begin=_offsets(np.bincount(perm_image.ravel()).tolist()),
+            image_perm=(np.argsort(perm_image.ravel(), kind="stable") % n_perms).astype(np.int32),
         )
 
 

@@ -112,11 +112,7 @@ class GDMLPredict:
             train[t, 1, :, :n] = v[rows][:, c.order].T
         return _core.Predictor(
             self.n_atoms,
-            c.class_begin,
-            c.class_images,
-            c.image_begin,
-            c.image_pair,
-            c.perm_image,
+            c,
             train,
             self.sig,
             self.std,

@@ -65,10 +65,12 @@ cdef extern from "gdml.h" nogil:
         int64_t n_tiles
         int64_t tile
         const int32_t *class_begin
-        const int32_t *class_images
+        const int32_t *class_image
         const int32_t *image_begin
         const int32_t *image_pair
         const int32_t *perm_image
+        const int32_t *image_perm_begin
+        const int32_t *image_perm
         const double *train
         double sig
     ctypedef struct gdml_query:
@@ -274,7 +276,7 @@ cdef class Predictor:
     Parameters
     ----------
     n_atoms : number of atoms
-    class_begin, class_images, image_begin, image_pair, perm_image : pair classes, see gdml.h
+    classes : the pair classes of the permutations, a PairClasses
     train : (n_tiles, 2, D, tile) descriptors, scaled, and J alpha of the training points
     sig : length scale
     std, c : scale and offset of the energy
@@ -287,28 +289,27 @@ cdef class Predictor:
     cdef const double *lattice_inv
     cdef tuple keep_alive
 
-    def __init__(self, int64_t n_atoms, const int32_t[::1] class_begin, const int32_t[::1] class_images,
-                 const int32_t[::1] image_begin, const int32_t[::1] image_pair, const int32_t[:, ::1] perm_image,
-                 const double[:, :, :, ::1] train, double sig, double std, double c,
-                 const double[:, ::1] lattice, const double[:, ::1] lattice_inv):
-        self.keep_alive = (class_begin, class_images, image_begin, image_pair, perm_image, train, lattice, lattice_inv)
+    def __init__(self, int64_t n_atoms, object classes, const double[:, :, :, ::1] train, double sig, double std,
+                 double c, const double[:, ::1] lattice, const double[:, ::1] lattice_inv):
+        self.keep_alive = (classes, train, lattice, lattice_inv)
         self.model.n_atoms = n_atoms
-        self.model.n_perms = perm_image.shape[1]
-        self.model.n_classes = perm_image.shape[0]
+        self.model.n_classes, self.model.n_perms = classes.perm_image.shape
         self.model.n_tiles = train.shape[0]
         self.model.tile = train.shape[3]
-        self.model.class_begin = &class_begin[0]
-        self.model.class_images = &class_images[0]
-        self.model.image_begin = &image_begin[0]
-        self.model.image_pair = &image_pair[0]
-        self.model.perm_image = &perm_image[0, 0]
+        self.model.class_begin = int32_table(classes.class_begin)
+        self.model.class_image = int32_table(classes.class_image)
+        self.model.image_begin = int32_table(classes.image_begin)
+        self.model.image_pair = int32_table(classes.image_pair)
+        self.model.perm_image = int32_table(classes.perm_image.ravel())
+        self.model.image_perm_begin = int32_table(classes.image_perm_begin)
+        self.model.image_perm = int32_table(classes.image_perm)
         self.model.train = &train[0, 0, 0, 0]
         self.model.sig = sig
         self.std = std
         self.c = c
         self.n_desc = train.shape[2]
         self.padded_desc = (self.n_desc + GDML_MAX_LANES - 1) // GDML_MAX_LANES * GDML_MAX_LANES
-        self.n_pair_images = image_pair.shape[0]
+        self.n_pair_images = len(classes.image_pair)
         self.lattice = NULL if lattice is None else &lattice[0, 0]
         self.lattice_inv = NULL if lattice is None else &lattice_inv[0, 0]
 

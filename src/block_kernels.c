@@ -434,29 +434,28 @@ static void kernel_tile(const gdml_kernel_job *job, int64_t j0, int64_t c_begin,
 
 typedef struct {
     double *y;         /* per class [n_pairs][n_images Q]  images of the queries, scaled */
-    double *squared;   /* [P Q][T]  |d_p|^2, later w1 */
-    double *projected; /* [P Q][T]  d_p . v, later w2 */
-    double *image_s;   /* [n_images Q][T]  one class's part of squared; later its sum of w1 */
-    double *image_t;   /* [n_images Q][T]  the same for projected and w2 */
+    double *image_s;   /* [all images Q][T]  a class's part of |d_p|^2 under each image; later the sums of w1 */
+    double *image_t;   /* [all images Q][T]  the same for d_p . v and w2 */
+    double *w1;        /* [P Q][T] */
+    double *w2;        /* [P Q][T] */
     double *sums;      /* [n_images Q][n_pairs]  one class's sums over the tile */
+    int64_t *row;      /* [n_classes]  where the images of one permutation are */
 } predict_workspace;
 
 static predict_workspace predict_layout(const gdml_predictor *m, int64_t n_query, arena *a)
 {
-    int64_t n_images = 0, n_values = 0, n_sums = 0;
-    for (int64_t h = 0; h < m->n_classes; ++h) {
-        const int64_t images = m->class_images[h], values = images * (m->class_begin[h + 1] - m->class_begin[h]);
-        if (images > n_images) n_images = images;
-        if (values > n_sums) n_sums = values;
-        n_values += values;
-    }
+    const int64_t n_images = m->class_image[m->n_classes];
+    int64_t n_sums = 0;
+    for (int64_t h = 0; h < m->n_classes; ++h)
+        if (m->image_begin[h + 1] - m->image_begin[h] > n_sums) n_sums = m->image_begin[h + 1] - m->image_begin[h];
     predict_workspace w;
-    w.y = take(a, n_values * n_query);
-    w.squared = take(a, m->n_perms * n_query * m->tile);
-    w.projected = take(a, m->n_perms * n_query * m->tile);
+    w.y = take(a, m->image_begin[m->n_classes] * n_query);
     w.image_s = take(a, n_images * n_query * m->tile);
     w.image_t = take(a, n_images * n_query * m->tile);
+    w.w1 = take(a, m->n_perms * n_query * m->tile);
+    w.w2 = take(a, m->n_perms * n_query * m->tile);
     w.sums = take(a, n_sums * n_query);
+    w.row = (int64_t *)take(a, m->n_classes);
     return w;
 }
 
@@ -577,26 +576,37 @@ static void backward(int64_t n_images, int64_t n_pairs, const double *x, const d
         backward_images(1, n_pairs, x, v, tile, w1 + i * tile, w2 + i * tile, out + i * n_pairs);
 }
 
-/* From |d'|^2 and d'.v to the weights of equation (5), in place. With d' = sqrt(5) d / s and rho = |d'| = n / s,
- * A = s c5 = 5 exp(-rho) / (3 s^2), t' = d'.v:  w1 = A t',  w2 = A (1 + rho),  E = s / sqrt(5) sum w2 t'. */
-static double weigh(int64_t tile, double sig, double *squared, double *projected)
+/* For one permutation and query, |d'|^2 and d'.v as sums over the classes (rows of image_s and image_t), and the
+ * weights of equation (5). With d' = sqrt(5) d / s and rho = |d'| = n / s, A = s c5 = 5 exp(-rho) / (3 s^2),
+ * t' = d'.v:  w1 = A t',  w2 = A (1 + rho),  E = s / sqrt(5) sum w2 t'. Returns E. */
+static double weigh(const gdml_predictor *m, const predict_workspace *w, int64_t shift, double *w1, double *w2)
 {
-    const vd front = splat(5.0 / (3.0 * sig * sig));
+    const vd front = splat(5.0 / (3.0 * m->sig * m->sig));
     vd energy = splat(0.0);
-    for (int64_t j = 0; j < tile; j += W) {
-        const vd rho = vsqrt(load(squared + j)), t = load(projected + j);
+    for (int64_t j = 0; j < m->tile; j += W) {
+        vd squared = load(w->image_s + w->row[0] + shift + j), t = load(w->image_t + w->row[0] + shift + j);
+        for (int64_t h = 1; h < m->n_classes; ++h) {
+            squared += load(w->image_s + w->row[h] + shift + j);
+            t += load(w->image_t + w->row[h] + shift + j);
+        }
+        const vd rho = vsqrt(squared);
         const vd amplitude = front * vexp_nonpositive(-rho);
-        const vd w2 = amplitude + amplitude * rho;
-        energy += w2 * t;
-        store(squared + j, amplitude * t);
-        store(projected + j, w2);
+        const vd weight = amplitude + amplitude * rho;
+        energy += weight * t;
+        store(w1 + j, amplitude * t);
+        store(w2 + j, weight);
     }
-    return vsum(energy) * sig / sqrt5;
+    return vsum(energy) * m->sig / sqrt5;
 }
 
-static void add_rows(int64_t n, const double *from, double *to, int first)
+/* to [n] = sum of the rows `member` of from [][n]. */
+static void sum_rows(int64_t n, const double *from, const int32_t *member, const int32_t *end, double *to)
 {
-    for (int64_t j = 0; j < n; j += W) store(to + j, first ? load(from + j) : load(to + j) + load(from + j));
+    for (int64_t j = 0; j < n; j += W) {
+        vd sum = load(from + *member * n + j);
+        for (const int32_t *k = member + 1; k < end; ++k) sum += load(from + *k * n + j);
+        store(to + j, sum);
+    }
 }
 
 static void predict_tile(const gdml_predictor *m, int64_t tile_index, int64_t n_query, const gdml_query *query,
@@ -608,53 +618,52 @@ static void predict_tile(const gdml_predictor *m, int64_t tile_index, int64_t n_
     arena a = {scratch, 0};
     const predict_workspace w = predict_layout(m, n_query, &a);
 
+    const int64_t row = n_query * tile;                   /* the rows of all queries for one image */
+
     double *y = w.y;
     for (int64_t h = 0; h < m->n_classes; ++h) {
         const int64_t first = m->class_begin[h], n_pairs = m->class_begin[h + 1] - first;
-        const int64_t n_images = m->class_images[h], n_columns = n_images * n_query;
+        const int64_t image = m->class_image[h], n_images = m->class_image[h + 1] - image;
+        const int64_t n_columns = n_images * n_query;
         for (int64_t g = 0; g < n_images; ++g) {
             const int32_t *pair = m->image_pair + m->image_begin[h] + g * n_pairs;
             for (int64_t k = 0; k < n_pairs; ++k)
                 for (int64_t i = 0; i < n_query; ++i)
                     y[k * n_columns + g * n_query + i] = inverse_length * query[i].x[pair[k]];
         }
-        forward(n_columns, n_pairs, x + first * tile, v + first * tile, tile, y, w.image_s, w.image_t);
-        for (int64_t p = 0; p < n_perms; ++p) {
-            const int64_t to = p * n_query * tile, from = m->perm_image[h * n_perms + p] * n_query * tile;
-            add_rows(n_query * tile, w.image_s + from, w.squared + to, h == 0);
-            add_rows(n_query * tile, w.image_t + from, w.projected + to, h == 0);
-        }
+        forward(n_columns, n_pairs, x + first * tile, v + first * tile, tile, y, w.image_s + image * row,
+                w.image_t + image * row);
         y += n_columns * n_pairs;
     }
 
-    for (int64_t i = 0; i < n_query; ++i) {
-        energy[i] = 0.0;
-        for (int64_t p = 0; p < n_perms; ++p) {
-            const int64_t at = (p * n_query + i) * tile;
-            energy[i] += weigh(tile, m->sig, w.squared + at, w.projected + at);
-        }
+    for (int64_t i = 0; i < n_query; ++i) energy[i] = 0.0;
+    for (int64_t p = 0; p < n_perms; ++p) {
+        for (int64_t h = 0; h < m->n_classes; ++h) w.row[h] = m->perm_image[h * n_perms + p] * row;
+        for (int64_t i = 0; i < n_query; ++i)
+            energy[i] += weigh(m, &w, i * tile, w.w1 + p * row + i * tile, w.w2 + p * row + i * tile);
     }
 
     memset(force_x, 0, (size_t)(n_query * n_desc) * sizeof *force_x);
     y = w.y;
     for (int64_t h = 0; h < m->n_classes; ++h) {
         const int64_t first = m->class_begin[h], n_pairs = m->class_begin[h + 1] - first;
-        const int64_t n_images = m->class_images[h], n_columns = n_images * n_query;
-        memset(w.image_s, 0, (size_t)(n_columns * tile) * sizeof *w.image_s);
-        memset(w.image_t, 0, (size_t)(n_columns * tile) * sizeof *w.image_t);
-        for (int64_t p = 0; p < n_perms; ++p) {
-            const int64_t from = p * n_query * tile, to = m->perm_image[h * n_perms + p] * n_query * tile;
-            add_rows(n_query * tile, w.squared + from, w.image_s + to, 0);
-            add_rows(n_query * tile, w.projected + from, w.image_t + to, 0);
+        const int64_t image = m->class_image[h], n_images = m->class_image[h + 1] - image;
+        const int64_t n_columns = n_images * n_query;
+        double *w1 = w.image_s + image * row, *w2 = w.image_t + image * row;
+        for (int64_t g = 0; g < n_images; ++g) {
+            const int32_t *member = m->image_perm + m->image_perm_begin[image + g];
+            const int32_t *end = m->image_perm + m->image_perm_begin[image + g + 1];
+            sum_rows(row, w.w1, member, end, w1 + g * row);
+            sum_rows(row, w.w2, member, end, w2 + g * row);
         }
-        backward(n_columns, n_pairs, x + first * tile, v + first * tile, tile, w.image_s, w.image_t, w.sums);
+        backward(n_columns, n_pairs, x + first * tile, v + first * tile, tile, w1, w2, w.sums);
         for (int64_t g = 0; g < n_images; ++g) {
             const int32_t *pair = m->image_pair + m->image_begin[h] + g * n_pairs;
             for (int64_t i = 0; i < n_query; ++i) {
                 const int64_t column = g * n_query + i;
                 double *out = force_x + i * n_desc;
                 vd total = splat(0.0);
-                for (int64_t j = 0; j < tile; j += W) total += load(w.image_s + column * tile + j);
+                for (int64_t j = 0; j < tile; j += W) total += load(w1 + column * tile + j);
                 const double sum_w1 = vsum(total);
                 for (int64_t k = 0; k < n_pairs; ++k)
                     out[pair[k]] += sum_w1 * y[k * n_columns + column] - w.sums[column * n_pairs + k];

@@ -97,10 +97,12 @@ typedef struct {
     int64_t n_tiles;
     int64_t tile;
     const int32_t *class_begin; /* [n_classes + 1]  into the class-ordered pairs */
-    const int32_t *class_images;/* [n_classes]      n_images */
+    const int32_t *class_image; /* [n_classes + 1]  number of the first image of each class */
     const int32_t *image_begin; /* [n_classes + 1]  into image_pair */
     const int32_t *image_pair;  /* class by class [n_images][n_pairs]: pair of the query in natural order */
-    const int32_t *perm_image;  /* [n_classes][P]   image that a permutation gives the class */
+    const int32_t *perm_image;  /* [n_classes][P]   number of the image that a permutation gives the class */
+    const int32_t *image_perm_begin; /* [images of all classes + 1]  into image_perm */
+    const int32_t *image_perm;  /* [n_classes * P]  the permutations that give each image */
     const double *train;        /* [n_tiles][2][D][tile] */
     double sig;
 } gdml_predictor;

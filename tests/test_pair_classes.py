@@ -12,12 +12,12 @@ from fastgdml.permutations import complete_group
 def images_from_classes(classes, n_perms):
     """The (P, D) table that the classes stand for."""
     images = np.full((n_perms, len(classes.order)), -1)
-    for h in range(len(classes.class_images)):
+    for h in range(len(classes.perm_image)):
         positions = slice(classes.class_begin[h], classes.class_begin[h + 1])
         block = classes.image_pair[classes.image_begin[h] : classes.image_begin[h + 1]]
-        block = block.reshape(classes.class_images[h], -1)
+        block = block.reshape(classes.class_image[h + 1] - classes.class_image[h], -1)
         for p in range(n_perms):
-            images[p, classes.order[positions]] = block[classes.perm_image[h, p]]
+            images[p, classes.order[positions]] = block[classes.perm_image[h, p] - classes.class_image[h]]
     return images
 
 
@@ -26,6 +26,9 @@ def check(perms):
     classes = PairClasses.from_pair_images(images)
     np.testing.assert_array_equal(np.sort(classes.order), np.arange(images.shape[1]))
     np.testing.assert_array_equal(images_from_classes(classes, len(images)), images)
+    for image in range(classes.class_image[-1]):
+        members = classes.image_perm[classes.image_perm_begin[image] : classes.image_perm_begin[image + 1]]
+        np.testing.assert_array_equal(members, np.nonzero(classes.perm_image == image)[1])
     return classes, images
 
 
