@@ -99,7 +99,7 @@ def assemble_packed(
     """
     data = np.empty(packed_size(rows.size))
     points = np.arange(len(x), dtype=np.int64)
-    _fill(x, g, tables, sig, rows, points, rows, data, scale, True, True, n_threads, progress)
+    _fill(x, g, tables, sig, rows, points, rows, data, scale, True, n_threads, progress)
     return data
 
 
@@ -111,12 +111,14 @@ def assemble_full(
     n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> Array:
-    """Assemble the whole kernel matrix, shape (3 N M, 3 N M). Parameters as for `assemble_packed`."""
+    """Assemble the whole kernel matrix, shape (3 N M, 3 N M). Parameters as for `assemble_packed`.
+
+    Both triangles are computed: copying one onto the other takes longer.
+    """
     rows = Coordinates.full(len(x), 3 * n_atoms_of(x.shape[1]))
     points = np.arange(len(x), dtype=np.int64)
     K = np.empty((rows.size, rows.size), order="F")
-    _fill(x, g, tables, sig, rows, points, rows, K.ravel("K"), 1.0, False, True, n_threads, progress)
-    _core.mirror_lower(K, resolve_n_threads(n_threads))
+    _fill(x, g, tables, sig, rows, points, rows, K.ravel("K"), 1.0, False, n_threads, progress)
     return K
 
 
@@ -150,7 +152,7 @@ def assemble_columns(
     columns = Coordinates(np.append(begin, len(cols)).astype(np.int64), (cols % n_coord).astype(np.int32))
     K = np.empty((rows.size, len(cols)), order="F")
     if len(cols):
-        _fill(x, g, tables, sig, rows, points, columns, K.ravel("K"), 1.0, False, False, n_threads, progress)
+        _fill(x, g, tables, sig, rows, points, columns, K.ravel("K"), 1.0, False, n_threads, progress)
     return K
 
 
@@ -165,7 +167,6 @@ def _fill(
     data: Array,
     scale: float,
     packed: bool,
-    lower: bool,
     n_threads: int | None,
     progress: Progress | None,
 ) -> None:
@@ -182,9 +183,8 @@ def _fill(
         data,
         scale,
         packed,
-        lower,
     )
-    items = _work_items(len(x), len(col_points), assembly.lanes, lower)
+    items = _work_items(len(x), len(col_points), assembly.lanes, packed)
     threads = resolve_n_threads(n_threads)
     step = len(items) if progress is None else max(8 * threads, -(-len(items) // _PROGRESS_STEPS))
     for first in range(0, len(items), step):
@@ -193,10 +193,10 @@ def _fill(
             progress(min(first + step, len(items)), len(items))
 
 
-def _work_items(n_train: int, n_cols: int, lanes: int, lower: bool) -> IntArray:
+def _work_items(n_train: int, n_cols: int, lanes: int, packed: bool) -> IntArray:
     """List (first row point, first and last column point), tiles of rows with the most columns first."""
     items = []
     for j0 in reversed(range(0, n_train, lanes)):
-        stop = min(j0 + lanes, n_cols) if lower else n_cols
+        stop = min(j0 + lanes, n_cols) if packed else n_cols
         items += [(j0, c, min(c + _COLUMNS_PER_ITEM, stop)) for c in range(0, stop, _COLUMNS_PER_ITEM)]
     return np.array(items, dtype=np.int64).reshape(-1, 3)

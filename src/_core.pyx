@@ -44,7 +44,6 @@ cdef extern from "gdml.h" nogil:
         double *data
         int64_t n_rows
         double scale
-        int lower
         const int64_t *row_begin
         const int32_t *row_coord
         int64_t n_col_points
@@ -90,7 +89,6 @@ cdef extern from "gdml.h" nogil:
                              void *) noexcept nogil
     const gdml_kernels *gdml_select_kernels(const char *isa)
     void gdml_force_from_descriptor(int64_t, const double *, const double *, double, double *)
-    void gdml_mirror_strip(double *matrix, int64_t n, int64_t block, int64_t size)
     void *gdml_scratch_new(size_t n_bytes)
     void gdml_scratch_free(void *scratch)
     void gdml_match(int64_t, const double *, const double *, const double *, const double *, const double *,
@@ -212,7 +210,7 @@ cdef class KernelAssembly:
     def __init__(self, const double[:, ::1] x, const double[:, :, ::1] g, object tables, double sig,
                  const int64_t[::1] row_begin, const int32_t[::1] row_coord, const int64_t[::1] col_point,
                  const int64_t[::1] col_begin, const int32_t[::1] col_coord, double[::1] data, double scale,
-                 bint packed, bint lower):
+                 bint packed):
         self.keep_alive = (x, g, tables, row_begin, row_coord, col_point, col_begin, col_coord, data)
         self.lanes = select_kernels().lanes
         self.job.group = native_group(tables)
@@ -224,7 +222,6 @@ cdef class KernelAssembly:
         self.job.target.data = &data[0]
         self.job.target.n_rows = row_coord.shape[0]
         self.job.target.scale = scale
-        self.job.target.lower = lower
         self.job.target.row_begin = &row_begin[0]
         self.job.target.row_coord = &row_coord[0]
         self.job.target.n_col_points = col_point.shape[0]
@@ -240,13 +237,6 @@ cdef class KernelAssembly:
             int64_t i
         for i in prange(items.shape[0], nogil=True, num_threads=n_threads, schedule="dynamic", chunksize=1):
             kernels.kernel_tile(&self.job, items[i, 0], items[i, 1], items[i, 2], scratch.at(threadid()))
-
-
-def mirror_lower(double[::1, :] K, int n_threads):
-    """Copy the lower triangle of a square matrix in Fortran order onto its upper triangle."""
-    cdef int64_t n = K.shape[0], size = 256, i
-    for i in prange((n + size - 1) // size, nogil=True, num_threads=n_threads, schedule="dynamic", chunksize=1):
-        gdml_mirror_strip(&K[0, 0], n, i * size, size)
 
 
 # ---- prediction -------------------------------------------------------------------------------------------------

@@ -370,14 +370,15 @@ static void store_column(const gdml_kernel_job *job, int64_t i, int64_t col, con
                          const kernel_workspace *w)
 {
     const gdml_kernel_target *t = &job->target;
-    const int64_t first = t->lower && j0 < i ? i : j0, last = j0 + W < job->n_train ? j0 + W : job->n_train;
+    const int packed = t->storage == GDML_RFP;
+    const int64_t first = packed && j0 < i ? i : j0, last = j0 + W < job->n_train ? j0 + W : job->n_train;
     if (first >= last) return;
     collect_row(job, row, j0, first - j0, last - j0, w);
     /* In packed storage only elements on and below the diagonal have a place. */
-    const int64_t begin = t->storage == GDML_RFP && t->row_begin[first] < col ? col : t->row_begin[first];
+    const int64_t begin = packed && t->row_begin[first] < col ? col : t->row_begin[first];
     const int64_t count = t->row_begin[last] - begin;
     const double *values = w->values + (begin - t->row_begin[first]);
-    if (t->storage == GDML_DENSE) {
+    if (!packed) {
         stream_copy(t->data + col * t->n_rows + begin, values, count);
     } else if (count > 0) {
         double *out = t->data + gdml_rfp_index(t->n_rows, begin, col);

@@ -52,21 +52,6 @@ void gdml_force_from_descriptor(int64_t n_atoms, const double *g, const double *
     }
 }
 
-void gdml_mirror_strip(double *matrix, int64_t n, int64_t block, int64_t size)
-{
-    enum { TILE = 32 };   /* two tiles of doubles fit the first-level cache */
-    const int64_t end = block + size < n ? block + size : n;
-    for (int64_t row0 = block; row0 < end; row0 += TILE) {
-        const int64_t row1 = row0 + TILE < end ? row0 + TILE : end;
-        for (int64_t col0 = row0; col0 < n; col0 += TILE) {
-            const int64_t col1 = col0 + TILE < n ? col0 + TILE : n;
-            for (int64_t col = col0; col < col1; ++col)
-                for (int64_t row = row0; row < row1 && row < col; ++row)
-                    matrix[row + col * n] = matrix[col + row * n];
-        }
-    }
-}
-
 void *gdml_scratch_new(size_t bytes)
 {
     bytes = (bytes + GDML_ALIGNMENT - 1) / GDML_ALIGNMENT * GDML_ALIGNMENT;

@@ -55,8 +55,8 @@ typedef struct {
 
 /* Where blocks of the kernel matrix go. A point contributes the coordinates named in its list, in ascending order.
  *
- * Rows and columns are grouped by training point. With `lower` set, rows and columns are the same list and only
- * elements on and below the diagonal blocks are written.
+ * Rows and columns are grouped by training point. A packed matrix is symmetric: rows and columns are the same list, and
+ * only elements on and below the diagonal are written.
  */
 typedef enum { GDML_DENSE, GDML_RFP } gdml_storage;
 
@@ -65,7 +65,6 @@ typedef struct {
     double *data;
     int64_t n_rows;           /* dense: leading dimension; RFP: order of the matrix */
     double scale;             /* elements are written multiplied by this */
-    int lower;
     const int64_t *row_begin; /* [M + 1]  first row of each training point */
     const int32_t *row_coord; /* [n_rows] coordinate 3 a + alpha of each row within its point */
     int64_t n_col_points;
@@ -140,10 +139,6 @@ const gdml_kernels *gdml_select_kernels(const char *isa);
 
 /* force [N][3] = scale J^T force_x. */
 void gdml_force_from_descriptor(int64_t n_atoms, const double *g, const double *force_x, double scale, double *force);
-
-/* Copy the lower triangle of a symmetric matrix [n][n] (column-major, as the assembly fills it) to rows
- * [block, block + size) of the columns above the diagonal: one strip of the upper triangle. */
-void gdml_mirror_strip(double *matrix, int64_t n, int64_t block, int64_t size);
 
 /* Aligned scratch memory; NULL when there is none. Freeing NULL does nothing. */
 void *gdml_scratch_new(size_t bytes);
