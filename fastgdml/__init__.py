@@ -13,4 +13,20 @@ except ModuleNotFoundError as error:
         "install in place: pip install --no-build-isolation -e ."
     ) from error
 
-__all__ = ["__version__"]
+__all__ = ["__version__", "show_config"]
+
+
+def show_config(mode: str = "stdout") -> dict[str, object] | None:
+    """Show versions, instruction set, threads, OpenMP and BLAS of this installation.
+
+    Parameters
+    ----------
+    mode : {'stdout', 'dicts'}
+        Print, as `numpy.show_config` does, or return a dict.
+    """
+    from .config import configuration, configuration_text
+
+    if mode == "dicts":
+        return configuration()
+    print(configuration_text())
+    return None

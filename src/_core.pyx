@@ -136,6 +136,22 @@ cdef class Scratch:
         return self.data + thread * self.stride
 
 
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #define GDML_OPENMP _OPENMP
+    #else
+    #define GDML_OPENMP 0
+    #endif
+    """
+    int GDML_OPENMP
+
+
+def openmp_version():
+    """Date of the OpenMP standard that the parallel loops were compiled for, 0 without OpenMP."""
+    return GDML_OPENMP
+
+
 # ---- descriptor -------------------------------------------------------------------------------------------------
 
 def descriptors(const double[:, :, ::1] R, const double[:, ::1] lattice, const double[:, ::1] lattice_inv,

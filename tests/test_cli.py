@@ -374,7 +374,10 @@ def test_version(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
     assert stop.value.code == 0
-    assert re.match(r"fastgdml \d+\.\d+", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert re.match(r"fastgdml \d+\.\d+", out)
+    for name in ("instruction set", "openmp", "blas", "threads"):
+        assert f"{name}:" in out
 
 
 def test_ranges():

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+import fastgdml
 from fastgdml import _core
 from fastgdml.predict import GDMLPredict
 from fastgdml.threads import resolve_n_threads
@@ -44,6 +45,14 @@ def test_a_forked_child_predicts_and_does_not_hang(ethanol, ethanol_model):
         assert child.exitcode == 0
     finally:
         child.kill()
+
+
+def test_show_config(capsys):
+    shown = fastgdml.show_config(mode="dicts")
+    assert shown["instruction set"] == _core.isa_name()
+    assert shown["threads"] == resolve_n_threads()
+    assert fastgdml.show_config() is None
+    assert str(shown["blas"]) in capsys.readouterr().out
 
 
 def test_isa_is_one_of_the_known():

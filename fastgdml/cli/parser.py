@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from .._version import __version__
 
@@ -48,12 +50,25 @@ def int_or_range(text: str) -> list[int]:
     return values
 
 
+class _Version(argparse.Action):
+    """Print the configuration, which takes imports that other commands need not wait for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0, help=kwargs.get("help"))
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from ..config import configuration_text
+
+        print(f"{parser.prog} {__version__}\n\n{configuration_text()}")
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="fastgdml", description="Train, test and inspect sGDML force fields.", allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--version", action=_Version, help="show versions, instruction set, threads and exit")
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="<command>")
 
     def add(name: str, module: str, text: str) -> argparse.ArgumentParser:
