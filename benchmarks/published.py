@@ -65,12 +65,17 @@ def run(molecule: str, dataset: Dataset, n_train: int, n_search: int) -> None:
     elapsed = time.perf_counter() - start
     idxs = draw_test_points(model, dataset, None, seed=0)
     errors = prediction_errors(GDMLPredict(model), dataset, idxs, use_E=True)
-    print(f"  {len(task['perms'])} permutations, sigma {sig}, {n_train} points: {elapsed:.1f} s, peak {peak_gb():.1f} GB")
+    print(
+        f"  {len(task['perms'])} permutations, sigma {sig}, {n_train} points: {elapsed:.1f} s, peak {peak_gb():.1f} GB"
+    )
     for step, detail in laps.items():
         print(f"    {step}: {detail}")
     published = PUBLISHED.get(molecule, (np.nan, np.nan))
-    print(f"  energy MAE {errors.mae['energy']:.3f} (published {published[0]}), force MAE {errors.mae['force']:.3f} "
-          f"(published {published[1]}), on {len(idxs)} points", flush=True)
+    print(
+        f"  energy MAE {errors.mae['energy']:.3f} (published {published[0]}), force MAE {errors.mae['force']:.3f} "
+        f"(published {published[1]}), on {len(idxs)} points",
+        flush=True,
+    )
 
 
 def main() -> None:

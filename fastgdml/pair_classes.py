@@ -61,17 +61,16 @@ class PairClasses:
             Image of each pair under each permutation.
         """
         n_perms = len(images)
-        # A pair's signature: which permutations agree on its image, numbered by first appearance.
-        signatures = np.array([np.unique(column, return_inverse=True)[1] for column in images.T])
-        first_seen = np.array([_number_by_first_appearance(s) for s in signatures])
-        patterns, member = np.unique(first_seen, axis=0, return_inverse=True)
+        representatives = _first_with_equal_image(images)
+        patterns, member = np.unique(representatives.T, axis=0, return_inverse=True)
         member = member.ravel()
 
         identity = np.arange(n_perms)
         classes: list[tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]] = []
         leftover = np.zeros(images.shape[1], dtype=bool)
-        for h, pattern in enumerate(patterns):
+        for h, representative in enumerate(patterns):
             pairs = np.flatnonzero(member == h)
+            pattern = np.unique(representative, return_inverse=True)[1]
             n_images = pattern.max() + 1
             shared_cost = _COST_PAIR * n_images * len(pairs) + _COST_CLASS * n_perms
             if shared_cost < _COST_PAIR * n_perms * len(pairs):
@@ -99,11 +98,16 @@ class PairClasses:
         )
 
 
-def _number_by_first_appearance(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse]
+def _first_with_equal_image(images: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Return, for each permutation and pair, the first permutation that gives the pair the same image."""
+    order = np.argsort(images, axis=0, kind="stable")
+    in_order = np.take_along_axis(images, order, axis=0)
+    starts = np.ones(images.shape, dtype=bool)
+    starts[1:] = in_order[1:] != in_order[:-1]
+    start = np.maximum.accumulate(np.where(starts, np.arange(len(images))[:, None], 0), axis=0)
+    first = np.empty(images.shape, dtype=np.int64)
+    np.put_along_axis(first, order, np.take_along_axis(order, start, axis=0), axis=0)
+    return first
 
 
 def _offsets(lengths: list[int]) -> Int32:

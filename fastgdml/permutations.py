@@ -133,26 +133,49 @@ def _perms_along_tree(pairs: IntArray, matches: IntArray, better: npt.NDArray[np
 def complete_group(perms: IntArray, max_group_size: int | None = None) -> IntArray | None:
     """Complete permutations (P, N) to the group that they generate.
 
+    Every member is reached by multiplying with generators one at a time, so that a group of P members and n generators
+    costs P n products.
+
+    Parameters
+    ----------
+    perms : ndarray of int64, shape (P, N)
+        The generators.
+    max_group_size : int, optional
+        Give up at this many members.
+
     Returns
     -------
     ndarray of int64, shape (P', N), or None
-        The members, given ones first; None when there are `max_group_size` of them or more.
+        The members, given ones first; None when there are `max_group_size` of them or more. Groups of fewer than
+        `MAX_GROUP_SIZE` members come in the order in which sgdml finds them.
     """
-    members = [np.asarray(p, dtype=np.int64) for p in perms]
+    generators = [np.asarray(p, dtype=np.int64) for p in perms]
+    members = list(generators)
     known = {p.tobytes() for p in members}
-    added = True
-    while added:
-        added = False
-        n = len(members)
-        for i in range(n):
-            for j in range(n):
+    for member in members:  # grows while it is gone through
+        for generator in generators:
+            product = member[generator]
+            if product.tobytes() not in known:
+                known.add(product.tobytes())
+                members.append(product)
+                if max_group_size is not None and len(members) >= max_group_size:
+                    return None
+    return np.array(members) if len(members) >= MAX_GROUP_SIZE else _in_order_of_sgdml(generators)
+
+
+def _in_order_of_sgdml(generators: list[IntArray]) -> IntArray:
+    """Complete a small group by all products of pairs, round after round, as sgdml does."""
+    members = list(generators)
+    known = {p.tobytes() for p in members}
+    n_before = 0
+    while n_before < len(members):
+        n_before = len(members)
+        for i in range(n_before):
+            for j in range(n_before):
                 product = members[i][members[j]]
                 if product.tobytes() not in known:
-                    added = True
                     known.add(product.tobytes())
                     members.append(product)
-                    if max_group_size is not None and len(members) >= max_group_size:
-                        return None
     return np.array(members)
 
 

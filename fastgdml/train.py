@@ -24,7 +24,7 @@ from .errors import DataError, InsufficientMemoryError, UsageError
 from .group import GroupTables, check_perms
 from .kernel import assemble_columns, assemble_full
 from .model import SCHEMA, Model
-from .permutations import find_perms
+from .permutations import MAX_GROUP_SIZE, find_perms
 from .predict import GDMLPredict
 from .progress import Callback, Step
 from .sampling import draw_stratified, draw_uniform, generator
@@ -77,6 +77,7 @@ class GDMLTrain:
         use_E_cstr: bool = False,
         callback: Callback | None = None,
         seed: int | None = None,
+        max_group_size: int = MAX_GROUP_SIZE,
     ) -> Task:
         """Create a task: draw the points, find the symmetries, record the parameters.
 
@@ -102,6 +103,8 @@ class GDMLTrain:
             Progress; see `fastgdml.progress.Callback`.
         seed : int, optional
             Seed of the draws, recorded in the task. Without it, NumPy's global generator is used, as sgdml does.
+        max_group_size : int
+            Largest symmetry group that a search may find; crystals need more than the default, which is sgdml's.
 
         Returns
         -------
@@ -165,7 +168,7 @@ class GDMLTrain:
         for key in ("lattice", "r_unit", "e_unit"):
             if key in train_dataset:
                 task[key] = train_dataset[key]
-        task["perms"] = self._choose_perms(train_dataset, R_train, perms, use_sym, rng, callback)
+        task["perms"] = self._choose_perms(train_dataset, R_train, perms, use_sym, rng, callback, max_group_size)
         return task
 
     def _choose_perms(
@@ -176,6 +179,7 @@ class GDMLTrain:
         use_sym: bool,
         rng: np.random.RandomState,
         callback: Callback | None,
+        max_group_size: int,
     ) -> IntArray:
         n_atoms = R_train.shape[1]
         if not use_sym:
@@ -192,7 +196,9 @@ class GDMLTrain:
             R_train = R_train[rng.choice(len(R_train), _MAX_SYMMETRY_POINTS, replace=False)]
             _log.info("The symmetry search is restricted to %d random training points.", _MAX_SYMMETRY_POINTS)
         step = Step(callback, "Finding permutational symmetries")
-        found = find_perms(R_train, dataset["z"], dataset.get("lattice"), n_threads=self._n_threads, progress=step)
+        found = find_perms(
+            R_train, dataset["z"], dataset.get("lattice"), max_group_size, n_threads=self._n_threads, progress=step
+        )
         step.done(f"found {len(found)} symmetries")
         return found
 

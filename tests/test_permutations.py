@@ -93,6 +93,28 @@ def test_closure_and_its_cap():
     assert complete_group(swap, max_group_size=100) is None
 
 
+def test_groups_of_thousands_close():
+    """Translations of a 12 x 12 x 12 ring of rings, and a dihedral group."""
+    atoms = np.arange(12**3).reshape(12, 12, 12)
+    shifts = np.array([np.roll(atoms, -1, axis=axis).ravel() for axis in range(3)])
+    group = complete_group(shifts, max_group_size=2000)
+    assert len(group) == 12**3
+    assert len(np.unique(group[:, 0])) == 12**3
+    ring = np.arange(500)
+    dihedral = complete_group(np.array([np.roll(ring, 1), ring[::-1]]))
+    assert len(np.unique(dihedral, axis=0)) == 1000
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.permutations(range(4)), min_size=1, max_size=3))
+def test_the_closure_is_a_group(generators):
+    group = complete_group(np.unique(np.array(generators), axis=0))
+    members = {tuple(p) for p in group}
+    assert len(members) == len(group)
+    assert tuple(range(4)) in members
+    assert {tuple(p[q]) for p in group for q in group} == members
+
+
 def test_salvage_keeps_what_touches_no_longer_cycle():
     perms = np.array([[1, 0, 2, 3, 4, 5], [1, 2, 0, 3, 4, 5], [0, 1, 2, 4, 3, 5], [0, 1, 2, 3, 4, 5]])
     np.testing.assert_array_equal(salvage_subgroup(perms), perms[1:])

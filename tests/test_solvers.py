@@ -1,4 +1,7 @@
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +127,28 @@ def test_packed_cholesky_solves(n):
 
 def test_packed_cholesky_reports_indefinite_matrices():
     assert lapack.cholesky(-np.ones(packed_size(4)), 4) > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_memory_estimate_is_the_measured_peak(tmp_path):
+    """A training in a process of its own: peak memory beyond that after the imports, against the estimate."""
+    code = """
+import numpy as np
+from fastgdml.dataset import load_dataset
+from fastgdml.solvers.cholesky import memory_estimate
+from fastgdml.train import GDMLTrain
+def status(key):
+    return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(key)) * 1024
+dataset = load_dataset("ethanol")
+train = GDMLTrain()
+train.train(train.create_task(dataset, 20, dataset, 10, 10, seed=0))  # libraries and their buffers
+task = train.create_task(dataset, 350, dataset, 10, 10, seed=0)
+before = status("VmRSS")
+train.train(task)
+print((status("VmHWM") - before) / memory_estimate(350, 9, len(task["perms"])))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert 0.9 < float(done.stdout) < 1.15
 
 
 def test_memory_estimate_is_the_packed_matrix_and_a_little():

@@ -95,6 +95,7 @@ def _new_template(
         use_E_cstr=args.use_E_cstr,
         callback=console.progress,
         seed=seed,
+        max_group_size=args.max_group,
     )
 
 

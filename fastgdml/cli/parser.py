@@ -121,6 +121,13 @@ def build_parser() -> argparse.ArgumentParser:
         symmetry.add_argument(
             "--perms_from", metavar="<file>", help="take permutations from this dataset, task or model file"
         )
+        command.add_argument(
+            "--max_group",
+            metavar="<n>",
+            type=positive_int,
+            default=100,
+            help="largest symmetry group to search for; crystals may need thousands (default: 100, as sgdml)",
+        )
         energies = command.add_mutually_exclusive_group()
         energies.add_argument("--no_E", dest="use_E", action="store_false", help="train without energies")
         energies.add_argument(
