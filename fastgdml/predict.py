@@ -21,7 +21,7 @@ from .descriptor import (
 )
 from .errors import DataError, UsageError
 from .pair_classes import PairClasses
-from .threads import resolve_n_threads
+from .threads import prediction_threads, resolve_n_threads
 
 _log = logging.getLogger(__name__)
 
@@ -156,7 +156,8 @@ class GDMLPredict:
             )
         r = r.reshape(-1, n_coord)
         E, F = np.empty(len(r)), np.empty(r.shape)
-        bad = self._predictor.predict(r, E, F, resolve_n_threads(self.n_threads))
+        with prediction_threads.take(self.n_threads) as n_threads:
+            bad = self._predictor.predict(r, E, F, n_threads)
         if bad >= 0:
             raise geometry_error(r[bad].reshape(-1, 3), bad)
         return (E, F) if return_E else (F,)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # OpenMP runtimes hang in a child process that was forked after a parallel region, so such a child runs serially.
@@ -29,6 +32,33 @@ def resolve_n_threads(n_threads: int | None = None) -> int:
     if n_threads is not None:
         return max(1, int(n_threads))
     return max(1, min(_affinity(), _cgroup_quota(), _omp_num_threads()))
+
+
+class ThreadShare:
+    """Divides threads among calls that are under way at once in different Python threads.
+
+    A call that starts while k others run gets n / (k + 1) threads. Results never depend on the number.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+
+    @contextmanager
+    def take(self, n_threads: int) -> Iterator[int]:
+        """Give the number of threads to use inside the context, of the `n_threads` that were asked for."""
+        with self._lock:
+            self._running += 1
+            share = max(1, resolve_n_threads(n_threads) // self._running)
+        try:
+            yield share
+        finally:
+            with self._lock:
+                self._running -= 1
+
+
+# One for the process, because its processors are what is shared.
+prediction_threads = ThreadShare()
 
 
 def _affinity() -> int:

@@ -9,7 +9,7 @@ import pytest
 import fastgdml
 from fastgdml import _core
 from fastgdml.predict import GDMLPredict
-from fastgdml.threads import resolve_n_threads
+from fastgdml.threads import ThreadShare, resolve_n_threads
 
 
 def test_explicit_number():
@@ -53,6 +53,17 @@ def test_show_config(capsys):
     assert shown["threads"] == resolve_n_threads()
     assert fastgdml.show_config() is None
     assert str(shown["blas"]) in capsys.readouterr().out
+
+
+def test_calls_at_once_share_the_threads():
+    share = ThreadShare()
+    with share.take(8) as first, share.take(8) as second, share.take(8) as third:
+        assert (first, second, third) == (8, 4, 2)
+    with pytest.raises(ValueError, match="stop"), share.take(4) as n:
+        assert n == 4
+        raise ValueError("stop")
+    with share.take(4) as n:
+        assert n == 4
 
 
 def test_isa_is_one_of_the_known():

@@ -1,0 +1,202 @@
+"""What fraction of the machine's arithmetic the kernels reach, and how time grows with size.
+
+    python benchmarks/roofline.py            (needs a C compiler as `cc`)
+
+Prints the measured peak of fused multiply-adds of one core, then for several molecules the rate of bulk prediction,
+of the assembly and of the Cholesky factorisation, on one core; the speed-up of two threads over one; and fitted
+exponents of time against training points M, atoms N and permutations P.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from fastgdml import lapack
+from fastgdml.dataset import load_dataset
+from fastgdml.descriptor import from_R, jacobian_dot, tril_perms_lin
+from fastgdml.group import GroupTables
+from fastgdml.kernel import assemble_packed, packed_size
+from fastgdml.predict import GDMLPredict
+from fastgdml.solvers.rigid import drop_rigid_motions
+from fastgdml.threads import resolve_n_threads
+from fastgdml.train import GDMLTrain
+
+
+def peak_gflops() -> float:
+    """Measure the multiply-add rate of one core with a C loop."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "peak"
+        source = Path(__file__).with_name("peak.c")
+        command = ["cc", "-O2", "-march=native", "-ffp-contract=fast", str(source), "-o", str(program)]
+        subprocess.run(command, check=True)
+        return float(subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout)
+
+
+def fastest(work: Callable[[], object], repetitions: int = 4) -> float:
+    """Return the shortest time of several repetitions."""
+    times = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def molecules(n_geo: int, n_atoms: int, seed: int = 0) -> np.ndarray:
+    """Geometries on a distorted grid, so that no atoms come close."""
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 3, indexing="ij"), -1).reshape(-1, 3) * 1.4
+    return grid[rng.permutation(len(grid))[:n_atoms]] + rng.uniform(-0.3, 0.3, (n_geo, n_atoms, 3))
+
+
+def group(n_atoms: int, n_perms: int) -> np.ndarray:
+    """Permutations like those of methyl groups: cyclic turns of three atoms, and exchanges of two."""
+    perms = [np.arange(n_atoms)]
+    if n_perms % 3 == 0:
+        perms = [p[np.r_[np.roll(np.arange(3), turn), 3:n_atoms]] for p in perms for turn in range(3)]
+    first = 3
+    while len(perms) < n_perms:
+        swap = np.arange(n_atoms)
+        swap[[first, first + 1]] = first + 1, first
+        perms += [p[swap] for p in perms]
+        first += 2
+    return np.array(perms)
+
+
+class Case:
+    """A molecule, its group, and a model with random coefficients."""
+
+    def __init__(self, n_atoms: int, n_train: int, n_perms: int) -> None:
+        self.R = molecules(n_train, n_atoms)
+        self.perms = group(n_atoms, n_perms)
+        self.x, self.g = from_R(self.R)
+        self.tables = GroupTables.from_perms(self.perms)
+        self.rows = drop_rigid_motions(self.R).rows
+        alphas = np.random.default_rng(1).normal(size=(n_train, 3 * n_atoms))
+        self.model = {
+            "z": np.ones(n_atoms, dtype=int),
+            "R_desc": self.x.T,
+            "R_d_desc_alpha": jacobian_dot(self.g, alphas),
+            "tril_perms_lin": tril_perms_lin(self.perms),
+            "sig": 20.0,
+            "std": 1.0,
+            "c": 0.0,
+        }
+
+    def predict(self, n_geo: int, n_threads: int) -> tuple[float, float]:
+        """Return seconds a geometry, and floating-point operations of the pair loops a geometry."""
+        predictor = GDMLPredict(self.model, max_processes=n_threads)
+        R = molecules(n_geo, self.R.shape[1], seed=2).reshape(n_geo, -1)
+        # forward: a difference and two multiply-adds; backward: two multiply-adds
+        flops = 9.0 * len(predictor._classes.image_pair) * len(self.R)
+        return fastest(lambda: predictor.predict(R)) / n_geo, flops
+
+    def assemble(self, n_threads: int) -> float:
+        """Return the seconds of an assembly for training."""
+        return fastest(lambda: assemble_packed(self.x, self.g, self.tables, 20.0, self.rows, n_threads=n_threads), 3)
+
+
+def cholesky_gflops(n: int) -> float:
+    """Return the rate of the packed factorisation on one core."""
+    matrix = np.zeros(packed_size(n))
+    times = []
+    with threadpool_limits(limits=1, user_api="blas"):
+        for _ in range(2):
+            matrix[:] = 0.0
+            lapack.add_blocks(matrix, n, np.arange(n + 1), np.full((n, 1, 1), 2.0))
+            start = time.perf_counter()
+            if lapack.cholesky(matrix, n) != 0:
+                raise RuntimeError("the factorisation failed")
+            times.append(time.perf_counter() - start)
+    return n**3 / 3 / min(times) / 1e9
+
+
+def training_against_dpotrf(n_train: int) -> tuple[float, float]:
+    """Return the seconds of a training on the shipped example, and of LAPACK's dpotrf of the reduced order."""
+    from scipy.linalg.lapack import dpotrf
+
+    dataset = load_dataset("ethanol")
+    train = GDMLTrain()
+    task = train.create_task(dataset, n_train, dataset, 10, 20, seed=0)
+    training = fastest(lambda: train.train(task), 3)
+    n = 21 * n_train
+    times = []
+    for _ in range(3):
+        matrix = np.asfortranarray(np.ones((n, n)))
+        matrix.flat[:: n + 1] += 2.0 * n
+        start = time.perf_counter()
+        dpotrf(matrix, lower=1, overwrite_a=1, clean=0)
+        times.append(time.perf_counter() - start)
+    return training, min(times)
+
+
+def exponent(sizes: list[int], times: list[float]) -> float:
+    """Return the slope of log time against log size."""
+    return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="small sizes, to see that it runs")
+    smoke = parser.parse_args().smoke
+    n_geo, n_train = (40, 40) if smoke else (1000, 500)
+
+    peak = peak_gflops()
+    print(f"peak of one core: {peak:.1f} GFlop/s of multiply-adds")
+    print(f"Cholesky, n = {400 if smoke else 6000}: {cholesky_gflops(400 if smoke else 6000):.1f} GFlop/s")
+    print(
+        f"{'atoms':>5} {'P':>3} {'predict/s':>10} {'GFlop/s':>8} {'of peak':>8} {'assembly':>10} {'2 threads: predict':>19}"
+        f" {'assemble':>9}"
+    )
+    two = min(2, resolve_n_threads())
+    for n_atoms, n_perms in [(9, 6)] if smoke else [(9, 1), (9, 6), (21, 6), (24, 12), (42, 2), (54, 1)]:
+        case = Case(n_atoms, n_train if n_atoms < 40 else n_train // 4, n_perms)
+        seconds, flops = case.predict(n_geo, 1)
+        assembly = case.assemble(1)
+        print(
+            f"{n_atoms:>5} {n_perms:>3} {1 / seconds:>10,.0f} {flops / seconds / 1e9:>8.1f} "
+            f"{flops / seconds / 1e9 / peak:>8.0%} {assembly:>8.3f} s {seconds / case.predict(n_geo, two)[0]:>18.2f}x"
+            f" {assembly / case.assemble(two):>8.2f}x",
+            flush=True,
+        )
+
+    training, dpotrf_seconds = training_against_dpotrf(30 if smoke else 500)
+    print(
+        f"training, ethanol, {30 if smoke else 500} points, all threads: {training:.2f} s, bare dpotrf "
+        f"{dpotrf_seconds:.2f} s: {training / dpotrf_seconds:.2f}x",
+        flush=True,
+    )
+
+    steps = [20, 40] if smoke else [100, 200, 400, 800]
+    print("exponents of time, one core:")
+    cases = [Case(9, m, 6) for m in steps]
+    print(
+        f"  M: predict {exponent(steps, [c.predict(n_geo, 1)[0] for c in cases]):.2f}, "
+        f"assemble {exponent(steps, [c.assemble(1) for c in cases]):.2f}"
+    )
+    atoms = [6, 9] if smoke else [9, 18, 36, 54]
+    cases = [Case(n, 40 if smoke else 120, 1) for n in atoms]
+    print(
+        f"  N: predict {exponent(atoms, [c.predict(n_geo // 4, 1)[0] for c in cases]):.2f}, "
+        f"assemble {exponent(atoms, [c.assemble(1) for c in cases]):.2f}"
+    )
+    perms = [1, 2] if smoke else [1, 2, 6, 12, 24]
+    cases = [Case(21, 40 if smoke else 200, p) for p in perms]
+    print(
+        f"  P: predict {exponent(perms, [c.predict(n_geo // 4, 1)[0] for c in cases]):.2f}, "
+        f"assemble {exponent(perms, [c.assemble(1) for c in cases]):.2f}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

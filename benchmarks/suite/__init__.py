@@ -1,0 +1,1 @@
+"""Benchmarks in asv's form; CONTRIBUTING.md says how to run them."""
