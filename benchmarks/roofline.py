@@ -155,8 +155,8 @@ def main() -> None:
     print(f"peak of one core: {peak:.1f} GFlop/s of multiply-adds")
     print(f"Cholesky, n = {400 if smoke else 6000}: {cholesky_gflops(400 if smoke else 6000):.1f} GFlop/s")
     print(
-        f"{'atoms':>5} {'P':>3} {'predict/s':>10} {'GFlop/s':>8} {'of peak':>8} {'assembly':>10} {'2 threads: predict':>19}"
-        f" {'assemble':>9}"
+        f"{'atoms':>5} {'P':>3} {'predict/s':>10} {'GFlop/s':>8} {'of peak':>8} {'assembly':>10} "
+        f"{'2 threads: predict':>19} {'assemble':>9}"
     )
     two = min(2, resolve_n_threads())
     for n_atoms, n_perms in [(9, 6)] if smoke else [(9, 1), (9, 6), (21, 6), (24, 12), (42, 2), (54, 1)]:
