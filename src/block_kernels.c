@@ -95,8 +95,9 @@ typedef struct {
     double *g_i;    /* [N][N][3]       G of point i */
     double *d;      /* [D][W]          x_i - P_p x_j for one p, in the pair order of j */
     double *base;   /* [N][6][W]       the part of u[a], v[a] that is the same for all p */
-    double *u;      /* [P][N][3][W]    5 b u_p[a] */
-    double *v;      /* [P][N][3][W] */
+    double *u;      /* [chunk][N][3][W]  5 b u_p[a] of a chunk of permutations */
+    double *v;      /* [chunk][N][3][W] */
+    double *outer;  /* [N][N][9][W]    sum of 5 b u_p[a] v_p[c]; only with several chunks */
     double *weight; /* [P][W]          b s (s + n) */
     double *subset; /* [n_subsets][W]  sums of weights */
     double *block;  /* [3][3N][W]      rows (a, alpha) of K_ij for one atom a; padded */
@@ -113,17 +114,24 @@ static int64_t turned_stride(int64_t n_atoms)
     return (int64_t)round_up((size_t)(3 * n_atoms), W);
 }
 
+/* Permutations whose u and v are kept at a time, so that scratch does not grow with large groups. */
+static int64_t chunk_size(const gdml_group *group)
+{
+    return group->n_perms < 64 ? group->n_perms : 64;
+}
+
 static kernel_workspace kernel_layout(const gdml_group *group, arena *a)
 {
-    const int64_t n = group->n_atoms, n_desc = n * (n - 1) / 2, p = group->n_perms;
+    const int64_t n = group->n_atoms, n_desc = n * (n - 1) / 2, p = group->n_perms, chunk = chunk_size(group);
     kernel_workspace w;
     w.x_j = take(a, n_desc * W);
     w.g_j = take(a, 3 * n * n * W);
     w.g_i = take(a, 3 * n * n);
     w.d = take(a, n_desc * W);
     w.base = take(a, 6 * n * W);
-    w.u = take(a, 3 * p * n * W);
-    w.v = take(a, 3 * p * n * W);
+    w.u = take(a, 3 * chunk * n * W);
+    w.v = take(a, 3 * chunk * n * W);
+    w.outer = chunk < p ? take(a, 9 * n * n * W) : NULL;
     w.weight = take(a, p * W);
     w.subset = take(a, group->n_subsets * W);
     w.block = take(a, 3 * W * turned_stride(n));
@@ -228,23 +236,28 @@ static vd differences(const gdml_group *group, const double *x_i, const int32_t 
     return squared;
 }
 
-/* Equation (2) and the weights of all permutations. */
-static void project_differences(const gdml_kernel_job *job, const double *x_i, const kernel_workspace *w)
+/* The part of equation (2) that no permutation changes; returns the sum of the squares of its differences. */
+static vd project_fixed(const gdml_group *group, const double *x_i, const kernel_workspace *w)
+{
+    /* Any permutation does for pairs that none moves; one that swaps the atoms of a pair leaves d as it is, too. */
+    const vd squared = differences(group, x_i, group->pair, 1, w);
+    for (int64_t c = 0; c < group->n_atoms; ++c) {
+        vd uv[6] = {0};
+        add_partners(group->n_atoms, c, c, group->fixed + group->fixed_begin[c],
+                     group->fixed + group->fixed_begin[c + 1], NULL, w, uv);
+        for (int i = 0; i < 6; ++i) store(w->base + (6 * c + i) * W, uv[i]);
+    }
+    return squared;
+}
+
+/* Equation (2) and the weights of permutations [first, last). */
+static void project(const gdml_kernel_job *job, const double *x_i, int64_t first, int64_t last, vd squared_fixed,
+                    const kernel_workspace *w)
 {
     const gdml_group *group = &job->group;
     const int64_t n = group->n_atoms, n_desc = n * (n - 1) / 2;
     const double s = job->sig;
-
-    /* Any permutation does for pairs that none moves; one that swaps the atoms of a pair leaves d as it is, too. */
-    const vd squared_fixed = differences(group, x_i, group->pair, 1, w);
-    for (int64_t c = 0; c < n; ++c) {
-        vd uv[6] = {0};
-        add_partners(n, c, c, group->fixed + group->fixed_begin[c], group->fixed + group->fixed_begin[c + 1],
-                     NULL, w, uv);
-        for (int i = 0; i < 6; ++i) store(w->base + (6 * c + i) * W, uv[i]);
-    }
-
-    for (int64_t p = 0; p < group->n_perms; ++p) {
+    for (int64_t p = first; p < last; ++p) {
         const int32_t *q = group->inverse + p * n;
         const vd squared = squared_fixed + differences(group, x_i, group->pair + p * n_desc, 0, w);
         const vd norm = splat(sqrt5) * vsqrt(squared);
@@ -262,14 +275,17 @@ static void project_differences(const gdml_kernel_job *job, const double *x_i, c
             }
             add_partners(n, a, c, group->moving + group->moving_begin[c], group->moving + group->moving_begin[c + 1],
                          q, w, uv);
-            double *u = w->u + 3 * (p * n + a) * W, *v = w->v + 3 * (p * n + c) * W;
+            double *u = w->u + 3 * ((p - first) * n + a) * W, *v = w->v + 3 * ((p - first) * n + c) * W;
             for (int i = 0; i < 3; ++i) {
                 store(u + i * W, five_b * uv[i]);
                 store(v + i * W, uv[3 + i]);
             }
         }
     }
+}
 
+static void sum_subsets(const gdml_group *group, const kernel_workspace *w)
+{
     for (int64_t k = 0; k < group->n_subsets; ++k) {
         vd sum = splat(0.0);
         for (int64_t m = group->subset_begin[k]; m < group->subset_begin[k + 1]; ++m)
@@ -288,6 +304,37 @@ INLINE void add_outer(vd acc[9], const vd l[3], const vd r[3])
     }
 }
 
+/* acc += sum of u_p[a] (outer) v_p[c] over n_perms permutations of a chunk. */
+INLINE void add_products(vd acc[9], int64_t n, int64_t a, int64_t c, int64_t n_perms, const kernel_workspace *w)
+{
+    const double *u = w->u + 3 * a * W, *v = w->v + 3 * c * W;
+    for (int64_t p = 0; p < n_perms; ++p, u += 3 * n * W, v += 3 * n * W) {
+        vd l[3] = {load(u), load(u + W), load(u + 2 * W)};
+        vd r[3] = {load(v), load(v + W), load(v + 2 * W)};
+        for (int i = 0; i < 3; ++i) {
+            KEEP_IN_REGISTER(l[i]);
+            KEEP_IN_REGISTER(r[i]);
+        }
+        add_outer(acc, l, r);
+    }
+}
+
+/* Sums over a chunk of permutations, added to those over the chunks before. */
+static void add_chunk(const gdml_group *group, int64_t n_perms, int first, const kernel_workspace *w)
+{
+    const int64_t n = group->n_atoms;
+    for (int64_t a = 0; a < n; ++a) {
+        for (int64_t c = 0; c < n; ++c) {
+            double *sum = w->outer + 9 * (a * n + c) * W;
+            vd acc[9] = {0};
+            if (!first)
+                for (int i = 0; i < 9; ++i) acc[i] = load(sum + i * W);
+            add_products(acc, n, a, c, n_perms, w);
+            for (int i = 0; i < 9; ++i) store(sum + i * W, acc[i]);
+        }
+    }
+}
+
 /* acc += T of one term: G_i[a][source], weighted, times G_j[c'][c]. */
 INLINE void add_term(vd acc[9], const double *gi, const double *gj, vd weight)
 {
@@ -299,7 +346,7 @@ INLINE void add_term(vd acc[9], const double *gi, const double *gj, vd weight)
 /* Equation (4) for one atom a of point i against all atoms c of the tile's points. */
 static void block_rows(const gdml_group *group, int64_t a, const kernel_workspace *w)
 {
-    const int64_t n = group->n_atoms, n_perms = group->n_perms;
+    const int64_t n = group->n_atoms;
     const double *gi = w->g_i + 3 * a * n;
 
     for (int64_t c = 0; c < n; ++c) {
@@ -309,15 +356,10 @@ static void block_rows(const gdml_group *group, int64_t a, const kernel_workspac
             const gdml_term t = group->column_term[m];
             add_term(acc, gi + 3 * t.source, w->g_j + 3 * (t.atom * n + c) * W, load(w->subset + t.subset * W));
         }
-        const double *u = w->u + 3 * a * W, *v = w->v + 3 * c * W;
-        for (int64_t p = 0; p < n_perms; ++p, u += 3 * n * W, v += 3 * n * W) {
-            vd l[3] = {load(u), load(u + W), load(u + 2 * W)};
-            vd r[3] = {load(v), load(v + W), load(v + 2 * W)};
-            for (int i = 0; i < 3; ++i) {
-                KEEP_IN_REGISTER(l[i]);
-                KEEP_IN_REGISTER(r[i]);
-            }
-            add_outer(acc, l, r);
+        if (w->outer) {
+            for (int i = 0; i < 9; ++i) acc[i] += load(w->outer + (9 * (a * n + c) + i) * W);
+        } else {
+            add_products(acc, n, a, c, group->n_perms, w);
         }
         for (int i = 0; i < 3; ++i)
             for (int j = 0; j < 3; ++j) store(w->block + ((i * n + c) * 3 + j) * W, acc[3 * i + j]);
@@ -395,6 +437,7 @@ static void kernel_tile(const gdml_kernel_job *job, int64_t j0, int64_t c_begin,
 {
     const gdml_kernel_target *t = &job->target;
     const int64_t n = job->group.n_atoms, n_desc = n * (n - 1) / 2;
+    const int64_t n_perms = job->group.n_perms, chunk = chunk_size(&job->group);
     arena a = {scratch, 0};
     const kernel_workspace w = kernel_layout(&job->group, &a);
 
@@ -402,7 +445,14 @@ static void kernel_tile(const gdml_kernel_job *job, int64_t j0, int64_t c_begin,
     for (int64_t ci = c_begin; ci < c_end; ++ci) {
         const int64_t i = t->col_point[ci];
         expand_pairs(n, job->g + 3 * i * n_desc, w.g_i, 1);
-        project_differences(job, job->x + i * n_desc, &w);
+        const double *x_i = job->x + i * n_desc;
+        const vd squared_fixed = project_fixed(&job->group, x_i, &w);
+        for (int64_t p = 0; p < n_perms; p += chunk) {
+            const int64_t last = p + chunk < n_perms ? p + chunk : n_perms;
+            project(job, x_i, p, last, squared_fixed, &w);
+            if (w.outer) add_chunk(&job->group, last - p, p == 0, &w);
+        }
+        sum_subsets(&job->group, &w);
 
         for (int64_t m = 0; m < 3 * n; ++m) w.column[m] = -1;
         for (int64_t m = t->col_begin[ci]; m < t->col_begin[ci + 1]; ++m) w.column[t->col_coord[m]] = m;

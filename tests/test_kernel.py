@@ -1,3 +1,5 @@
+from itertools import permutations
+
 import numpy as np
 import pytest
 from conftest import cyclic_group, random_molecules, symmetric_group_of_three
@@ -24,6 +26,7 @@ def setup(R, perms):
         (5, [[0, 1, 2, 3, 4]]),
         (5, cyclic_group(5, 5)),
         (7, symmetric_group_of_three(7)),
+        (5, list(permutations(range(5)))),  # 120 members: several chunks of permutations
     ],
 )
 @pytest.mark.parametrize("n_train", [1, 3, 11])

@@ -1,0 +1,370 @@
+"""The GPU backend with NumPy as its array module, and the choice of the backend. Needs no device."""
+
+import types
+
+import numpy as np
+import pytest
+import reference as oracle
+from conftest import cyclic_group, random_molecules, symmetric_group_of_three
+
+from fastgdml import backend, descriptor, gpu, gpu_kernels
+from fastgdml.errors import DataError, InsufficientMemoryError, SolverError, UsageError
+from fastgdml.group import GroupTables
+from fastgdml.kernel import Coordinates, assemble_full
+from fastgdml.predict import GDMLPredict
+from fastgdml.solvers import cholesky as cpu_solver
+from fastgdml.solvers.rigid import drop_rigid_motions
+
+GROUPS = {
+    "one": lambda n: np.arange(n)[None, :],
+    "all move": lambda n: cyclic_group(n, n),
+    "three atoms": symmetric_group_of_three,
+    "no group": lambda n: np.array([np.roll(np.arange(n), 1), np.arange(n)]),
+}
+
+
+def make_model(R_train, perms, sig=3.0, std=2.5, c=-7.0, seed=0, lattice=None):
+    alphas = np.random.default_rng(seed).normal(size=(len(R_train), 3 * R_train.shape[1]))
+    x, g = descriptor.from_R(R_train, lattice)
+    model = {
+        "z": np.ones(R_train.shape[1], dtype=int),
+        "R_desc": x.T,
+        "R_d_desc_alpha": descriptor.jacobian_dot(g, alphas),
+        "tril_perms_lin": descriptor.tril_perms_lin(perms),
+        "sig": sig,
+        "std": std,
+        "c": c,
+    }
+    if lattice is not None:
+        model["lattice"] = lattice
+    return model, alphas
+
+
+# ---- descriptors
+
+
+@pytest.mark.parametrize("lattice", [None, [[3.1, 0.4, 0.0], [0.0, 2.9, 0.2], [0.0, 0.0, 3.3]]])
+def test_descriptors_equal_cpu(lattice):
+    R = random_molecules(6, 7)
+    for ours, theirs in zip(gpu.from_R(R, lattice, xp=np), descriptor.from_R(R, lattice), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-13, atol=1e-15)
+
+
+def test_unusable_geometries_are_named():
+    R = random_molecules(3, 5)
+    R[1, 4] = R[1, 2]
+    with pytest.raises(DataError, match=r"geometry 1 .*atoms 2 and 4"):
+        gpu.from_R(R, xp=np)
+    R[1, 4, 0] = np.nan
+    with pytest.raises(DataError, match="Geometry 8 .*not finite"):
+        gpu.from_R(R, None, 7, xp=np)
+    with pytest.raises(DataError, match="shape"):
+        gpu.from_R(R[0], xp=np)
+
+
+# ---- prediction
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(("n_atoms", "n_train"), [(3, 1), (5, 8), (6, 30)])
+def test_predictions_equal_oracle(group, n_atoms, n_train):
+    perms = GROUPS[group](n_atoms)
+    R_train, R = random_molecules(n_train, n_atoms), random_molecules(5, n_atoms, seed=9)
+    model, alphas = make_model(R_train, perms)
+    E_ref, F_ref = oracle.predict(R, R_train, alphas, perms, model["sig"], model["std"], model["c"])
+    E, F = gpu.GPUPredictor.from_model(model, np).predict(R)
+    np.testing.assert_allclose(E, E_ref, rtol=0, atol=1e-11 * max(1, np.abs(E_ref).max()))
+    np.testing.assert_allclose(F.reshape(F_ref.shape), F_ref, rtol=0, atol=1e-11 * np.abs(F_ref).max())
+
+
+def test_predictions_equal_sgdml(reference):
+    model = {key: reference[key] for key in ("z", "R_d_desc_alpha", "tril_perms_lin", "sig", "std", "c")}
+    model["R_desc"] = reference["R_desc"].T
+    if "lattice" in reference:
+        model["lattice"] = reference["lattice"]
+    R = reference["R_test"].reshape(len(reference["R_test"]), -1)
+    E, F = gpu.GPUPredictor.from_model(model, np).predict(R)
+    scale = np.abs(reference["F_pred"]).max()
+    np.testing.assert_allclose(F, reference["F_pred"], rtol=0, atol=1e-9 * scale)
+    np.testing.assert_allclose(E, reference["E_pred"], rtol=0, atol=1e-9 * scale)
+
+
+def test_near_training_points_nothing_is_lost():
+    # rho is the square root of a difference of nearly equal numbers here.
+    R_train = random_molecules(20, 6)
+    model, _ = make_model(R_train, symmetric_group_of_three(6), sig=20.0)
+    ours, theirs = gpu.GPUPredictor.from_model(model, np), GDMLPredict(model)
+    for shift in (0.0, 1e-9, 1e-5):
+        (E, F), (E_ref, F_ref) = (p.predict((R_train + shift * R_train**2).reshape(20, -1)) for p in (ours, theirs))
+        np.testing.assert_allclose(F, F_ref, rtol=0, atol=1e-10 * np.abs(F_ref).max())
+        np.testing.assert_allclose(E, E_ref, rtol=0, atol=1e-10 * np.abs(E_ref).max())
+
+
+def test_center_does_not_depend_on_permutations():
+    perms = symmetric_group_of_three(6)
+    model, _ = make_model(random_molecules(4, 6), perms)
+    predictor = gpu.GPUPredictor.from_model(model, np)
+    for perm in perms:
+        np.testing.assert_allclose(predictor._center[descriptor.pair_permutation(perm)], predictor._center, rtol=1e-14)
+    # Centred descriptors are smaller: that is what keeps cancellation small.
+    assert predictor._xx.sum() < 0.25 * ((predictor._q * model["R_desc"]) ** 2).sum()
+
+
+def test_forces_are_derivatives():
+    model, _ = make_model(random_molecules(9, 5), cyclic_group(5, 5), lattice=np.diag([4.5, 5.0, 5.5]))
+    predictor = gpu.GPUPredictor.from_model(model, np)
+    r = random_molecules(1, 5, seed=4).ravel()
+    steps = 1e-4 * np.eye(15)
+    E_plus, E_minus = predictor.predict(r + steps)[0], predictor.predict(r - steps)[0]
+    F = predictor.predict(r, return_E=False)[0][0]
+    np.testing.assert_allclose(F, -(E_plus - E_minus) / 2e-4, rtol=0, atol=1e-6 * np.abs(F).max())
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_batches_change_nothing(batch, monkeypatch):
+    model, _ = make_model(random_molecules(9, 5), symmetric_group_of_three(5))
+    predictor = gpu.GPUPredictor.from_model(model, np)
+    R = random_molecules(7, 5, seed=2)
+    E, F = predictor.predict(R)
+    monkeypatch.setattr(predictor, "_batch_size", lambda n: batch)
+    for one, other in zip(predictor.predict(R), (E, F), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-13, atol=1e-13 * np.abs(other).max())
+    R[6, 1] = R[6, 0]
+    with pytest.raises(DataError, match="geometry 6 "):
+        predictor.predict(R)
+
+
+def test_batches_fit_the_free_memory(monkeypatch):
+    model, _ = make_model(random_molecules(9, 5), symmetric_group_of_three(5))
+    predictor = gpu.GPUPredictor.from_model(model, np)
+    monkeypatch.setattr(gpu, "free_memory", lambda xp: 10 * predictor._bytes_per_geometry())
+    assert predictor._batch_size(1000) == 6
+    assert predictor._batch_size(3) == 3
+    monkeypatch.setattr(gpu, "free_memory", lambda xp: 0)
+    assert predictor._batch_size(1000) == 1
+
+
+def test_less_is_tried_when_memory_runs_out(monkeypatch):
+    model, _ = make_model(random_molecules(9, 5), symmetric_group_of_three(5))
+    predictor = gpu.GPUPredictor.from_model(model, np)
+    R = random_molecules(7, 5, seed=2)
+    E, F = predictor.predict(R)
+    original, sizes = predictor._predict_batch, []
+
+    def limited(x, g):
+        sizes.append(len(x))
+        if len(x) > 2:
+            raise MemoryError
+        return original(x, g)
+
+    monkeypatch.setattr(predictor, "_predict_batch", limited)
+    np.testing.assert_allclose(predictor.predict(R)[1], F, rtol=1e-13, atol=1e-13 * np.abs(F).max())
+    assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+
+    def none_fits(x, g):
+        raise MemoryError
+
+    monkeypatch.setattr(predictor, "_predict_batch", none_fits)
+    with pytest.raises(InsufficientMemoryError, match=r"one geometry of 5 atoms with 9 training points"):
+        predictor.predict(R)
+
+
+def test_shapes_and_descriptors():
+    model, _ = make_model(random_molecules(9, 5), symmetric_group_of_three(5))
+    predictor = gpu.GPUPredictor.from_model(model, np)
+    R = random_molecules(4, 5, seed=2)
+    E, F = predictor.predict(R)
+    assert (E.shape, F.shape) == ((4,), (4, 15))
+    assert predictor.predict(R[0])[1].shape == predictor.predict(R[0].ravel())[1].shape == (1, 15)
+    assert predictor.predict(R[:0])[1].shape == (0, 15)
+    np.testing.assert_array_equal(predictor.predict(R, return_E=False)[0], F)
+    np.testing.assert_array_equal(predictor.predict(R.tolist())[1], F)
+    from_descriptors = predictor.predict_descriptors(*gpu.from_R(R, xp=np))
+    np.testing.assert_array_equal(from_descriptors[0], E)
+    np.testing.assert_array_equal(from_descriptors[1], F)
+    with pytest.raises(DataError, match="do not fit a model of 5 atoms"):
+        predictor.predict(np.zeros((2, 12)))
+    with pytest.raises(DataError, match="one molecule"):
+        gpu.GPUPredictor(np.zeros((2, 10)), np.zeros((3, 10)), np.arange(10)[None], 1.0, 1.0, 0.0, xp=np)
+
+
+def test_new_coefficients():
+    R_train = random_molecules(6, 5)
+    model, _ = make_model(R_train, symmetric_group_of_three(5))
+    other, _ = make_model(R_train, symmetric_group_of_three(5), seed=8)
+    predictor = gpu.GPUPredictor.from_model(model, np)
+    predictor.set_coefficients(other["R_d_desc_alpha"])
+    R = random_molecules(3, 5, seed=2)
+    np.testing.assert_array_equal(predictor.predict(R)[1], gpu.GPUPredictor.from_model(other, np).predict(R)[1])
+
+
+# ---- kernel matrix
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(("n_atoms", "n_train"), [(3, 1), (3, 4), (5, 3)])
+def test_assembly_equals_oracle(group, n_atoms, n_train):
+    perms = GROUPS[group](n_atoms)
+    R = random_molecules(n_train, n_atoms)
+    rows = Coordinates.full(n_train, 3 * n_atoms)
+    x, g = gpu.from_R(R, xp=np)
+    K = gpu_kernels.assemble_lower(x, g, GroupTables.from_perms(perms), 4.0, rows, -2.0, xp=np)
+    expected = -2.0 * oracle.kernel_matrix(R, perms, 4.0)
+    np.testing.assert_allclose(np.tril(K), np.tril(expected), rtol=0, atol=1e-13 * np.abs(expected).max())
+
+
+def test_assembly_equals_cpu(reference):
+    R = reference["R_train"][:4]
+    x, g = descriptor.from_R(R, reference.get("lattice"))
+    tables = GroupTables.from_perms(reference["perms"])
+    expected = assemble_full(x, g, tables, float(reference["sig"]))
+    rows = drop_rigid_motions(R, "lattice" in reference).rows
+    K = gpu_kernels.assemble_lower(x, g, tables, float(reference["sig"]), rows, xp=np)
+    kept = np.repeat(np.arange(4) * 3 * R.shape[1], np.diff(rows.begin)) + rows.coord
+    assert K.flags.f_contiguous
+    np.testing.assert_allclose(
+        np.tril(K), np.tril(expected[np.ix_(kept, kept)]), rtol=0, atol=1e-13 * np.abs(expected).max()
+    )
+
+
+def test_pairs_are_expanded():
+    x, g = gpu.from_R(random_molecules(2, 4), xp=np)
+    square = gpu_kernels._expand_pairs(x, g, np)
+    np.testing.assert_array_equal(square[:, 0], square[:, 0].swapaxes(1, 2))
+    np.testing.assert_array_equal(square[:, 1:], -square[:, 1:].swapaxes(2, 3))
+    np.testing.assert_array_equal(square[1, 0][np.tril_indices(4, -1)], x[1])
+    np.testing.assert_array_equal(square[1, 3][np.tril_indices(4, -1)], g[1, :, 2])
+
+
+def test_blocks_are_added():
+    matrix = np.zeros((5, 5), order="F")
+    blocks = np.arange(1.0, 19.0).reshape(2, 3, 3)
+    gpu_kernels.add_blocks(matrix, np.array([0, 2, 5]), blocks, np)
+    expected = np.zeros((5, 5))
+    expected[:2, :2], expected[2:, 2:] = blocks[0, :2, :2], blocks[1]
+    np.testing.assert_array_equal(matrix, expected)
+
+
+def test_the_kernel_is_shipped():
+    from importlib.resources import files
+
+    code = (files("fastgdml") / "cuda" / "assembly.cu").read_text()
+    assert 'extern "C" __global__' in code
+    assert "#include" not in code  # the run-time compiler has no headers
+
+
+# ---- training
+
+
+def training_set(R, perms, seed=0):
+    x, g = descriptor.from_R(R)
+    y = np.random.default_rng(seed).normal(size=R.size)
+    # Forces without net force and torque: those a force field can have.
+    n = drop_rigid_motions(R)
+    return R, x, g, GroupTables.from_perms(perms), 4.0, 1e-10, n.expand(n.reduce(y), 3 * R.shape[1])
+
+
+def test_solution_equals_cpu():
+    arguments = training_set(random_molecules(12, 5), symmetric_group_of_three(5))
+    solving = []
+    ours = gpu.solve_closed_form(*arguments, on_solving=lambda: solving.append(1), xp=np)
+    theirs = cpu_solver.solve_closed_form(*arguments)
+    assert (ours.lam, solving) == (1e-10, [1])
+    np.testing.assert_allclose(ours.alphas_F, theirs.alphas_F, rtol=0, atol=1e-7 * np.abs(theirs.alphas_F).max())
+
+
+def test_lambda_is_raised_for_duplicates(caplog):
+    R = random_molecules(5, 5)
+    R[3] = R[1]
+    arguments = list(training_set(R, symmetric_group_of_three(5)))
+    arguments[5] = 0.0
+    solution = gpu.solve_closed_form(*arguments, xp=np)
+    assert solution.lam > 0
+    assert "Training points 1 and 3 have the same geometry" in caplog.text
+
+
+def test_a_hopeless_matrix_is_an_error(monkeypatch):
+    monkeypatch.setattr(gpu, "cholesky", lambda matrix, xp: False)
+    with pytest.raises(SolverError, match="not positive definite"):
+        gpu.solve_closed_form(*training_set(random_molecules(3, 5), [[0, 1, 2, 3, 4]]), xp=np)
+
+
+def test_memory_is_checked_first(monkeypatch):
+    arguments = training_set(random_molecules(3, 5), [[0, 1, 2, 3, 4]])
+    monkeypatch.setattr(gpu, "free_memory", lambda xp: 2**10)
+    with pytest.raises(InsufficientMemoryError, match=r"27 unknowns needs .* GB .* are free.*backend='cpu'"):
+        gpu.solve_closed_form(*arguments, xp=np)
+    monkeypatch.undo()
+
+    def out_of_memory(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(gpu, "assemble_lower", out_of_memory)
+    with pytest.raises(InsufficientMemoryError, match="27 unknowns"):
+        gpu.solve_closed_form(*arguments, xp=np)
+    assert gpu.memory_estimate(1000, 21, 6) > 8 * 57000**2
+
+
+# ---- choice of the backend
+
+
+def fake_cupy(n_devices=1, error=None):
+    class CUDARuntimeError(RuntimeError):
+        pass
+
+    def count():
+        if error:
+            raise CUDARuntimeError(error)
+        return n_devices
+
+    runtime = types.SimpleNamespace(getDeviceCount=count, CUDARuntimeError=CUDARuntimeError)
+    return types.SimpleNamespace(__version__="14.2", cuda=types.SimpleNamespace(runtime=runtime))
+
+
+def pretend(monkeypatch, module):
+    def find(name):
+        if name == "cupy" and isinstance(module, Exception):
+            raise module
+        return module if name == "cupy" else np
+
+    monkeypatch.setattr(backend, "importlib", types.SimpleNamespace(import_module=find))
+
+
+def test_backend_with_a_device(monkeypatch):
+    module = fake_cupy()
+    pretend(monkeypatch, module)
+    assert [backend.resolve_backend(name) for name in ("cpu", "gpu", "auto")] == ["cpu", "gpu", "gpu"]
+    assert backend.array_module("gpu") is module
+    assert backend.array_module("cpu") is np
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (ImportError("No module named 'cupy'"), r"importing cupy failed \(No module named 'cupy'\)"),
+        (ImportError(""), r"importing cupy failed"),
+        (fake_cupy(0), "cupy 14.2 sees 0 devices"),
+        (fake_cupy(error="no driver"), r"cupy 14.2 found no device \(no driver\)"),
+    ],
+)
+def test_backend_without_a_device(module, reason, monkeypatch):
+    pretend(monkeypatch, module)
+    assert backend.resolve_backend("auto") == "cpu"
+    assert backend.resolve_backend("cpu") == "cpu"
+    with pytest.raises(UsageError, match=reason + r".*pip install 'fastgdml\[gpu\]'"):
+        backend.resolve_backend("gpu")
+
+
+def test_unknown_backend():
+    with pytest.raises(UsageError, match="no backend 'tpu': choose one of cpu, gpu, auto"):
+        backend.resolve_backend("tpu")
+
+
+def test_cupy_is_not_imported_with_the_package():
+    import subprocess
+    import sys
+
+    code = (
+        "import fastgdml.train, fastgdml.predict, fastgdml.backend, fastgdml.gpu, sys; sys.exit('cupy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd="/", check=False).returncode == 0
