@@ -12,9 +12,6 @@
 
 typedef long long int64;
 
-/* Doubles of shared memory per permutation: u (3 N), v (3 N), S (9 N), weight; as shared_doubles() in gpu_kernels.py. */
-#define PER_ATOM 15
-
 /* Sum of x over a warp, in all its lanes. */
 static __device__ double warp_sum(double x)
 {
@@ -27,7 +24,7 @@ static __device__ double warp_sum(double x)
  * row_of (M, 3 N): row of the matrix of each coordinate, or -1 where it is left out.
  * matrix (n, n): column-major; elements on and below the diagonal receive scale * K.
  * first: number of the first block; blocks are numbered (0,0), (0,1), (1,1), (0,2), ... as (i, j).
- * chunk: permutations that shared memory has room for. */
+ * chunk: permutations that shared memory has room for, at 2 + 15 N doubles each. */
 extern "C" __global__ void __launch_bounds__(256)
 assemble(const double *__restrict__ pairs, const int *__restrict__ perm, const int *__restrict__ inverse,
          const int *__restrict__ row_of, double *__restrict__ matrix, int64 n, int64 first, int n_atoms, int n_perms,
