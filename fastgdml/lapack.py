@@ -1,9 +1,9 @@
-"""The LAPACK of SciPy, without the rest of scipy.linalg.
+"""The BLAS and LAPACK of SciPy, without the rest of scipy.linalg.
 
-`_packed` calls LAPACK through the function pointers of ``scipy.linalg.cython_lapack``. Importing that module in the
-usual way runs the whole of ``scipy.linalg`` first: 0.2 s, a sixth of a small hyper-parameter search, for Python code
-that is never used. So the one extension module is loaded from its file, under its own name. A later
-``import scipy.linalg`` finds it in place; if it was imported before, or lies elsewhere in some SciPy, the usual
+`_packed` calls them through the function pointers of ``scipy.linalg.cython_blas`` and ``cython_lapack``. Importing these
+in the usual way runs the whole of ``scipy.linalg`` first: 0.2 s, a sixth of a small hyper-parameter search, for Python
+code that is never used. So the two extension modules are loaded from their files, under their own names. A later
+``import scipy.linalg`` finds them in place; if it was imported before, or they lie elsewhere in some SciPy, the usual
 import is used.
 """
 
@@ -14,30 +14,29 @@ import importlib.util
 import sys
 from pathlib import Path
 
-_NAME = "scipy.linalg.cython_lapack"
 
-
-def _load_cython_lapack() -> None:
+def _load(module: str) -> None:
     import scipy
 
-    if _NAME in sys.modules or "scipy.linalg" in sys.modules:
+    name = f"scipy.linalg.{module}"
+    if name in sys.modules or "scipy.linalg" in sys.modules:
         return
-    found = importlib.machinery.PathFinder.find_spec("cython_lapack", [str(Path(scipy.__file__).parent / "linalg")])
+    found = importlib.machinery.PathFinder.find_spec(module, [str(Path(scipy.__file__).parent / "linalg")])
     if found is None or found.origin is None:
         return
-    spec = importlib.util.spec_from_file_location(_NAME, found.origin)
+    spec = importlib.util.spec_from_file_location(name, found.origin)
     if spec is None or spec.loader is None:
         return
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[_NAME] = module
+    sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        spec.loader.exec_module(sys.modules[name])
     except ImportError:
-        del sys.modules[_NAME]
+        del sys.modules[name]
 
 
-_load_cython_lapack()
+_load("cython_blas")
+_load("cython_lapack")
 
-from ._packed import add_blocks, cholesky, solve  # noqa: E402 (after its LAPACK is in place)
+from ._packed import add_blocks, cholesky, solve  # noqa: E402 (after its BLAS and LAPACK are in place)
 
 __all__ = ["add_blocks", "cholesky", "solve"]

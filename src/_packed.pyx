@@ -5,7 +5,8 @@ A module of its own because SciPy's LAPACK takes as long to import as everything
 """
 
 from libc.stdint cimport int64_t
-from scipy.linalg.cython_lapack cimport dpftrf, dpftrs
+from scipy.linalg.cython_blas cimport dgemm, dsyrk, dtrsm
+from scipy.linalg.cython_lapack cimport dpftrs, dpotrf
 
 
 cdef extern from "gdml.h" nogil:
@@ -23,11 +24,77 @@ def add_blocks(double[::1] a, int64_t n, const int64_t[::1] begin, const double[
                     a[gdml_rfp_index(n, begin[i] + r, begin[i] + c)] += blocks[i, r, c]
 
 
-def cholesky(double[::1] a, int n):
-    """Cholesky factor in place (LAPACK dpftrf, TRANSR='N', UPLO='L'). Returns LAPACK's info."""
-    cdef int info = 0
+# Orders up to this are left to BLAS and LAPACK whole. OpenBLAS 0.3.30 overruns a buffer in the threaded dsyrk, which its
+# dpotrf calls, when few threads share a large matrix: two threads crash at order 28500. Matrix products and triangular
+# solves are cut to size by OpenBLAS itself, so larger matrices are halved until they fit.
+LARGEST_WHOLE = 4096
+
+
+cdef void subtract_product(char uplo, char trans, int n, int k, double *a, int lda, double *c, int ldc,
+                           int largest) noexcept nogil:
+    """C -= A A^T (trans 'N') or A^T A (trans 'T'); of C, of order n, the triangle `uplo`."""
+    cdef:
+        double one = 1.0, minus_one = -1.0
+        char other = b"T" if trans == b"N" else b"N"
+        int n1 = n // 2, n2 = n - n // 2
+        double *a2 = a + n1 if trans == b"N" else a + <int64_t> n1 * lda
+    if n <= largest:
+        dsyrk(&uplo, &trans, &n, &k, &minus_one, a, &lda, &one, c, &ldc)
+        return
+    subtract_product(uplo, trans, n1, k, a, lda, c, ldc, largest)
+    if uplo == b"L":
+        dgemm(&trans, &other, &n2, &n1, &k, &minus_one, a2, &lda, a, &lda, &one, c + n1, &ldc)
+    else:
+        dgemm(&trans, &other, &n1, &n2, &k, &minus_one, a, &lda, a2, &lda, &one, c + <int64_t> n1 * ldc, &ldc)
+    subtract_product(uplo, trans, n2, k, a2, lda, c + n1 + <int64_t> n1 * ldc, ldc, largest)
+
+
+cdef int factor(char uplo, int n, double *a, int lda, int largest) noexcept nogil:
+    """Cholesky factor of the triangle `uplo` of A in place: L L^T or U^T U. Returns LAPACK's info."""
+    cdef:
+        double one = 1.0
+        int info = 0, n1 = n // 2, n2 = n - n // 2
+        double *off
+    if n <= largest:
+        dpotrf(&uplo, &n, a, &lda, &info)
+        return info
+    info = factor(uplo, n1, a, lda, largest)
+    if info:
+        return info
+    if uplo == b"L":
+        off = a + n1
+        dtrsm(b"R", b"L", b"T", b"N", &n2, &n1, &one, a, &lda, off, &lda)
+        subtract_product(uplo, b"N", n2, n1, off, lda, a + n1 + <int64_t> n1 * lda, lda, largest)
+    else:
+        off = a + <int64_t> n1 * lda
+        dtrsm(b"L", b"U", b"T", b"N", &n1, &n2, &one, a, &lda, off, &lda)
+        subtract_product(uplo, b"T", n2, n1, off, lda, a + n1 + <int64_t> n1 * lda, lda, largest)
+    info = factor(uplo, n2, a + n1 + <int64_t> n1 * lda, lda, largest)
+    return info + n1 if info else 0
+
+
+def cholesky(double[::1] a, int n, int largest=LARGEST_WHOLE):
+    """Cholesky factor in place, as LAPACK's dpftrf (TRANSR='N', UPLO='L') gives it. Returns LAPACK's info.
+
+    The packed matrix holds the leading triangle of order n1 (lower), the rectangle below it, and the trailing triangle
+    (upper), all with leading dimension ld: the factorisation is one step of the blocked algorithm on these three.
+    Matrices of an order up to `largest` are left to LAPACK whole.
+    """
+    cdef:
+        int n1 = n - n // 2, n2 = n // 2, info = 0
+        int ld = n + 1 if n % 2 == 0 else n
+        double one = 1.0
+        double *leading = &a[0] + (1 if n % 2 == 0 else 0)
+        double *rectangle = leading + n1
+        double *trailing = &a[0] + (0 if n % 2 == 0 else n)
     with nogil:
-        dpftrf(b"N", b"L", &n, &a[0], &info)
+        info = factor(b"L", n1, leading, ld, largest)
+        if info == 0 and n2 > 0:
+            dtrsm(b"R", b"L", b"T", b"N", &n2, &n1, &one, leading, &ld, rectangle, &ld)
+            subtract_product(b"U", b"N", n2, n1, rectangle, ld, trailing, ld, largest)
+            info = factor(b"U", n2, trailing, ld, largest)
+            if info > 0:
+                info += n1
     return info
 
 

@@ -108,9 +108,10 @@ def test_hopeless_matrices_are_an_error():
         solve_closed_form(R, x, g, GroupTables.from_perms([range(4)]), 3.0, 1e-10, np.ones(R.size))
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 8, 9, 200])
-def test_packed_cholesky_solves(n):
-    from scipy.linalg.lapack import dtrttf
+@pytest.mark.parametrize("largest", [1, 5, 4096])  # 1, 5: cut in halves again and again
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 9, 20, 21, 200])
+def test_packed_cholesky_solves(n, largest):
+    from scipy.linalg.lapack import dpftrf, dtrttf
 
     rng = np.random.default_rng(n)
     A = rng.normal(size=(n, n))
@@ -120,13 +121,21 @@ def test_packed_cholesky_solves(n):
     assert len(packed) == packed_size(n)
     rhs = rng.normal(size=n)
     x = rhs.copy()
-    assert lapack.cholesky(packed, n) == 0
+    expected, info = dpftrf(n, packed, transr="N", uplo="L")
+    assert lapack.cholesky(packed, n, largest) == 0
+    np.testing.assert_allclose(packed, expected, rtol=0, atol=1e-11 * np.abs(A).max())
     assert lapack.solve(packed, n, x) == 0
     np.testing.assert_allclose(A @ x, rhs, atol=1e-10)
 
 
-def test_packed_cholesky_reports_indefinite_matrices():
-    assert lapack.cholesky(-np.ones(packed_size(4)), 4) > 0
+@pytest.mark.parametrize("largest", [1, 3, 4096])
+@pytest.mark.parametrize("bad", range(7))
+def test_packed_cholesky_says_where_a_matrix_is_indefinite(bad, largest):
+    packed = np.zeros(packed_size(7))
+    diagonal = np.ones((7, 1, 1))
+    diagonal[bad] = -1
+    lapack.add_blocks(packed, 7, np.arange(8), diagonal)
+    assert lapack.cholesky(packed, 7, largest) == bad + 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
