@@ -24,9 +24,9 @@ def add_blocks(double[::1] a, int64_t n, const int64_t[::1] begin, const double[
                     a[gdml_rfp_index(n, begin[i] + r, begin[i] + c)] += blocks[i, r, c]
 
 
-# Orders up to this are left to BLAS and LAPACK whole. OpenBLAS 0.3.30 overruns a buffer in the threaded dsyrk, which its
-# dpotrf calls, when few threads share a large matrix: two threads crash at order 28500. Matrix products and triangular
-# solves are cut to size by OpenBLAS itself, so larger matrices are halved until they fit.
+# Orders up to this are left to BLAS and LAPACK whole. OpenBLAS 0.3.30 overruns a buffer in the threaded dsyrk, which
+# its dpotrf calls, when few threads share a large matrix: two threads crash at order 28500. Matrix products and
+# triangular solves are cut to size by OpenBLAS itself, so larger matrices are halved until they fit.
 LARGEST_WHOLE = 4096
 
 
