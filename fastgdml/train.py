@@ -312,11 +312,11 @@ class GDMLTrain:
     def _check_memory(self, n_train: int, n_atoms: int, n_perms: int, periodic: bool) -> None:
         needed = memory_estimate(n_train, n_atoms, n_perms, periodic)
         limit = psutil.virtual_memory().available if self._max_memory is None else self._max_memory * 2**30
-        _log.info("The closed form needs %.2f GB of memory.", needed / 2**30)
+        _log.info("The closed form needs %.3g GB of memory.", needed / 2**30)
         if needed > limit:
             raise InsufficientMemoryError(
-                f"The closed form for {n_train} points of {n_atoms} atoms needs {needed / 2**30:.1f} GB of memory, "
-                f"the limit is {limit / 2**30:.1f} GB. Use fewer training points or a larger limit (max_memory, -m)."
+                f"The closed form for {n_train} points of {n_atoms} atoms needs {needed / 2**30:.3g} GB of memory, "
+                f"the limit is {limit / 2**30:.3g} GB. Use fewer training points or a larger limit (max_memory, -m)."
             )
 
     def create_model(

@@ -159,6 +159,7 @@ def test_existing_models_are_not_overwritten(capsys):
     assert run("all", *SMALL) == 1
     assert "exists" in capsys.readouterr().err
     assert Path(FINAL).read_bytes() == b"precious"
+    assert files() == [FINAL]
     Path("mine.npz").write_bytes(b"precious")
     assert run("all", *SMALL, "--model_file", "mine") == 1
     assert Path("mine.npz").read_bytes() == b"precious"

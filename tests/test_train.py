@@ -167,7 +167,7 @@ def test_energy_constraints_are_refused_for_now(ethanol):
 
 def test_memory_limit_is_kept(ethanol):
     task = GDMLTrain().create_task(ethanol, 200, ethanol, 10, 20, use_sym=False, seed=0)
-    with pytest.raises(InsufficientMemoryError, match=r"limit is 0.0 GB"):
+    with pytest.raises(InsufficientMemoryError, match=r"limit is 0.01 GB"):
         GDMLTrain(max_memory=0.01).train(task)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from ..dataset import check_same_system, load_dataset
-from ..task import load_task
 from .console import Console
 from .create import create_tasks
 from .files import list_files, load_dataset_argument
@@ -17,9 +16,6 @@ from .train import train_tasks
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Reconstruct a force field from beginning to end."""
-    if args.model_file is not None:
-        require_free(final_model_file(args, {}), args.overwrite)
-
     console.title("STEP 0", "Dataset(s)")
     dataset = load_dataset(args.dataset)
     valid_dataset = load_dataset_argument(args.valid_dataset, dataset)
@@ -28,10 +24,15 @@ def run(args: argparse.Namespace, console: Console) -> None:
     check_same_system(dataset, test_dataset, "training dataset", "test dataset")
 
     console.title("STEP 1", "Task creation")
-    task_dir = create_tasks(args, dataset, valid_dataset, console)
+    task_dir = create_tasks(
+        args,
+        dataset,
+        valid_dataset,
+        console,
+        # an existing model is found out now rather than after the training
+        check=lambda task: require_free(final_model_file(args, task), args.overwrite),
+    )
     tasks = list_files(task_dir, "task")
-    if args.model_file is None:  # found out now rather than after the training
-        require_free(final_model_file(args, load_task(tasks[0])), args.overwrite)
 
     console.title("STEP 2", "Training and validation")
     models = train_tasks(args, tasks, valid_dataset, console)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,17 @@ def run(args: argparse.Namespace, console: Console) -> None:
     console.title("NEXT STEP", f"fastgdml train {task_dir} {args.valid_dataset or args.dataset}")
 
 
-def create_tasks(args: argparse.Namespace, dataset: Dataset, valid_dataset: Dataset, console: Console) -> Path:
-    """Create the tasks of a search, or complete those of an interrupted one. Returns their directory."""
+def create_tasks(
+    args: argparse.Namespace,
+    dataset: Dataset,
+    valid_dataset: Dataset,
+    console: Console,
+    check: Callable[[Task], None] | None = None,
+) -> Path:
+    """Create the tasks of a search, or complete those of an interrupted one. Returns their directory.
+
+    `check` sees a task before anything is written or deleted, and may raise.
+    """
     sigs = DEFAULT_SIGMAS if args.sigs is None else sorted({sig for part in args.sigs for sig in part})
     check_same_system(dataset, valid_dataset, "training dataset", "validation dataset")
     task_dir = Path(args.task_dir or task_dir_name(dataset, args.n_train, not args.gdml, args.use_E, args.use_E_cstr))
@@ -48,9 +58,11 @@ def create_tasks(args: argparse.Namespace, dataset: Dataset, valid_dataset: Data
         console.info(f"Resuming the search in '{task_dir}'.")
     else:
         template = _new_template(args, sigs[0], dataset, valid_dataset, console)
-        if args.overwrite and task_dir.is_dir():
-            remove_search(task_dir)
-        task_dir.mkdir(parents=True, exist_ok=True)
+    if check is not None:
+        check(template)
+    if args.overwrite and task_dir.is_dir():
+        remove_search(task_dir)
+    task_dir.mkdir(parents=True, exist_ok=True)
 
     n_written = 0
     for sig in sigs:
