@@ -82,8 +82,8 @@ class PairClasses:
 
         image_pair = []
         for pattern, pairs in classes:
-            representative = np.array([np.flatnonzero(pattern == image)[0] for image in range(pattern.max() + 1)])
-            image_pair.append(images[np.ix_(representative, pairs)].ravel())
+            examples = np.array([np.flatnonzero(pattern == image)[0] for image in range(pattern.max() + 1)])
+            image_pair.append(images[np.ix_(examples, pairs)].ravel())
         class_image = _offsets([pattern.max() + 1 for pattern, _ in classes])
         perm_image = np.array([pattern for pattern, _ in classes]) + class_image[:-1, None]
         return cls(
