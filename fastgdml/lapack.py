@@ -1,10 +1,10 @@
 """The BLAS and LAPACK of SciPy, without the rest of scipy.linalg.
 
 `_packed` calls them through the function pointers of ``scipy.linalg.cython_blas`` and ``cython_lapack``. Importing
-these in the usual way runs the whole of ``scipy.linalg`` first: 0.2 s, a sixth of a small hyper-parameter search, for Python
-code that is never used. So the two extension modules are loaded from their files, under their own names. A later
-``import scipy.linalg`` finds them in place; if it was imported before, or they lie elsewhere in some SciPy, the usual
-import is used.
+these in the usual way runs the whole of ``scipy.linalg`` first: 0.2 s, a sixth of a small hyper-parameter search, for
+Python code that is never used. So the two extension modules are loaded from their files, under their own names. A
+later ``import scipy.linalg`` finds them in place; if it was imported before, or they lie elsewhere in some SciPy, the
+usual import is used.
 """
 
 from __future__ import annotations

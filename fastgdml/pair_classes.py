@@ -70,7 +70,7 @@ class PairClasses:
         leftover = np.zeros(images.shape[1], dtype=bool)
         for h, representative in enumerate(patterns):
             pairs = np.flatnonzero(member == h)
-            pattern = np.unique(representative, return_inverse=True)[1]
+            pattern: npt.NDArray[np.integer] = np.unique(representative, return_inverse=True)[1]
             n_images = pattern.max() + 1
             shared_cost = _COST_PAIR * n_images * len(pairs) + _COST_CLASS * n_perms
             if shared_cost < _COST_PAIR * n_perms * len(pairs):

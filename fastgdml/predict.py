@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from .backend import array_module, resolve_backend
 from .descriptor import (
     Array,
     geometry_error,
@@ -45,11 +46,15 @@ class GDMLPredict:
         Accepted for compatibility with sgdml; warns and has no effect.
     log_level : int, optional
         Level of this module's logger.
+    backend : {'cpu', 'gpu', 'auto'}
+        Where to predict; see `fastgdml.backend.resolve_backend`. The GPU is for many geometries at once.
 
     Raises
     ------
     DataError
         If the model lacks arrays or they contradict each other.
+    UsageError
+        If a GPU is asked for and there is none.
     """
 
     def __init__(
@@ -61,11 +66,12 @@ class GDMLPredict:
         max_processes: int | None = None,
         use_torch: bool = False,
         log_level: int | None = None,
+        backend: str = "cpu",
     ) -> None:
         if log_level is not None:
             _log.setLevel(log_level)
         if use_torch:
-            _log.warning("use_torch has no effect: this backend runs on the CPU without PyTorch.")
+            _log.warning("use_torch has no effect: PyTorch is not used. For a GPU, give backend='gpu'.")
         missing = [k for k in ("z", "R_desc", "R_d_desc_alpha", "tril_perms_lin", "sig", "std", "c") if k not in model]
         if missing:
             raise DataError(f"This is not a trained model: {', '.join(missing)} missing.")
@@ -95,7 +101,14 @@ class GDMLPredict:
         self._classes = PairClasses.from_pair_images(np.argsort(pair_perms, axis=1))
         self._x = x
         self._v = v
-        self._predictor = self._lay_out(v)
+        self._gpu: Any = None
+        self._predictor: Any = None
+        if resolve_backend(backend) == "gpu":
+            from .gpu import GPUPredictor
+
+            self._gpu = GPUPredictor(x, v, pair_perms, self.sig, self.std, self.c, self.lattice, array_module("gpu"))
+        else:
+            self._predictor = self._lay_out(v)
         self._R_desc: Array | None = None
         self._R_d_desc: Array | None = None
 
@@ -147,6 +160,9 @@ class GDMLPredict:
         """
         if R is None:
             return self._predict_training_set(return_E)
+        if self._gpu is not None:
+            result: tuple[Array, ...] = self._gpu.predict(R, return_E)
+            return result
         r = np.ascontiguousarray(R, dtype=np.float64)
         n_coord = 3 * self.n_atoms
         if r.size % n_coord or not (r.shape[-1] == n_coord or r.shape[-2:] == (self.n_atoms, 3)):
@@ -236,7 +252,10 @@ class GDMLPredict:
         if alphas.size != 3 * self.n_atoms * self.n_train:
             raise UsageError(f"alphas_F has {alphas.size} elements; {3 * self.n_atoms * self.n_train} expected.")
         self._v = jacobian_dot(self._R_d_desc, alphas.reshape(self.n_train, -1))
-        self._predictor = self._lay_out(self._v)
+        if self._gpu is not None:
+            self._gpu.set_coefficients(self._v)
+        else:
+            self._predictor = self._lay_out(self._v)
 
     def _predict_training_set(self, return_E: bool) -> tuple[Array, ...]:
         if self._R_desc is None or self._R_d_desc is None:
@@ -244,6 +263,9 @@ class GDMLPredict:
                 "predict() without geometries evaluates the training set: set its descriptors first with "
                 "set_R_desc() and set_R_d_desc(), or pass R."
             )
+        if self._gpu is not None:
+            result: tuple[Array, ...] = self._gpu.predict_descriptors(self._R_desc, self._R_d_desc, return_E)
+            return result
         E, F = np.empty(len(self._R_desc)), np.empty((len(self._R_desc), 3 * self.n_atoms))
         self._predictor.predict_descriptors(
             np.ascontiguousarray(self._R_desc),

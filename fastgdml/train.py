@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import psutil
 
 from ._version import __version__
+from .backend import array_module, resolve_backend
 from .dataset import check_dataset, check_same_system, dataset_md5, text
 from .descriptor import (
     Array,
@@ -28,7 +30,7 @@ from .permutations import MAX_GROUP_SIZE, find_perms
 from .predict import GDMLPredict
 from .progress import Callback, Step
 from .sampling import draw_stratified, draw_uniform, generator
-from .solvers.cholesky import memory_estimate, solve_closed_form
+from .solvers.cholesky import ClosedFormSolution, memory_estimate, solve_closed_form
 from .task import Task, check_task
 from .threads import resolve_n_threads
 
@@ -51,15 +53,27 @@ class GDMLTrain:
         Number of threads. All by default.
     use_torch : bool
         Accepted for compatibility with sgdml; warns and has no effect.
+    backend : {'cpu', 'gpu', 'auto'}
+        Where to train; see `fastgdml.backend.resolve_backend`.
+
+    Raises
+    ------
+    UsageError
+        If a GPU is asked for and there is none.
     """
 
     def __init__(
-        self, max_memory: float | None = None, max_processes: int | None = None, use_torch: bool = False
+        self,
+        max_memory: float | None = None,
+        max_processes: int | None = None,
+        use_torch: bool = False,
+        backend: str = "cpu",
     ) -> None:
         self._max_memory = max_memory
         self._n_threads = resolve_n_threads(max_processes)
         if use_torch:
-            _log.warning("use_torch has no effect: this backend runs on the CPU without PyTorch.")
+            _log.warning("use_torch has no effect: PyTorch is not used. For a GPU, give backend='gpu'.")
+        self._backend = resolve_backend(backend)
 
     # ---- tasks --------------------------------------------------------------------------------------------------
 
@@ -268,7 +282,7 @@ class GDMLTrain:
         R = np.asarray(task["R_train"], dtype=np.float64)
         lattice = task.get("lattice")
         tables = GroupTables.from_perms(task["perms"])
-        self._check_memory(len(R), R.shape[1], len(tables.perm), lattice is not None)
+        solve = self._solver(len(R), R.shape[1], len(tables.perm), lattice is not None)
 
         step = Step(callback, "Generating descriptors and their Jacobians")
         R_desc, R_d_desc = from_R(R, lattice, self._n_threads)
@@ -286,7 +300,7 @@ class GDMLTrain:
             assembling.done()
             solving.append(Step(callback, "Solving linear system (Cholesky factorization)"))
 
-        solution = solve_closed_form(
+        solution = solve(
             R,
             R_desc,
             R_d_desc,
@@ -308,6 +322,15 @@ class GDMLTrain:
         if model["use_E"]:
             model["c"] = self._recov_int_const(model, task, R_desc, R_d_desc)
         return model
+
+    def _solver(self, n_train: int, n_atoms: int, n_perms: int, periodic: bool) -> Callable[..., ClosedFormSolution]:
+        """Return the function that solves the training equations, once it is known to have the memory."""
+        if self._backend == "gpu":
+            from .gpu import solve_closed_form as solve_on_device
+
+            return partial(solve_on_device, xp=array_module("gpu"))  # checks the device's memory itself
+        self._check_memory(n_train, n_atoms, n_perms, periodic)
+        return solve_closed_form
 
     def _check_memory(self, n_train: int, n_atoms: int, n_perms: int, periodic: bool) -> None:
         needed = memory_estimate(n_train, n_atoms, n_perms, periodic)
@@ -411,7 +434,7 @@ class GDMLTrain:
         """
         if R_desc is None or R_d_desc is None:
             R_desc, R_d_desc = from_R(task["R_train"], task.get("lattice"), self._n_threads)
-        predictor = GDMLPredict(model, max_processes=self._n_threads)
+        predictor = GDMLPredict(model, max_processes=self._n_threads, backend=self._backend)
         predictor.set_R_desc(R_desc)
         predictor.set_R_d_desc(R_d_desc)
         E_pred = predictor.predict()[0]

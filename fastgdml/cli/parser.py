@@ -177,7 +177,16 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument(
             "-p", "--max_processes", metavar="<n>", type=positive_int, help="number of threads (default: all)"
         )
-        command.add_argument("--cpu", action="store_true", help="accepted for compatibility with sgdml")
+        device = command.add_mutually_exclusive_group()
+        device.add_argument(
+            "--backend",
+            choices=("cpu", "gpu", "auto"),
+            default="cpu",
+            help="where to compute; auto: on a GPU if CuPy finds one (default: cpu)",
+        )
+        device.add_argument(
+            "--cpu", dest="backend", action="store_const", const="cpu", help="the same as --backend cpu, as in sgdml"
+        )
     for command in (everything, create, train, validate, select, test):
         command.add_argument("-o", "--overwrite", action="store_true", help="overwrite existing files")
     return parser

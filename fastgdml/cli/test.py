@@ -38,7 +38,7 @@ def test_model(args: argparse.Namespace, path: Path, dataset: Dataset, n_test: i
     idxs = draw_test_points(model, dataset, n_test, seed)
     if n_test is not None and len(idxs) < n_test:
         console.warning(f"Only {len(idxs):,} unused points are left in the dataset; testing on those.")
-    errors = measure_errors(model, dataset, idxs, args.max_processes, console, "Testing")
+    errors = measure_errors(model, dataset, idxs, args, console, "Testing")
     _print_errors(console, model, dataset, errors)
 
     n_before = int(model["n_test"])

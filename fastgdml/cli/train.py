@@ -32,7 +32,7 @@ def train_tasks(args: argparse.Namespace, tasks: list[Path], valid_dataset: Data
 
     Models that are there already are kept, unless `args.overwrite`. Returns the model files.
     """
-    gdml_train = GDMLTrain(args.max_memory, args.max_processes)
+    gdml_train = GDMLTrain(args.max_memory, args.max_processes, backend=args.backend)
     previous = None
     for i, task_path in enumerate(tasks):
         task = load_task(task_path)
@@ -72,6 +72,6 @@ def _validated_rmse(
     args: argparse.Namespace, model: Model, model_path: Path, valid_dataset: Dataset, console: Console
 ) -> float:
     if not is_validated(model):
-        model = validate_model(model, valid_dataset, args.max_processes, console)
+        model = validate_model(model, valid_dataset, args, console)
         save_model(model_path, model)
     return float(model["f_err_rmse"])

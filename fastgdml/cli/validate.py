@@ -26,14 +26,14 @@ def run(args: argparse.Namespace, console: Console) -> None:
         if is_validated(model) and not args.overwrite:
             console.info(f"'{path.name}' is validated already; -o validates it again.")
             continue
-        save_model(path, validate_model(model, dataset, args.max_processes, console))
+        save_model(path, validate_model(model, dataset, args, console))
     if len(paths) > 1:
         console.title("NEXT STEP", f"fastgdml select {args.model_dir}")
     else:
         console.title("NEXT STEP", f"fastgdml test {paths[0]} <test_dataset> [<n_test>]")
 
 
-def validate_model(model: Model, dataset: Dataset, n_threads: int | None, console: Console) -> Model:
+def validate_model(model: Model, dataset: Dataset, args: argparse.Namespace, console: Console) -> Model:
     """Return the model with the errors on its validation points, which become its expected errors.
 
     Raises
@@ -45,19 +45,20 @@ def validate_model(model: Model, dataset: Dataset, n_threads: int | None, consol
         raise UsageError("The fingerprint of the validation dataset is not the one recorded in the model.")
     check_same_system(model, dataset, "model", "validation dataset")
     idxs = np.asarray(model["idxs_valid"], dtype=np.int64)
-    errors = measure_errors(model, dataset, idxs, n_threads, console, "Validation")
+    errors = measure_errors(model, dataset, idxs, args, console, "Validation")
     return with_errors({**model, "n_test": 0, "md5_test": b""}, errors)
 
 
 def measure_errors(
-    model: Model, dataset: Dataset, idxs: np.ndarray, n_threads: int | None, console: Console, title: str
+    model: Model, dataset: Dataset, idxs: np.ndarray, args: argparse.Namespace, console: Console, title: str
 ) -> Errors:
     """Compare predictions with labels under a progress bar, and print mean errors."""
     use_E = bool(model["use_E"])
     if use_E and "E" not in dataset:
         raise UsageError("The model predicts energies but the dataset has none (key 'E'); use another dataset.")
     step = Step(console.progress, f"{title} on {len(idxs):,} points", len(idxs))
-    errors = prediction_errors(GDMLPredict(model, max_processes=n_threads), dataset, idxs, use_E, step)
+    predictor = GDMLPredict(model, max_processes=args.max_processes, backend=args.backend)
+    errors = prediction_errors(predictor, dataset, idxs, use_E, step)
     energy = f"energy {errors.mae['energy']:.3f}/{errors.rmse['energy']:.3f}, " if use_E else ""
     step.done(f"{energy}forces {errors.mae['force']:.3f}/{errors.rmse['force']:.3f} (MAE/RMSE)")
     return errors

@@ -1,0 +1,208 @@
+"""Speed of the GPU backend, next to what the device can do.
+
+    python benchmarks/gpu.py [--n-train 200 1000] [--n-geo 4096] [--max-unknowns 130000] [--smoke]
+
+Needs fastgdml, NumPy and CuPy, no data files: ethanol (9 atoms) is the embedded dataset, molecules of 21 and 42 atoms
+are random. First the device itself is measured: float64 matrix product and copy. The last column of the table is the
+fraction of that matrix product's rate; it counts the arithmetic of the formulas, not what an implementation adds.
+Times are the best of several, with data already on the device unless "from NumPy" says otherwise; training starts
+and ends on the host. Without a device, prints one line that says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from itertools import permutations
+
+import numpy as np
+
+from fastgdml import gpu, gpu_kernels
+from fastgdml.backend import array_module
+from fastgdml.dataset import load_dataset
+from fastgdml.descriptor import jacobian_dot, pair_permutation
+from fastgdml.errors import UsageError
+from fastgdml.group import GroupTables
+from fastgdml.kernel import Coordinates
+from fastgdml.solvers.rigid import drop_rigid_motions
+
+
+class Table:
+    """Prints rows as they come."""
+
+    def __init__(self, peak=None):
+        self.peak = peak
+        print(f"{'work':<44} {'time':>11} {'rate':>20} {'of fp64 peak':>13}", flush=True)
+
+    def row(self, work, seconds, rate, flops=None):
+        share = "" if flops is None or self.peak is None else f"{flops / seconds / self.peak:.1%}"
+        shown = f"{seconds:.3f} s" if seconds >= 1 else f"{1e3 * seconds:.3f} ms"
+        print(f"{work:<44} {shown:>11} {rate:>20} {share:>13}", flush=True)
+
+    def note(self, work, text):
+        print(f"{work:<44} {text}", flush=True)
+
+
+def best_of(function, cupy, repetitions):
+    """Seconds of the fastest of several runs, the first (compilation, memory pool) not counted."""
+    function()
+    times = []
+    for _ in range(repetitions):
+        cupy.cuda.get_current_stream().synchronize()
+        start = time.perf_counter()
+        function()
+        cupy.cuda.get_current_stream().synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def release(cupy):
+    cupy.get_default_memory_pool().free_all_blocks()
+
+
+def measure_device(cupy, n, table):
+    """Rate of the float64 matrix product (flop/s), which is the yardstick of all else."""
+    a, b = cupy.random.random((n, n)), cupy.random.random((n, n))
+    out = cupy.empty((n, n))
+    seconds = best_of(lambda: cupy.matmul(a, b, out=out), cupy, 5)
+    peak = 2 * n**3 / seconds
+    table.row(f"float64 matrix product, n = {n}", seconds, f"{peak / 1e12:.2f} Tflop/s")
+    seconds = best_of(lambda: cupy.copyto(out, a), cupy, 5)
+    table.row(f"copy, {8 * n * n / 2**30:.2f} GiB", seconds, f"{16 * n * n / seconds / 1e9:.0f} GB/s")
+    return peak
+
+
+def measure_cholesky(cupy, n, table):
+    """Compare the factorisation of cuSOLVER with the blocked one, on the same matrix."""
+    original = cupy.random.random((n, n))
+    original = cupy.asfortranarray(original + original.T + 2 * n * cupy.eye(n))
+    matrix = cupy.empty((n, n), order="F")
+    copy = best_of(lambda: cupy.copyto(matrix, original), cupy, 2)
+
+    def factor(block):
+        cupy.copyto(matrix, original)
+        assert gpu_kernels.cholesky(matrix, cupy, block)
+
+    for name, block in (("cuSOLVER", n), ("blocked", min(gpu_kernels._BLOCK, max(n // 4, 1)))):
+        seconds = best_of(lambda block=block: factor(block), cupy, 2) - copy
+        table.row(f"Cholesky, {name}, n = {n}", seconds, f"{n**3 / 3 / seconds / 1e12:.2f} Tflop/s", n**3 / 3)
+
+
+def random_molecules(n_geo, n_atoms, seed=0):
+    """Geometries with atoms at least 0.8 apart."""
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 3, indexing="ij"), -1).reshape(-1, 3) * 1.4
+    base = grid[rng.permutation(len(grid))[:n_atoms]]
+    return base + rng.uniform(-0.3, 0.3, (n_geo, n_atoms, 3))
+
+
+def systems(n_geo):
+    """Name, permutations, geometries, forces (or None) and lambda of each molecule."""
+    ethanol = load_dataset("ethanol")
+    # The methyl group: hydrogen atoms 6, 7, 8 of ethanol; all six orders, for the sake of the benchmark.
+    perms = np.array([[*range(6), *p] for p in permutations((6, 7, 8))])
+    R, F = np.asarray(ethanol["R"]), np.asarray(ethanol["F"])
+    yield "ethanol, 9 atoms", perms, R, F, 1e-10
+    for n_atoms in (21, 42):
+        perms = np.array([[*p, *range(3, n_atoms)] for p in permutations(range(3))])
+        yield f"random, {n_atoms} atoms", perms, random_molecules(n_geo, n_atoms), None, 1e-6
+
+
+def training_set(R, F, n_train, seed=1):
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(R), n_train, replace=False)
+    R = np.ascontiguousarray(R[chosen])
+    if F is not None:
+        y = F[chosen].ravel()
+        return R, y / y.std()
+    # Forces that a force field can have: without net force and torque.
+    reduction = drop_rigid_motions(R)
+    return R, reduction.expand(reduction.reduce(rng.normal(size=R.size)), 3 * R.shape[1])
+
+
+def measure_system(cupy, name, perms, R, F, lam, n_train, options, table):
+    sig = 20.0
+    tables = GroupTables.from_perms(perms)
+    n_perms, n_atoms = tables.perm.shape
+    repetitions = 2 if options.smoke else 3
+    R_train, y = training_set(R, F, n_train)
+    x, g = gpu.from_R(R_train, xp=cupy)
+    name = f"{name}, M = {n_train}"
+
+    rows = Coordinates.full(n_train, 3 * n_atoms)
+    n_kept = 3 * n_atoms - 6
+    n = n_train * n_kept
+    fits = gpu.memory_estimate(n_train, n_atoms, n_perms) < gpu.free_memory(cupy) and n <= options.max_unknowns
+    if fits:
+        rows = drop_rigid_motions(R_train).rows
+        seconds = best_of(lambda: gpu_kernels.assemble_lower(x, g, tables, sig, rows, -1.0, xp=cupy), cupy, repetitions)
+        # Per pair of points, permutation and pair of atoms: 39 for equation (4), 33 for the sums over partners.
+        flops = n_train * (n_train + 1) / 2 * n_perms * n_atoms**2 * 72
+        table.row(f"{name}: assembly, n = {n}", seconds, f"{4 * n * n / seconds / 1e9:.0f} GB/s", flops)
+        release(cupy)
+
+    x_host, g_host = gpu.to_numpy(x), gpu.to_numpy(g)
+    if fits:
+        arguments = (R_train, x_host, g_host, tables, sig, lam, y)
+        solutions = []
+        # One repetition of the long ones: there is nothing left to warm up.
+        start = time.perf_counter()
+        solutions.append(gpu.solve_closed_form(*arguments, xp=cupy))
+        seconds = time.perf_counter() - start
+        if seconds < 5:
+            seconds = min(seconds, best_of(lambda: gpu.solve_closed_form(*arguments, xp=cupy), cupy, 1))
+        table.row(f"{name}: training", seconds, f"{n**3 / 3 / seconds / 1e12:.2f} Tflop/s", n**3 / 3)
+        if solutions[0].lam != lam:
+            table.note("", f"lambda was raised from {lam:.0e} to {solutions[0].lam:.0e}: several factorisations")
+        alphas = solutions[0].alphas_F
+        release(cupy)
+    else:
+        table.note(f"{name}: assembly and training, n = {n}", "left out: too large (memory, --max-unknowns)")
+        alphas = np.random.default_rng(0).normal(size=R_train.size)
+
+    pair_perms = np.array([pair_permutation(p) for p in perms])
+    v = jacobian_dot(g_host, alphas.reshape(n_train, -1))
+    predictor = gpu.GPUPredictor(x, v, pair_perms, sig, 1.0, 0.0)
+    bulk = np.resize(R, (options.n_geo, n_atoms, 3))
+    on_device = cupy.asarray(bulk)
+    # Four matrix products.
+    flops = 8.0 * n_perms * n_train * x.shape[1]
+    for work, data in (("bulk", on_device), ("bulk, from NumPy", bulk), ("single, from NumPy", bulk[:1])):
+        seconds = best_of(lambda data=data: predictor.predict(data), cupy, 20 if len(data) == 1 else repetitions)
+        table.row(f"{name}: {work}", seconds, f"{len(data) / seconds:,.0f}/s", len(data) * flops)
+    release(cupy)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n-train", type=int, nargs="+", default=[200, 1000], help="numbers of training points")
+    parser.add_argument("--n-geo", type=int, default=4096, help="geometries of a bulk prediction")
+    parser.add_argument("--max-unknowns", type=int, default=130_000, help="skip training beyond this matrix order")
+    parser.add_argument("--smoke", action="store_true", help="everything small: only see that it runs")
+    options = parser.parse_args()
+    try:
+        cupy = array_module("gpu")
+    except UsageError as error:
+        print(f"No device, nothing measured: {error}")
+        return
+    if options.smoke:
+        options.n_train, options.n_geo = [10], 64
+
+    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+    name = properties["name"]
+    print(
+        f"{name.decode() if isinstance(name, bytes) else name}, CuPy {cupy.__version__}, "
+        f"{gpu.free_memory(cupy) / 2**30:.1f} GiB free; 6 permutations, {options.n_geo} geometries in bulk"
+    )
+    table = Table()
+    table.peak = measure_device(cupy, 256 if options.smoke else 8192, table)
+    release(cupy)
+    measure_cholesky(cupy, 100 if options.smoke else 30_000, table)
+    release(cupy)
+    for system in systems(max([options.n_geo, *options.n_train])):
+        for n_train in options.n_train:
+            measure_system(cupy, *system, n_train, options, table)
+
+
+if __name__ == "__main__":
+    main()

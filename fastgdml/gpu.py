@@ -1,0 +1,485 @@
+"""Training and bulk prediction on a CUDA device: the twin of `descriptor`, `predict` and `solvers.cholesky`.
+
+Every function takes the array module `xp`, CuPy or NumPy: all of it also runs, and is tested, without a device.
+Everything is computed in double precision.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from math import sqrt
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+from threadpoolctl import threadpool_limits
+
+from .backend import array_module
+from .descriptor import Array, geometry_error, invert_lattice, n_atoms_of, n_pairs, pair_perms_from_lin
+from .errors import DataError, InsufficientMemoryError, SolverError
+from .gpu_kernels import add_blocks, assemble_lower, cholesky, cholesky_solve
+from .group import GroupTables
+from .kernel import Progress
+from .solvers.cholesky import _LAMBDA_STEP, _LAMBDA_TRIES, ClosedFormSolution, _likely_cause, _pad_blocks
+from .solvers.rigid import drop_rigid_motions
+
+_log = logging.getLogger(__name__)
+
+# Part of the free device memory that a batch of predictions may take: CuPy's pool and cuBLAS need some, too.
+_MEMORY_FRACTION = 0.6
+# Largest number of elements of one temporary of a batch: more does not run faster.
+_MAX_ELEMENTS = 2**28
+# Columns of workspace that cuSOLVER's factorisation is assumed to take at most.
+_WORKSPACE_COLUMNS = 512
+
+# One thread block a row of st (rows, 2 M), which holds y.x and y.v: they are replaced by A T and A (1 + rho); their sum
+# and that of A (1 + rho) T go to w1_sum and e_sum. One pass over memory where array operations would need five. The
+# order of summation is fixed. Compiled at run time, without standard headers.
+_WEIGHTS_THREADS = 128
+_WEIGHTS_CODE = r"""
+extern "C" __global__ void __launch_bounds__(128)
+weights(double *st, const double *yy, const double *xx, const double *xv, double *w1_sum, double *e_sum, int n_train,
+        double factor)
+{
+    __shared__ double partial[2][4];
+    const long long row = blockIdx.x;
+    double *s = st + 2 * row * n_train, *t = s + n_train;
+    double sum[2] = {0.0, 0.0};
+    for (int m = threadIdx.x; m < n_train; m += 128) {
+        /* Cancellation may leave a small negative number where the square of a distance is zero. */
+        const double rho = sqrt(fmax(yy[row] + xx[m] - 2.0 * s[m], 0.0)), projection = t[m] - xv[m];
+        const double a = factor * exp(-rho), w1 = a * projection, w2 = a * (1.0 + rho);
+        s[m] = w1;
+        t[m] = w2;
+        sum[0] += w1;
+        sum[1] += w2 * projection;
+    }
+    for (int k = 0; k < 2; ++k) {
+        for (int step = 16; step > 0; step /= 2) sum[k] += __shfl_xor_sync(0xffffffffu, sum[k], step);
+        if (threadIdx.x % 32 == 0) partial[k][threadIdx.x / 32] = sum[k];
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        w1_sum[row] = partial[0][0] + partial[0][1] + partial[0][2] + partial[0][3];
+        e_sum[row] = partial[1][0] + partial[1][1] + partial[1][2] + partial[1][3];
+    }
+}
+"""
+
+
+# ---- descriptors ------------------------------------------------------------------------------------------------
+
+
+def from_R(R: Any, lattice: npt.ArrayLike | None = None, first: int = 0, *, xp: ModuleType) -> tuple[Any, Any]:
+    """Compute descriptors and their Jacobians; twin of `fastgdml.descriptor.from_R`.
+
+    Parameters
+    ----------
+    R : array, shape (n_geo, n_atoms, 3)
+        Cartesian coordinates.
+    lattice : array_like, shape (3, 3), optional
+        Lattice vectors as columns, in the unit of `R`; sGDML's minimum image, d - L round(L^-1 d).
+    first : int
+        Number of the first geometry, for error messages.
+    xp : module
+        numpy or cupy.
+
+    Returns
+    -------
+    R_desc, R_d_desc : array, shapes (n_geo, D) and (n_geo, D, 3)
+        Inverse distances and compressed Jacobians.
+
+    Raises
+    ------
+    DataError
+        If coordinates are not finite or two atoms of a geometry coincide.
+    """
+    R = xp.asarray(R, dtype=xp.float64)
+    if R.ndim != 3 or R.shape[2] != 3 or R.shape[1] < 2:
+        raise DataError(f"Geometries must have shape (n_geo, n_atoms >= 2, 3); found {R.shape}.")
+    a, b = (xp.asarray(atom) for atom in np.tril_indices(R.shape[1], -1))
+    d = R[:, a] - R[:, b]
+    if lattice is not None:
+        L = xp.asarray(np.asarray(lattice, dtype=np.float64))
+        inverse = xp.asarray(invert_lattice(lattice))
+        d -= xp.rint(d @ inverse.T) @ L.T
+    squared = (d * d).sum(axis=2)
+    # The one place that waits for the device: a geometry that cannot be used must not pass.
+    unusable = ~((squared > 0) & (squared < xp.inf))
+    if unusable.any():
+        index, pair = (int(k) for k in np.argwhere(to_numpy(unusable))[0])
+        raise geometry_error(to_numpy(R[index]), first + index, pair)
+    x = 1 / xp.sqrt(squared)
+    return x, d * (x * x * x)[:, :, None]
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    """Return a NumPy array with the values of a NumPy or CuPy array."""
+    return np.asarray(array.get() if hasattr(array, "get") else array)
+
+
+# ---- prediction -------------------------------------------------------------------------------------------------
+
+
+class GPUPredictor:
+    """Predict energies and forces of many geometries by products of large matrices.
+
+    With q = sqrt(5) / sigma, Y = q times the permuted query descriptors (n_geo P, D), X = q times the training
+    descriptors (M, D) and V = J alpha (M, D), equation (5) of src/block_kernels.c reads
+
+        rho^2 = |y|^2 + |x|^2 - 2 Y X^T,    T = Y V^T - x.v,    A = 5 exp(-rho) / (3 sigma^2)
+        E = sum A (1 + rho) T / q,          -dE/dY = sum A T (Y - X) - A (1 + rho) V
+
+    The mean training descriptor, averaged over the group, is subtracted from all descriptors first: that leaves
+    differences as they are and keeps the cancellation in rho^2 small.
+
+    Parameters
+    ----------
+    x : array, shape (M, D)
+        Descriptors of the training points (the transpose of `R_desc` of a model).
+    v : array, shape (M, D)
+        J alpha of the training points (`R_d_desc_alpha`).
+    pair_perms : ndarray of int, shape (P, D)
+        Permutations of pairs; see `fastgdml.descriptor.pair_perms_from_lin`.
+    sig, std, c : float
+        Length scale, scale of the labels, integration constant.
+    lattice : array_like, shape (3, 3), optional
+        Lattice vectors as columns.
+    xp : module, optional
+        numpy or cupy; cupy by default.
+
+    Raises
+    ------
+    UsageError
+        If `xp` is not given and there is no device.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        v: Any,
+        pair_perms: npt.NDArray[np.integer],
+        sig: float,
+        std: float,
+        c: float,
+        lattice: npt.ArrayLike | None = None,
+        xp: ModuleType | None = None,
+    ) -> None:
+        self.xp = xp = array_module("gpu") if xp is None else xp
+        self.n_train, self.n_desc = x.shape
+        self.n_perms = len(pair_perms)
+        self.n_atoms = n_atoms_of(self.n_desc)
+        if self.n_desc != n_pairs(self.n_atoms) or v.shape != x.shape or pair_perms.shape[1] != self.n_desc:
+            raise DataError(
+                f"Descriptors {x.shape}, coefficients {v.shape} and pair permutations {pair_perms.shape} do not belong "
+                "to one molecule."
+            )
+        self.sig, self.std, self.c = float(sig), float(std), float(c)
+        self.lattice = None if lattice is None else np.asarray(lattice, dtype=np.float64)
+        self._q = sqrt(5) / self.sig
+        # x_i - P_p x_j, read with the permutation on the query; and the way back, over (P D,).
+        self._images = xp.asarray(np.argsort(pair_perms, axis=1))
+        self._back = xp.asarray(pair_perms + self.n_desc * np.arange(self.n_perms)[:, None])
+        x = xp.asarray(x, dtype=xp.float64)
+        self._center = self._q * x.mean(axis=0)[xp.asarray(pair_perms)].mean(axis=0)
+        # X and V, one below the other: both products with Y are one.
+        self._xv = xp.empty((2 * self.n_train, self.n_desc))
+        self._xv[: self.n_train] = self._q * x - self._center
+        self._x_dot_x = (self._xv[: self.n_train] ** 2).sum(axis=1)
+        # Columns +1 and -1 at the two atoms of each pair: J^T as a matrix product.
+        a, b = np.tril_indices(self.n_atoms, -1)
+        ends = np.zeros((self.n_desc, self.n_atoms))
+        ends[np.arange(self.n_desc), b] = 1.0
+        ends[np.arange(self.n_desc), a] = -1.0
+        self._ends = xp.asarray(ends)
+        self._weights = _weights_function(xp)
+        self.set_coefficients(v)
+
+    @classmethod
+    def from_model(cls, model: Mapping[str, Any], xp: ModuleType | None = None) -> GPUPredictor:
+        """Return the predictor of a model as made by `GDMLTrain.train` or `load_model`."""
+        x = np.asarray(model["R_desc"], dtype=np.float64).T
+        return cls(
+            x,
+            np.asarray(model["R_d_desc_alpha"], dtype=np.float64),
+            pair_perms_from_lin(model["tril_perms_lin"], x.shape[1]),
+            float(model["sig"]),
+            float(model["std"]),
+            float(model["c"]),
+            model.get("lattice"),
+            xp,
+        )
+
+    def set_coefficients(self, v: Any) -> None:
+        """Replace J alpha (M, D)."""
+        X, V = self._xv[: self.n_train], self._xv[self.n_train :]
+        V[:] = self.xp.asarray(v, dtype=self.xp.float64)
+        self._x_dot_v = (X * V).sum(axis=1)
+
+    def predict(self, R: Any, return_E: bool = True) -> tuple[Any, ...]:
+        """Predict energies and forces.
+
+        Parameters
+        ----------
+        R : array_like, shape (n_geo, 3 n_atoms)
+            Cartesian coordinates; (3 n_atoms,), (n_atoms, 3) and (n_geo, n_atoms, 3) are accepted, too. Arrays that
+            lie on the device (CuPy, PyTorch, JAX, ...: ``__cuda_array_interface__`` or ``__dlpack__``) are used where
+            they are.
+        return_E : bool
+            False leaves out the energies.
+
+        Returns
+        -------
+        E : array, shape (n_geo,)
+            Energies, unless `return_E` is False.
+        F : array, shape (n_geo, 3 n_atoms)
+            Forces. NumPy arrays for data on the host, CuPy arrays for data on the device.
+
+        Raises
+        ------
+        DataError
+            If the number of coordinates does not fit the model, a coordinate is not finite or two atoms coincide.
+        InsufficientMemoryError
+            If not even one geometry fits into the memory of the device.
+        """
+        r, on_device = _take(R, self.xp)
+        n_coord = 3 * self.n_atoms
+        if r.size % n_coord or not (r.shape[-1:] == (n_coord,) or r.shape[-2:] == (self.n_atoms, 3)):
+            raise DataError(
+                f"Geometries of shape {r.shape} do not fit a model of {self.n_atoms} atoms: "
+                f"(n_geo, {n_coord}) expected."
+            )
+        r = r.reshape(-1, self.n_atoms, 3)
+
+        def batch_of(begin: int, end: int) -> tuple[Any, Any]:
+            return from_R(self.xp.asarray(r[begin:end]), self.lattice, begin, xp=self.xp)
+
+        E, F = self._in_batches(len(r), batch_of, self.xp if on_device else np)
+        return (E, F) if return_E else (F,)
+
+    def predict_descriptors(self, x: Any, g: Any, return_E: bool = True) -> tuple[Any, ...]:
+        """Predict from descriptors (n_geo, D) and Jacobians (n_geo, D, 3); otherwise as `predict`."""
+        (x, on_device), (g, _) = _take(x, self.xp), _take(g, self.xp)
+        asarray = self.xp.asarray
+        E, F = self._in_batches(
+            len(x), lambda begin, end: (asarray(x[begin:end]), asarray(g[begin:end])), self.xp if on_device else np
+        )
+        return (E, F) if return_E else (F,)
+
+    def _in_batches(
+        self, n_geo: int, batch_of: Callable[[int, int], tuple[Any, Any]], out: ModuleType
+    ) -> tuple[Any, Any]:
+        """Predict batch by batch into arrays of the module `out`; smaller batches when memory runs out."""
+        E, F = out.empty(n_geo), out.empty((n_geo, 3 * self.n_atoms))
+        batch = self._batch_size(n_geo)
+        begin = 0
+        while begin < n_geo:
+            end = min(begin + batch, n_geo)
+            try:
+                e, f = self._predict_batch(*batch_of(begin, end))
+                if out is np:
+                    e, f = to_numpy(e), to_numpy(f)
+            except MemoryError:  # CuPy's OutOfMemoryError is one
+                if end - begin == 1:
+                    raise InsufficientMemoryError(
+                        f"The device has no room for one geometry of {self.n_atoms} atoms with {self.n_train} training "
+                        f"points and {self.n_perms} permutations ({self._bytes_per_geometry() / 2**20:.0f} MB). Free "
+                        "memory of the device, or predict on the processor: backend='cpu'."
+                    ) from None
+                batch = (end - begin) // 2
+                _log.info("Out of device memory with %d geometries a batch; trying %d.", end - begin, batch)
+                _release(self.xp)
+                continue
+            E[begin:end], F[begin:end] = e, f
+            begin = end
+        return E, F
+
+    def _bytes_per_geometry(self) -> int:
+        return 8 * (2 * self.n_perms * self.n_train + 6 * self.n_perms * self.n_desc + 16 * self.n_desc)
+
+    def _batch_size(self, n_geo: int) -> int:
+        """Return how many geometries to predict at once."""
+        fits = int(_MEMORY_FRACTION * free_memory(self.xp)) // self._bytes_per_geometry()
+        widest = self.n_perms * max(2 * self.n_train, 3 * self.n_desc)
+        return max(1, min(n_geo, fits, _MAX_ELEMENTS // widest))
+
+    def _predict_batch(self, x: Any, g: Any) -> tuple[Any, Any]:
+        xp, n_geo = self.xp, len(x)
+        y = (self._q * x)[:, self._images].reshape(-1, self.n_desc)
+        # After the permutation, so that sets of permutations that are no group are right, too.
+        y -= self._center
+        st = y @ self._xv.T
+        w1_sum, e = self._weights(st, (y * y).sum(axis=1), self._x_dot_x, self._x_dot_v, 5.0 / (3.0 * self.sig**2))
+        E = (self.std / self._q) * e.reshape(n_geo, -1).sum(axis=1) + self.c
+        y *= w1_sum[:, None]
+        y -= st @ self._xv
+        # Back through the permutations, summed over them.
+        minus_dE_dx = y.reshape(n_geo, -1)[:, self._back].sum(axis=1)
+        F = xp.tensordot(g * (self.std * minus_dE_dx)[:, :, None], self._ends, axes=(1, 0))
+        return E, F.transpose(0, 2, 1).reshape(n_geo, -1)
+
+
+def _weights_function(xp: ModuleType) -> Callable[..., tuple[Any, Any]]:
+    """Return the function (st, yy, xx, xv, factor) -> (w1_sum, e_sum) that `_WEIGHTS_CODE` describes."""
+    if xp is np:
+        return _weights_numpy
+    kernel = xp.RawKernel(_WEIGHTS_CODE, "weights")
+
+    def weights(st: Any, yy: Any, xx: Any, xv: Any, factor: float) -> tuple[Any, Any]:
+        w1_sum, e_sum = xp.empty(len(st)), xp.empty(len(st))
+        arguments = (st, yy, xx, xv, w1_sum, e_sum, np.int32(len(xx)), np.float64(factor))
+        kernel((len(st),), (_WEIGHTS_THREADS,), arguments)
+        return w1_sum, e_sum
+
+    return weights
+
+
+def _weights_numpy(st: Any, yy: Any, xx: Any, xv: Any, factor: float) -> tuple[Any, Any]:
+    s, t = st[:, : len(xx)], st[:, len(xx) :]
+    rho = np.sqrt(np.maximum(yy[:, None] + xx - 2.0 * s, 0.0))
+    projection = t - xv
+    a = factor * np.exp(-rho)
+    s[:] = a * projection
+    t[:] = a * (1.0 + rho)
+    return s.sum(axis=1), (t * projection).sum(axis=1)
+
+
+def _take(array: Any, xp: ModuleType) -> tuple[Any, bool]:
+    """Return float64 data, and whether it lies on the device. Nothing is copied between host and device."""
+    if xp is np or isinstance(array, np.ndarray):
+        return np.asarray(array, dtype=np.float64), False
+    if isinstance(array, xp.ndarray) or hasattr(array, "__cuda_array_interface__"):
+        return xp.asarray(array, dtype=xp.float64), True
+    if hasattr(array, "__dlpack__"):
+        host = array.__dlpack_device__()[0] == 1  # kDLCPU
+        return (np if host else xp).from_dlpack(array).astype(np.float64, copy=False), not host
+    return np.asarray(array, dtype=np.float64), False
+
+
+def free_memory(xp: ModuleType) -> int:
+    """Return the bytes that can still be allocated: device memory for CuPy, host memory for NumPy."""
+    if xp is np:
+        return int(psutil.virtual_memory().available)
+    return int(xp.cuda.runtime.memGetInfo()[0]) + int(xp.get_default_memory_pool().free_bytes())
+
+
+def _release(xp: ModuleType) -> None:
+    """Give unused memory of CuPy's pool back to the device, so that it can be cut anew."""
+    if xp is not np:
+        xp.get_default_memory_pool().free_all_blocks()
+
+
+# ---- training ---------------------------------------------------------------------------------------------------
+
+
+def memory_estimate(n_train: int, n_atoms: int, n_perms: int = 1, periodic: bool = False) -> int:
+    """Return the bytes of device memory that the closed form needs: the square matrix, workspace, tables of pairs."""
+    n_kept = max(3 * n_atoms - (3 if periodic else 6), 1)
+    n = n_train * n_kept
+    pairs = 6 * n_train * n_atoms**2
+    blocks = n_train * n_kept**2
+    return 8 * (n * (n + _WORKSPACE_COLUMNS) + pairs + blocks) + 8 * n_perms * n_atoms
+
+
+def solve_closed_form(
+    R: Array,
+    R_desc: Array,
+    R_d_desc: Array,
+    tables: GroupTables,
+    sig: float,
+    lam: float,
+    y: Array,
+    periodic: bool = False,
+    n_threads: int | None = None,
+    assembly_progress: Progress | None = None,
+    on_solving: Callable[[], None] | None = None,
+    *,
+    xp: ModuleType,
+) -> ClosedFormSolution:
+    """Solve (-K + lam I) x = y and return alpha = -x; twin of `fastgdml.solvers.cholesky.solve_closed_form`.
+
+    The reduction by rigid motions is made on the host, the matrix is assembled and factored on the device.
+
+    Parameters
+    ----------
+    R : ndarray, shape (M, N, 3)
+        Training geometries.
+    R_desc, R_d_desc : ndarray, shapes (M, D) and (M, D, 3)
+        Their descriptors and compressed Jacobians.
+    tables : GroupTables
+        The permutation group.
+    sig, lam : float
+        Length scale and regularisation.
+    y : ndarray, shape (3 N M,)
+        Scaled forces.
+    periodic : bool
+        Whether the descriptors were made with a lattice.
+    n_threads : int, optional
+        Has no effect here.
+    assembly_progress : callable, optional
+        Called with (done, total) while the matrix is assembled.
+    on_solving : callable, optional
+        Called once the matrix is there.
+    xp : module
+        numpy or cupy.
+
+    Returns
+    -------
+    ClosedFormSolution
+        With NumPy arrays.
+
+    Raises
+    ------
+    InsufficientMemoryError
+        If the matrix does not fit into the memory of the device.
+    SolverError
+        If the matrix stays indefinite with the largest lambda tried.
+    """
+    _release(xp)
+    needed = memory_estimate(len(R), R.shape[1], len(tables.perm), periodic)
+    if needed > free_memory(xp):
+        raise _too_large(needed, R, xp)
+    with threadpool_limits(limits=1, user_api="blas"):  # small matrices: threads would only wait
+        reduction = drop_rigid_motions(R, periodic)
+        rhs = reduction.reduce(y)
+    blocks = _pad_blocks(reduction.gram_inverse)
+
+    for attempt in range(_LAMBDA_TRIES + 1):
+        try:
+            matrix = assemble_lower(R_desc, R_d_desc, tables, sig, reduction.rows, -1.0, assembly_progress, xp=xp)
+            if on_solving is not None:
+                on_solving()
+            add_blocks(matrix, reduction.rows.begin, lam * blocks, xp)
+            if cholesky(matrix, xp):
+                z = to_numpy(cholesky_solve(matrix, rhs, xp))
+                if np.isfinite(z).all():
+                    return ClosedFormSolution(-reduction.expand(z, 3 * R.shape[1]), lam)
+        except InsufficientMemoryError:
+            raise
+        except MemoryError as error:  # CuPy's OutOfMemoryError is one
+            raise _too_large(needed, R, xp) from error
+        # The next attempt needs the memory of this one.
+        del matrix
+        if attempt < _LAMBDA_TRIES:
+            raised = max(lam, 1e-15) * _LAMBDA_STEP
+            _log.warning(
+                "The kernel matrix is not positive definite with lambda = %.0e; trying %.0e. %s",
+                lam,
+                raised,
+                _likely_cause(to_numpy(R_desc)),
+            )
+            lam = raised
+    raise SolverError(
+        f"The kernel matrix is not positive definite, even with lambda = {lam:.0e}. {_likely_cause(to_numpy(R_desc))}"
+    )
+
+
+def _too_large(needed: int, R: Array, xp: ModuleType) -> InsufficientMemoryError:
+    return InsufficientMemoryError(
+        f"The closed form for {len(R)} points of {R.shape[1]} atoms needs {needed / 2**30:.1f} GB of device memory, "
+        f"{free_memory(xp) / 2**30:.1f} GB are free. Use fewer training points, free memory of the device, or train on "
+        "the processor (backend='cpu'), where the matrix takes half as much."
+    )
