@@ -19,6 +19,10 @@ class UsageError(FastGDMLError, ValueError):
     """Arguments contradict each other or the data they are applied to."""
 
 
+class NoPointsLeftError(UsageError):
+    """All points of a dataset were used for training or validation, so that none is left to test on."""
+
+
 class SolverError(FastGDMLError, ArithmeticError):
     """A linear system could not be solved."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .descriptor import Array, IntArray
-from .errors import UsageError
+from .errors import NoPointsLeftError
 from .predict import GDMLPredict
 from .sampling import draw_stratified, draw_uniform, generator
 
@@ -106,7 +106,7 @@ def draw_test_points(model: Mapping[str, Any], dataset: Mapping[str, Any], n_tes
 
     Raises
     ------
-    UsageError
+    NoPointsLeftError
         If no point is left.
     """
     used = np.zeros(len(dataset["F"]), dtype=bool)
@@ -116,7 +116,7 @@ def draw_test_points(model: Mapping[str, Any], dataset: Mapping[str, Any], n_tes
             used[np.asarray(model[f"idxs_{which}"], dtype=np.int64)] = True
     n_left = int(np.count_nonzero(~used))
     if n_left == 0:
-        raise UsageError(
+        raise NoPointsLeftError(
             f"All {len(used)} points of this dataset were used for training or validation; test on another dataset."
         )
     n_test = n_left if n_test is None else min(n_test, n_left)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import secrets
 import zipfile
 import zlib
@@ -135,18 +136,90 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) ->
 
 
 # ---- pickled entries of other programs --------------------------------------------------------------------------
+#
+# A pickle builds objects by calling functions and by handing them a state. NumPy's own classes trust the state they are
+# given: a forged dtype makes NumPy take bytes for pointers. So the names that pickles of arrays refer to lead to the
+# stand-ins below, which only note what they are told; checked arrays are made from the notes afterwards.
 
 
-def _scalar(dtype: np.dtype, data: bytes) -> Any:
-    if not isinstance(dtype, np.dtype) or dtype.hasobject:
-        raise pickle.UnpicklingError("scalar of Python objects")
-    return np.frombuffer(data, dtype=dtype, count=1)[0]
+class _PickledDtype:
+    """Stands for numpy.dtype: a plain number, text or object type and its byte order."""
+
+    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
+        if not (isinstance(code, str) and re.fullmatch(r"[biufcSUO]\d{0,9}|\?", code)):
+            raise pickle.UnpicklingError(f"type {code!r}")
+        self._code = code
+        self._order = "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, order, subarray, names, fields = state[:5]
+        if (subarray, names, fields) != (None, None, None) or order not in ("<", ">", "=", "|"):
+            raise pickle.UnpicklingError("structured type")
+        self._order = order
+
+    def make(self) -> np.dtype:
+        dtype = np.dtype(self._code)
+        return dtype if self._order in ("=", "|") else dtype.newbyteorder(self._order)
 
 
-def _reconstruct(kind: type, shape: tuple[int, ...], code: bytes) -> np.ndarray:
-    if kind is not np.ndarray or shape != (0,):
+class _PickledArray:
+    """Stands for numpy.ndarray."""
+
+    def __init__(self) -> None:
+        self._state: tuple[Any, ...] | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._state = state
+
+    def make(self) -> np.ndarray:
+        if self._state is None:
+            raise pickle.UnpicklingError("array without content")
+        _, shape, dtype, fortran, data = self._state
+        return _make_array(dtype, data, shape, "F" if fortran else "C")
+
+
+def _make_array(dtype: Any, data: Any, shape: tuple[int, ...], order: str) -> np.ndarray:
+    if not isinstance(dtype, _PickledDtype) or order not in ("C", "F"):
         raise pickle.UnpicklingError("unusual array")
-    return np.ndarray.__new__(np.ndarray, (0,), "b")
+    kind = dtype.make()
+    if kind.hasobject:
+        array = np.empty(len(data), dtype=object)
+        for i, item in enumerate(list(data)):
+            array[i] = _make_plain(item)
+    else:
+        array = np.frombuffer(bytearray(_to_bytes(data)), dtype=kind)
+    return array.reshape(shape, order="F" if order == "F" else "C")
+
+
+def _make_plain(value: Any) -> Any:
+    """Replace stand-ins in unpickled data by what they stand for."""
+    if isinstance(value, _PickledArray):
+        return value.make()
+    if isinstance(value, dict):
+        return {_make_plain(key): _make_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return type(value)(_make_plain(item) for item in value)
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic | np.ndarray):
+        return value
+    raise pickle.UnpicklingError(f"{type(value).__name__}")
+
+
+def _to_bytes(data: Any) -> bytes:
+    return data.encode("latin1") if isinstance(data, str) else bytes(data)
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    return _make_array(dtype, data, (1,), "C")[0]
+
+
+def _reconstruct(kind: Any, shape: tuple[int, ...], code: bytes) -> _PickledArray:
+    if kind is not _PickledArray or shape != (0,):
+        raise pickle.UnpicklingError("unusual array")
+    return _PickledArray()
+
+
+def _frombuffer(buffer: Any, dtype: Any, shape: tuple[int, ...], order: str) -> np.ndarray:
+    return _make_array(dtype, buffer, shape, order)
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -155,21 +228,15 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _frombuffer(buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or order not in ("C", "F"):
-        raise pickle.UnpicklingError("unusual array")
-    return np.frombuffer(bytearray(buffer), dtype=dtype).reshape(shape, order="F" if order == "F" else "C")
-
-
-_ADMITTED = {
-    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _PickledArray,
+    ("numpy", "dtype"): _PickledDtype,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     ("_codecs", "encode"): _encode,
 }
 
@@ -186,7 +253,7 @@ class _PlainDataUnpickler(pickle.Unpickler):
 
 def _unpickle(data: bytes, where: str) -> Any:
     try:
-        return _PlainDataUnpickler(io.BytesIO(data), encoding="latin1").load()
+        return _make_plain(_PlainDataUnpickler(io.BytesIO(data), encoding="latin1").load())
     except Exception as error:  # a hostile pickle may raise anything
         raise FileFormatError(
             f"{where} holds a pickled object that is not plain data ({error}). Such an object can run code when it "

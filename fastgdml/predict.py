@@ -218,6 +218,11 @@ class GDMLPredict:
 
     def set_R_desc(self, R_desc: Array | None) -> None:
         """Set the descriptors (M, D) of the training geometries, for `predict` without arguments."""
+        if R_desc is not None and np.shape(R_desc) != (self.n_train, self.n_desc):
+            raise UsageError(
+                f"R_desc has shape {np.shape(R_desc)}; ({self.n_train}, {self.n_desc}) expected: descriptors of the "
+                "training geometries (the transpose of what a model holds)."
+            )
         self._R_desc = None if R_desc is None else np.asarray(R_desc, dtype=np.float64)
 
     def set_R_d_desc(self, R_d_desc: Array | None) -> None:

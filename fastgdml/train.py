@@ -118,7 +118,7 @@ class GDMLTrain:
         seed : int, optional
             Seed of the draws, recorded in the task. Without it, NumPy's global generator is used, as sgdml does.
         max_group_size : int
-            Largest symmetry group that a search may find; crystals need more than the default, which is sgdml's.
+            A search gives up on groups of this size or larger; crystals need more than the default, sgdml's.
 
         Returns
         -------

@@ -394,3 +394,56 @@ def test_fingerprints_name_datasets(capsys):
     assert run("create", fingerprint, 30, 40, "-s", 10, "--seed", 0) == 0
     assert run("show", f"./{fingerprint}") == 0
     assert "Dataset properties" in capsys.readouterr().out
+
+
+# ---- a search may only delete what is its own ------------------------------------------------------------------
+
+
+def test_the_final_model_may_not_lie_in_the_search(capsys):
+    run("create", *SMALL)
+    run("train", FOLDER, "ethanol")
+    before = files()
+    assert run("select", FOLDER, "--model_file", f"{FOLDER}/best.npz") == 1
+    assert "would lie in the directory of the search" in capsys.readouterr().err
+    assert run("all", *SMALL, "--task_dir", FOLDER, "--model_file", f"{FOLDER}/best") == 1
+    assert run("select", f"{FOLDER}/model-train30-sym6-sig0010.npz") == 1
+    assert "is one model" in capsys.readouterr().err
+    os.chdir(FOLDER)
+    assert run("select", ".") == 1
+    os.chdir("..")
+    assert files() == before
+
+
+def test_models_of_other_names_survive_a_search():
+    run("create", *SMALL)
+    run("train", FOLDER, "ethanol")
+    other = Path(FOLDER, "my-best.npz")
+    other.write_bytes(Path(FOLDER, "model-train30-sym6-sig0010.npz").read_bytes())
+    assert run("create", *SMALL, "-o") == 0
+    assert other.exists()
+
+
+def test_lazy_with_nothing_left_is_one_message(capsys):
+    run("create", *SMALL)
+    for path in Path(FOLDER).glob("task-*.npz"):
+        save_npz(path, {**load_task(path), "tried_training": True})
+    assert run("all", *SMALL, "--lazy") == 1
+    assert "no trained models" in capsys.readouterr().err
+
+
+def test_a_model_without_test_points_is_still_delivered(capsys):
+    dataset = load_dataset("ethanol")
+    small = create_dataset("e", "x", dataset["z"], dataset["R"][:40], dataset["F"][:40], dataset["E"][:40])
+    save_dataset("small.npz", small)
+    assert run("all", "small.npz", 20, 20, "-s", 10, "--gdml") == 0
+    captured = capsys.readouterr()
+    assert "All 40 points" in captured.err
+    assert "This is your model file" in captured.out
+
+
+def test_a_test_dataset_without_energies_is_found_out_first(capsys):
+    dataset = load_dataset("ethanol")
+    save_dataset("noE.npz", create_dataset("e", "x", dataset["z"], dataset["R"], dataset["F"]))
+    assert run("all", *SMALL, "-t", "noE.npz") == 1
+    assert "test dataset has no energies" in capsys.readouterr().err
+    assert files() == ["noE.npz"]

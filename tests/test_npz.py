@@ -169,3 +169,42 @@ def test_missing_files_and_folders(tmp_path):
         load_npz(tmp_path / "none.npz")
     with pytest.raises(FileFormatError, match="is a directory"):
         load_npz(tmp_path)
+
+
+class Forged:
+    """Pickles as a call of numpy's functions with a forged state, as an attacker would write it."""
+
+    def __init__(self, function, args, state=None):
+        self.parts = (function, args) if state is None else (function, args, state)
+
+    def __reduce__(self):
+        return self.parts
+
+
+def forged_dtype():
+    """A structured type that hides that it holds objects: NumPy would take its bytes for pointers."""
+    return Forged(np.dtype, ("V8", False, True), (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda: {"mae": Forged(np._core.multiarray.scalar, (forged_dtype(), b"A" * 8))},
+        lambda: Forged(
+            np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), (1, (1,), forged_dtype(), False, b"A" * 8)
+        ),
+        lambda: Forged(np._core.multiarray.scalar, (np.dtype("O"), b"A" * 8)),
+        lambda: Forged(np._core.multiarray.scalar, (np.dtype("f8"), b"A" * 7)),
+        lambda: Forged(np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b")),
+        lambda: Forged(
+            np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), (1, (9,), np.dtype("f8"), False, b"A" * 8)
+        ),
+    ],
+)
+def test_forged_arrays_are_refused(tmp_path, content):
+    path = tmp_path / "model.npz"
+    with zipfile.ZipFile(path, "w") as archive, archive.open("f_err.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"shape": (), "fortran_order": False, "descr": "|O"})
+        file.write(pickle.dumps(content()))
+    with pytest.raises(FileFormatError, match="pickled object"):
+        load_npz(path)

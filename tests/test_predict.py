@@ -198,6 +198,9 @@ def test_training_set_and_new_coefficients(ethanol_model, ethanol_task):
     np.testing.assert_allclose(predictor.predict(R)[1], 2 * before[1], rtol=1e-9, atol=1e-9)
     with pytest.raises(UsageError, match="elements"):
         predictor.set_alphas(np.ones(5))
+    for wrong in (x.T, x[:-1], x[:, :-1], np.zeros((3000, 36))):
+        with pytest.raises(UsageError, match="R_desc has shape"):
+            predictor.set_R_desc(wrong)
 
 
 def test_prepare_parallel_measures(ethanol_model):

@@ -1,6 +1,7 @@
 import logging
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from fastgdml.descriptor import from_R, jacobian_dot
 from fastgdml.errors import SolverError
 from fastgdml.group import GroupTables
 from fastgdml.kernel import packed_size
-from fastgdml.solvers import rigid
+from fastgdml.solvers import cholesky, rigid
 from fastgdml.solvers.cholesky import memory_estimate, solve_closed_form
 from fastgdml.solvers.rigid import drop_rigid_motions
 
@@ -163,3 +164,23 @@ print((status("VmHWM") - before) / memory_estimate(350, 9, len(task["perms"])))
 def test_memory_estimate_is_the_packed_matrix_and_a_little():
     n = 21 * 500
     assert 1.0 < memory_estimate(500, 9, 6) / (8 * packed_size(n)) < 1.05
+
+
+def test_a_retry_holds_one_matrix(monkeypatch):
+    """The memory estimate is for one; the next is assembled after the last is gone."""
+    R = random_molecules(12, 4)
+    x, g = from_R(R)
+    alive = []
+    original = cholesky.assemble_packed
+
+    def assemble(*args):
+        alive.append(sum(reference() is not None for reference in references))
+        matrix = original(*args)
+        references.append(weakref.ref(matrix))
+        return matrix
+
+    references = []
+    monkeypatch.setattr(cholesky, "assemble_packed", assemble)
+    monkeypatch.setattr(cholesky.lapack, "cholesky", lambda matrix, n: 1 if len(references) < 3 else 0)
+    solve_closed_form(R, x, g, GroupTables.from_perms([range(4)]), 3.0, 1e-10, np.ones(R.size))
+    assert alive == [0, 0, 0]

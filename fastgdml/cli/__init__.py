@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.error(str(error))
         return 1
     except KeyboardInterrupt:
-        console.error("Interrupted. Finished tasks are kept; the same command continues from there.")
+        console.error(
+            "Interrupted. Complete files are kept; a search in a task directory continues with the same command."
+        )
         return 130
     except BrokenPipeError:  # the reader of our output is gone, as in `| head`
         sys.stderr.close()

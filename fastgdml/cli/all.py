@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..dataset import check_same_system, load_dataset
+from ..errors import NoPointsLeftError, UsageError
 from .console import Console
 from .create import create_tasks
 from .files import list_files, load_dataset_argument
@@ -22,6 +23,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     test_dataset = load_dataset_argument(args.test_dataset, dataset)
     dataset_properties(console, dataset)
     check_same_system(dataset, test_dataset, "training dataset", "test dataset")
+    if args.use_E and "E" not in test_dataset:
+        raise UsageError("The test dataset has no energies (key 'E'); use --no_E or another dataset.")
 
     console.title("STEP 1", "Task creation")
     task_dir = create_tasks(
@@ -30,7 +33,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         valid_dataset,
         console,
         # an existing model is found out now rather than after the training
-        check=lambda task: require_free(final_model_file(args, task), args.overwrite),
+        check=lambda task, folder: require_free(final_model_file(args, task), folder, args.overwrite),
     )
     tasks = list_files(task_dir, "task")
 
@@ -41,5 +44,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     model_file = select_model(args, models, console)
 
     console.title("STEP 4", "Testing")
-    test_model(args, model_file, test_dataset, args.n_test, console)
+    try:
+        test_model(args, model_file, test_dataset, args.n_test, console)
+    except NoPointsLeftError as error:
+        console.warning(f"The model is not tested. {error}")
     console.done(f"This is your model file: '{model_file}'")

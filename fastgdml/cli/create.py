@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,11 +38,11 @@ def create_tasks(
     dataset: Dataset,
     valid_dataset: Dataset,
     console: Console,
-    check: Callable[[Task], None] | None = None,
+    check: Callable[[Task, Path], None] | None = None,
 ) -> Path:
     """Create the tasks of a search, or complete those of an interrupted one. Returns their directory.
 
-    `check` sees a task before anything is written or deleted, and may raise.
+    `check` sees a task and the directory before anything is written or deleted, and may raise.
     """
     sigs = DEFAULT_SIGMAS if args.sigs is None else sorted({sig for part in args.sigs for sig in part})
     check_same_system(dataset, valid_dataset, "training dataset", "validation dataset")
@@ -59,7 +58,7 @@ def create_tasks(
     else:
         template = _new_template(args, sigs[0], dataset, valid_dataset, console)
     if check is not None:
-        check(template)
+        check(template, task_dir)
     if args.overwrite and task_dir.is_dir():
         remove_search(task_dir)
     task_dir.mkdir(parents=True, exist_ok=True)
@@ -160,11 +159,15 @@ def _require_same_search(
 
 
 def remove_search(task_dir: Path) -> None:
-    """Delete the task and model files of a search, and its directory if nothing else is in it."""
+    """Delete the task and model files of a search, and its directory if nothing else is in it.
+
+    Only files with the names that a search gives them are touched.
+    """
     for kind in ("task", "model"):
         for path in list_files(task_dir, kind):
-            path.unlink()
-    for path in task_dir.glob("_unconv_*.npz"):
+            if path.name.startswith(f"{kind}-train"):
+                path.unlink()
+    for path in task_dir.glob("_unconv_model-train*.npz"):
         path.unlink()
-    if not any(task_dir.iterdir()):
-        shutil.rmtree(task_dir)
+    if not any(task_dir.iterdir()) and task_dir.resolve() != Path.cwd():
+        task_dir.rmdir()

@@ -126,7 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
             metavar="<n>",
             type=positive_int,
             default=100,
-            help="largest symmetry group to search for; crystals may need thousands (default: 100, as sgdml)",
+            help="give up on symmetry groups of this size; crystals may need thousands (default: 100, as sgdml)",
         )
         energies = command.add_mutually_exclusive_group()
         energies.add_argument("--no_E", dest="use_E", action="store_false", help="train without energies")

@@ -22,6 +22,8 @@ from .files import files_of
 def run(args: argparse.Namespace, console: Console) -> None:
     """Select and say what comes next."""
     console.title("MODEL SELECTION")
+    if Path(args.model_dir).is_file():
+        raise UsageError(f"{args.model_dir} is one model; give the directory with the models to select from.")
     model_file = select_model(args, files_of(args.model_dir, "model"), console)
     console.title("NEXT STEP", f"fastgdml test {model_file} <test_dataset> [<n_test>]")
 
@@ -35,6 +37,8 @@ def final_model_file(args: argparse.Namespace, task_or_model: Mapping[str, Any])
 
 def select_model(args: argparse.Namespace, paths: list[Path], console: Console) -> Path:
     """Write the best of the models to its final file, then delete the directory of the search."""
+    if not paths:
+        raise UsageError("There are no trained models to select from: every task was skipped. Try without --lazy.")
     models = [load_model(path) for path in paths]
     best = models[0]
     if len(models) > 1:
@@ -42,18 +46,23 @@ def select_model(args: argparse.Namespace, paths: list[Path], console: Console) 
         best = min(models, key=lambda model: float(model["f_err_rmse"]))
         _print_table(console, models, best)
     target = final_model_file(args, best)
-    require_free(target, args.overwrite)
+    directory = paths[0].parent
+    require_free(target, directory, args.overwrite)
     save_model(target, best)
     console.done(f"Wrote model file '{target}'")
-    directory = paths[0].parent
     remove_search(directory)
     if directory.exists():
         console.info(f"'{directory}' holds other files and is kept.")
     return target
 
 
-def require_free(target: Path, overwrite: bool) -> None:
-    """Raise UsageError if a file would be overwritten without leave."""
+def require_free(target: Path, search: Path, overwrite: bool) -> None:
+    """Raise UsageError if the final model would overwrite a file without leave, or lie among the files of its search."""
+    if target.resolve().parent == search.resolve():
+        raise UsageError(
+            f"The final model '{target}' would lie in the directory of the search, '{search}', whose models are deleted "
+            "once one is selected. Name a file elsewhere with --model_file, or run in another directory."
+        )
     if target.exists() and not overwrite:
         raise UsageError(f"Model file '{target}' exists. Give -o to overwrite it, or another name with --model_file.")
 

@@ -112,6 +112,7 @@ def solve_closed_form(
             z = rhs.copy()
             if lapack.cholesky(matrix, n) == 0 and lapack.solve(matrix, n, z) == 0 and np.isfinite(z).all():
                 return ClosedFormSolution(-reduction.expand(z, 3 * R.shape[1]), lam)
+        del matrix  # before the next one is allocated
         if attempt < _LAMBDA_TRIES:
             raised = max(lam, 1e-15) * _LAMBDA_STEP
             _log.warning(
