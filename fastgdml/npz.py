@@ -159,7 +159,7 @@ class _PickledDtype:
 
     def make(self) -> np.dtype:
         dtype = np.dtype(self._code)
-        return dtype if self._order in ("=", "|") else dtype.newbyteorder(self._order)
+        return dtype.newbyteorder(">") if self._order == ">" else dtype
 
 
 class _PickledArray:

@@ -57,11 +57,11 @@ def select_model(args: argparse.Namespace, paths: list[Path], console: Console) 
 
 
 def require_free(target: Path, search: Path, overwrite: bool) -> None:
-    """Raise UsageError if the final model would overwrite a file without leave, or lie among the files of its search."""
+    """Raise UsageError if the final model would overwrite a file without leave, or lie among those of its search."""
     if target.resolve().parent == search.resolve():
         raise UsageError(
-            f"The final model '{target}' would lie in the directory of the search, '{search}', whose models are deleted "
-            "once one is selected. Name a file elsewhere with --model_file, or run in another directory."
+            f"The final model '{target}' would lie in the directory of the search, '{search}', whose models "
+            "are deleted once one is selected. Name a file elsewhere with --model_file, or run in another directory."
         )
     if target.exists() and not overwrite:
         raise UsageError(f"Model file '{target}' exists. Give -o to overwrite it, or another name with --model_file.")
