@@ -19,11 +19,11 @@ from threadpoolctl import threadpool_limits
 
 from .backend import array_module
 from .descriptor import Array, geometry_error, invert_lattice, n_atoms_of, n_pairs, pair_perms_from_lin
-from .errors import DataError, InsufficientMemoryError, SolverError
+from .errors import DataError, InsufficientMemoryError
 from .gpu_kernels import add_blocks, assemble_lower, cholesky, cholesky_solve
 from .group import GroupTables
 from .kernel import Progress
-from .solvers.cholesky import _LAMBDA_STEP, _LAMBDA_TRIES, ClosedFormSolution, _likely_cause, _pad_blocks
+from .solvers.cholesky import ClosedFormSolution, solve_with_rising_lambda
 from .solvers.rigid import drop_rigid_motions
 
 _log = logging.getLogger(__name__)
@@ -445,36 +445,22 @@ def solve_closed_form(
     with threadpool_limits(limits=1, user_api="blas"):  # small matrices: threads would only wait
         reduction = drop_rigid_motions(R, periodic)
         rhs = reduction.reduce(y)
-    blocks = _pad_blocks(reduction.gram_inverse)
+    blocks = reduction.padded_gram_inverse()
 
-    for attempt in range(_LAMBDA_TRIES + 1):
+    def solve(lam: float) -> Array | None:
         try:
             matrix = assemble_lower(R_desc, R_d_desc, tables, sig, reduction.rows, -1.0, assembly_progress, xp=xp)
             if on_solving is not None:
                 on_solving()
             add_blocks(matrix, reduction.rows.begin, lam * blocks, xp)
-            if cholesky(matrix, xp):
-                z = to_numpy(cholesky_solve(matrix, rhs, xp))
-                if np.isfinite(z).all():
-                    return ClosedFormSolution(-reduction.expand(z, 3 * R.shape[1]), lam)
+            return to_numpy(cholesky_solve(matrix, rhs, xp)) if cholesky(matrix, xp) else None
         except InsufficientMemoryError:
             raise
         except MemoryError as error:  # CuPy's OutOfMemoryError is one
             raise _too_large(needed, R, xp) from error
-        # The next attempt needs the memory of this one.
-        del matrix
-        if attempt < _LAMBDA_TRIES:
-            raised = max(lam, 1e-15) * _LAMBDA_STEP
-            _log.warning(
-                "The kernel matrix is not positive definite with lambda = %.0e; trying %.0e. %s",
-                lam,
-                raised,
-                _likely_cause(to_numpy(R_desc)),
-            )
-            lam = raised
-    raise SolverError(
-        f"The kernel matrix is not positive definite, even with lambda = {lam:.0e}. {_likely_cause(to_numpy(R_desc))}"
-    )
+
+    z, lam = solve_with_rising_lambda(solve, lam, to_numpy(R_desc))
+    return ClosedFormSolution(-reduction.expand(z, 3 * R.shape[1]), lam)
 
 
 def _too_large(needed: int, R: Array, xp: ModuleType) -> InsufficientMemoryError:

@@ -100,19 +100,52 @@ def solve_closed_form(
     with threadpool_limits(limits=1, user_api="blas"):  # small matrices: threads would only wait
         reduction = drop_rigid_motions(R, periodic)
         rhs = reduction.reduce(y)
-    blocks = _pad_blocks(reduction.gram_inverse)
+    blocks = reduction.padded_gram_inverse()
     n = reduction.rows.size
 
-    for attempt in range(_LAMBDA_TRIES + 1):
+    def solve(lam: float) -> Array | None:
         matrix = assemble_packed(R_desc, R_d_desc, tables, sig, reduction.rows, -1.0, threads, assembly_progress)
         if on_solving is not None:
             on_solving()
         lapack.add_blocks(matrix, n, reduction.rows.begin, lam * blocks)
+        z = rhs.copy()
         with threadpool_limits(limits=threads, user_api="blas"):
-            z = rhs.copy()
-            if lapack.cholesky(matrix, n) == 0 and lapack.solve(matrix, n, z) == 0 and np.isfinite(z).all():
-                return ClosedFormSolution(-reduction.expand(z, 3 * R.shape[1]), lam)
-        del matrix  # before the next one is allocated
+            solved = lapack.cholesky(matrix, n) == 0 and lapack.solve(matrix, n, z) == 0
+        return z if solved else None
+
+    z, lam = solve_with_rising_lambda(solve, lam, R_desc)
+    return ClosedFormSolution(-reduction.expand(z, 3 * R.shape[1]), lam)
+
+
+def solve_with_rising_lambda(solve: Callable[[float], Array | None], lam: float, R_desc: Array) -> tuple[Array, float]:
+    """Solve with the smallest lambda that makes the matrix positive definite: `lam`, or ten times that, and so on.
+
+    Parameters
+    ----------
+    solve : callable
+        Returns the solution for a lambda, or None if the matrix is not positive definite with it. Its matrix is gone
+        when it returns, so that no two are held at once.
+    lam : float
+        The first lambda.
+    R_desc : ndarray, shape (M, D)
+        Descriptors, to name the likely cause of a failure.
+
+    Returns
+    -------
+    z : ndarray
+        The solution.
+    lam : float
+        The lambda that gave it.
+
+    Raises
+    ------
+    SolverError
+        If the matrix stays indefinite with the largest lambda tried.
+    """
+    for attempt in range(_LAMBDA_TRIES + 1):
+        z = solve(lam)
+        if z is not None and np.isfinite(z).all():
+            return z, lam
         if attempt < _LAMBDA_TRIES:
             raised = max(lam, 1e-15) * _LAMBDA_STEP
             _log.warning(
@@ -125,15 +158,6 @@ def solve_closed_form(
     raise SolverError(
         f"The kernel matrix is not positive definite, even with lambda = {lam:.0e}. {_likely_cause(R_desc)}"
     )
-
-
-def _pad_blocks(blocks: list[Array]) -> Array:
-    """Stack square blocks of possibly different orders into one array."""
-    size = max(len(b) for b in blocks)
-    padded = np.zeros((len(blocks), size, size))
-    for i, block in enumerate(blocks):
-        padded[i, : len(block), : len(block)] = block
-    return padded
 
 
 def _likely_cause(R_desc: Array) -> str:

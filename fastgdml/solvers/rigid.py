@@ -63,6 +63,14 @@ class Reduction:
             ]
         )
 
+    def padded_gram_inverse(self) -> Array:
+        """Return (B^T B)^-1 of all points as one array (M, m, m), blocks of lower order padded with zeros."""
+        size = max(len(block) for block in self.gram_inverse)
+        padded = np.zeros((len(self.gram_inverse), size, size))
+        for i, block in enumerate(self.gram_inverse):
+            padded[i, : len(block), : len(block)] = block
+        return padded
+
     def expand(self, reduced: Array, n_coord: int) -> Array:
         """Return B (B^T B)^-1 z, shape (3 N M,), for reduced z."""
         alphas = np.empty((len(self.kept), n_coord))
