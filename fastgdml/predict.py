@@ -282,12 +282,16 @@ class GDMLPredict:
         return (E, F) if return_E else (F,)
 
 
-def _tile_size(n_train: int, smallest: int = 48, largest: int = 112, lanes: int = 16) -> int:
-    """Return the number of training points of a tile: a multiple of `lanes` that leaves the least padding.
+# Time that a tile costs beside that of its points, in points.
+_TILE_OVERHEAD = 7
+
+
+def _tile_size(n_train: int, smallest: int = 48, largest: int = 128, lanes: int = 8) -> int:
+    """Return the number of training points of a tile: the multiple of `lanes` that costs the least.
 
     The same for every instruction set and number of threads, because it decides the order of summation.
     """
     if n_train <= largest:
-        return -(-n_train // 8) * 8
+        return -(-n_train // lanes) * lanes
     sizes = range(smallest, largest + 1, lanes)
-    return min(sizes, key=lambda tile: (-(-n_train // tile) * tile, -tile))
+    return min(sizes, key=lambda tile: (-(-n_train // tile) * (tile + _TILE_OVERHEAD), -tile))

@@ -84,10 +84,15 @@ cdef extern from "gdml.h" nogil:
                               double *) noexcept nogil
         size_t (*kernel_scratch)(const gdml_group *) noexcept nogil
         void (*kernel_tile)(const gdml_kernel_job *, int64_t, int64_t, int64_t, void *) noexcept nogil
+        void (*predict_images)(const gdml_predictor *, int64_t, const gdml_query *, double *) noexcept nogil
         size_t (*predict_scratch)(const gdml_predictor *, int64_t) noexcept nogil
-        void (*predict_tile)(const gdml_predictor *, int64_t, int64_t, const gdml_query *, double *, double *,
+        void (*predict_tile)(const gdml_predictor *, int64_t, int64_t, const double *, double *,
                              void *) noexcept nogil
+        void (*predict_collect)(const gdml_predictor *, int64_t, const double *, const double *,
+                                gdml_query *) noexcept nogil
     const gdml_kernels *gdml_select_kernels(const char *isa)
+    int64_t gdml_n_images(const gdml_predictor *model)
+    int64_t gdml_n_sums(const gdml_predictor *model)
     void gdml_force_from_descriptor(int64_t, const double *, const double *, double, double *)
     void *gdml_scratch_new(size_t n_bytes)
     void gdml_scratch_free(void *scratch)
@@ -261,11 +266,15 @@ cdef class KernelAssembly:
 cdef int64_t PARALLEL_THRESHOLD = 60000
 
 
+# Tiles whose sums are held at a time, for each thread, when the tiles of one block of geometries run in parallel.
+cdef int64_t TILES_PER_THREAD = 4
+
+
 cdef struct query_block:
     # What one thread needs to predict a block of geometries.
     gdml_query query[4]        # GDML_QUERY_BLOCK
-    double *energy             # [n_query]     of one tile
-    double *force_x            # [n_query][D]  of one tile
+    double *images             # [gdml_n_images][n_query]
+    double *sums               # [gdml_n_sums][n_query]
     void *scratch
 
 
@@ -321,7 +330,8 @@ cdef class Predictor:
 
     cdef size_t block_size(self, const gdml_kernels *kernels, int64_t n_query) noexcept nogil:
         return (kernels.predict_scratch(&self.model, n_query)
-                + n_query * (6 * self.padded_desc + GDML_MAX_LANES) * sizeof(double))
+                + n_query * (5 * self.padded_desc + gdml_n_images(&self.model) + gdml_n_sums(&self.model))
+                * sizeof(double))
 
     cdef query_block block(self, const gdml_kernels *kernels, int64_t n_query, void *memory) noexcept nogil:
         cdef:
@@ -334,8 +344,8 @@ cdef class Predictor:
             block.query[i].g = at + d
             block.query[i].force_x = at + 4 * d
             at = at + 5 * d
-        block.force_x = at
-        block.energy = at + n_query * d
+        block.images = at
+        block.sums = at + n_query * gdml_n_images(&self.model)
         return block
 
     cdef int64_t prepare(self, const gdml_kernels *kernels, const geometries *geo, int64_t first, int64_t n_query,
@@ -343,26 +353,20 @@ cdef class Predictor:
         """Set up the queries of a block; returns the first with coincident atoms, or -1."""
         cdef int64_t i, bad = -1
         for i in range(n_query):
-            block.query[i].energy = 0.0
-            memset(block.query[i].force_x, 0, self.n_desc * sizeof(double))
             if geo.r is NULL:
                 block.query[i].x = <double *> geo.x + (first + i) * self.n_desc
                 block.query[i].g = <double *> geo.g + 3 * (first + i) * self.n_desc
             elif kernels.descriptor(self.model.n_atoms, geo.r + 3 * self.model.n_atoms * (first + i), self.lattice,
                                     self.lattice_inv, block.query[i].x, block.query[i].g) >= 0 and bad < 0:
                 bad = first + i
+        kernels.predict_images(&self.model, n_query, block.query, block.images)
+        memset(block.sums, 0, n_query * gdml_n_sums(&self.model) * sizeof(double))
         return bad
 
-    cdef void add_tile(self, int64_t n_query, const double *energy, const double *force_x,
-                       query_block *block) noexcept nogil:
-        cdef int64_t i, k
-        for i in range(n_query):
-            block.query[i].energy += energy[i]
-            for k in range(self.n_desc):
-                block.query[i].force_x[k] += force_x[i * self.n_desc + k]
-
-    cdef void finish(self, int64_t n_query, const query_block *block, double *energy, double *force) noexcept nogil:
+    cdef void finish(self, const gdml_kernels *kernels, int64_t n_query, query_block *block, double *energy,
+                     double *force) noexcept nogil:
         cdef int64_t i
+        kernels.predict_collect(&self.model, n_query, block.images, block.sums, block.query)
         for i in range(n_query):
             energy[i] = self.std * block.query[i].energy + self.c
             gdml_force_from_descriptor(self.model.n_atoms, block.query[i].g, block.query[i].force_x, self.std,
@@ -385,8 +389,8 @@ cdef class Predictor:
                           int n_threads) except -2:
         """Predict n_geo geometries.
 
-        Every tile of training points gives a partial result, and partial results are added in the order of the
-        tiles, whichever loop runs in parallel: results do not depend on the number of threads.
+        Every tile of training points gives partial sums, and partial sums are added in the order of the tiles,
+        whichever loop runs in parallel: results do not depend on the number of threads.
         """
         cdef:
             const gdml_kernels *kernels = select_kernels()
@@ -425,9 +429,8 @@ cdef class Predictor:
             int64_t n = min(n_query, n_geo - first)
         bad = self.prepare(kernels, geo, first, n, &block)
         for t in range(self.model.n_tiles):
-            kernels.predict_tile(&self.model, t, n, block.query, block.energy, block.force_x, block.scratch)
-            self.add_tile(n, block.energy, block.force_x, &block)
-        self.finish(n, &block, E + first, F + 3 * self.model.n_atoms * first)
+            kernels.predict_tile(&self.model, t, n, block.images, block.sums, block.scratch)
+        self.finish(kernels, n, &block, E + first, F + 3 * self.model.n_atoms * first)
         return bad
 
     cdef int64_t predict_tiles(self, const gdml_kernels *kernels, const geometries *geo, int64_t n_geo,
@@ -436,21 +439,26 @@ cdef class Predictor:
         cdef:
             Scratch scratch = Scratch(n_threads, self.block_size(kernels, n_query))
             query_block block = self.block(kernels, n_query, scratch.at(0))
-            int64_t t, n, first = 0, bad, first_bad = -1
-            int64_t n_tiles = self.model.n_tiles
-            double[:, ::1] energy = np.empty((n_tiles, n_query))
-            double[:, ::1] force_x = np.empty((n_tiles, n_query * self.n_desc))
+            int64_t t, k, n, begin, end, first = 0, bad, first_bad = -1
+            int64_t n_sums = gdml_n_sums(&self.model), n_tiles = self.model.n_tiles
+            double[:, ::1] sums = np.empty((min(n_tiles, TILES_PER_THREAD * n_threads), n_query * n_sums))
         while first < n_geo:
             n = min(n_query, n_geo - first)
             bad = self.prepare(kernels, geo, first, n, &block)
             if bad >= 0 and first_bad < 0:
                 first_bad = bad
-            for t in prange(n_tiles, nogil=True, num_threads=n_threads, schedule="static"):
-                kernels.predict_tile(&self.model, t, n, block.query, &energy[t, 0], &force_x[t, 0],
-                                     scratch.at(threadid()))
-            for t in range(n_tiles):
-                self.add_tile(n, &energy[t, 0], &force_x[t, 0], &block)
-            self.finish(n, &block, E + first, F + 3 * self.model.n_atoms * first)
+            begin = 0
+            while begin < n_tiles:
+                end = min(begin + sums.shape[0], n_tiles)
+                for t in prange(begin, end, nogil=True, num_threads=n_threads, schedule="static"):
+                    memset(&sums[t - begin, 0], 0, n * n_sums * sizeof(double))
+                    kernels.predict_tile(&self.model, t, n, block.images, &sums[t - begin, 0],
+                                         scratch.at(threadid()))
+                for t in range(end - begin):
+                    for k in range(n * n_sums):
+                        block.sums[k] += sums[t, k]
+                begin = end
+            self.finish(kernels, n, &block, E + first, F + 3 * self.model.n_atoms * first)
             first += n
         return first_bad
 

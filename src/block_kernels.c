@@ -470,7 +470,10 @@ static void kernel_tile(const gdml_kernel_job *job, int64_t j0, int64_t c_begin,
 
 /* ---- prediction --------------------------------------------------------------------------------------------- */
 
-/* Register blocking: images x vectors of training points forward, images x pairs backward. */
+/* Register blocking: images x vectors of training points forward, images x pairs backward; vectors of points in what
+ * lies between. */
+#define WEIGH_VECTORS 2
+#define SUM_VECTORS 4
 #if GDML_LANES == 8
 #define FORWARD_IMAGES 4
 #define FORWARD_VECTORS 2
@@ -484,28 +487,23 @@ static void kernel_tile(const gdml_kernel_job *job, int64_t j0, int64_t c_begin,
 #endif
 
 typedef struct {
-    double *y;         /* per class [n_pairs][n_images Q]  images of the queries, scaled */
     double *image_s;   /* [all images Q][T]  a class's part of |d_p|^2 under each image; later the sums of w1 */
     double *image_t;   /* [all images Q][T]  the same for d_p . v and w2 */
     double *w1;        /* [P Q][T] */
     double *w2;        /* [P Q][T] */
-    double *sums;      /* [n_images Q][n_pairs]  one class's sums over the tile */
-    int64_t *row;      /* [n_classes]  where the images of one permutation are */
+    double *total_w1;  /* [P Q]  sums of w1 over the tile */
+    int64_t *row;      /* [n_classes]  where the images of one permutation and query are */
 } predict_workspace;
 
 static predict_workspace predict_layout(const gdml_predictor *m, int64_t n_query, arena *a)
 {
     const int64_t n_images = m->class_image[m->n_classes];
-    int64_t n_sums = 0;
-    for (int64_t h = 0; h < m->n_classes; ++h)
-        if (m->image_begin[h + 1] - m->image_begin[h] > n_sums) n_sums = m->image_begin[h + 1] - m->image_begin[h];
     predict_workspace w;
-    w.y = take(a, m->image_begin[m->n_classes] * n_query);
     w.image_s = take(a, n_images * n_query * m->tile);
     w.image_t = take(a, n_images * n_query * m->tile);
     w.w1 = take(a, m->n_perms * n_query * m->tile);
     w.w2 = take(a, m->n_perms * n_query * m->tile);
-    w.sums = take(a, n_sums * n_query);
+    w.total_w1 = take(a, m->n_perms * n_query);
     w.row = (int64_t *)take(a, m->n_classes);
     return w;
 }
@@ -573,16 +571,14 @@ static void forward(int64_t n_images, int64_t n_pairs, const double *x, const do
     for (; i < n_images; ++i) forward_images(1, n_pairs, x, v, tile, y + i, n_images, s + i * tile, t + i * tile);
 }
 
-/* out[i][k] = sum over the tile of w1_i x_k + w2_i v_k. */
+/* out[i][k] += sum over the tile of w1_i x_k + w2_i v_k. */
 INLINE void backward_block(const int images, const int pairs, const double *x, const double *v, int64_t tile,
                            const double *w1, const double *w2, double *out, int64_t out_stride)
 {
-    vd acc[BACKWARD_IMAGES][BACKWARD_PAIRS];
+    enum { GROUPS = (BACKWARD_IMAGES * BACKWARD_PAIRS + W - 1) / W };
+    vd acc[GROUPS * W];
     UNROLL
-    for (int i = 0; i < images; ++i) {
-        UNROLL
-        for (int k = 0; k < pairs; ++k) acc[i][k] = splat(0.0);
-    }
+    for (int m = 0; m < GROUPS * W; ++m) acc[m] = splat(0.0);
     for (int64_t j = 0; j < tile; j += W) {
         vd w1j[BACKWARD_IMAGES], w2j[BACKWARD_IMAGES];
         UNROLL
@@ -595,15 +591,18 @@ INLINE void backward_block(const int images, const int pairs, const double *x, c
             const vd xk = load(x + k * tile + j), vk = load(v + k * tile + j);
             UNROLL
             for (int i = 0; i < images; ++i) {
-                acc[i][k] += w1j[i] * xk;
-                acc[i][k] += w2j[i] * vk;
+                acc[i * pairs + k] += w1j[i] * xk;
+                acc[i * pairs + k] += w2j[i] * vk;
             }
         }
     }
+    double sums[GROUPS * W];
+    UNROLL
+    for (int m = 0; m < images * pairs; m += W) store(sums + m, vsum_each(acc + m));
     UNROLL
     for (int i = 0; i < images; ++i) {
         UNROLL
-        for (int k = 0; k < pairs; ++k) out[i * out_stride + k] = vsum(acc[i][k]);
+        for (int k = 0; k < pairs; ++k) out[i * out_stride + k] += sums[i * pairs + k];
     }
 }
 
@@ -613,7 +612,11 @@ INLINE void backward_images(const int images, int64_t n_pairs, const double *x, 
     int64_t k = 0;
     for (; k + BACKWARD_PAIRS <= n_pairs; k += BACKWARD_PAIRS)
         backward_block(images, BACKWARD_PAIRS, x + k * tile, v + k * tile, tile, w1, w2, out + k, n_pairs);
-    for (; k < n_pairs; ++k) backward_block(images, 1, x + k * tile, v + k * tile, tile, w1, w2, out + k, n_pairs);
+    switch (n_pairs - k) {
+    case 3: backward_block(images, 3, x + k * tile, v + k * tile, tile, w1, w2, out + k, n_pairs); break;
+    case 2: backward_block(images, 2, x + k * tile, v + k * tile, tile, w1, w2, out + k, n_pairs); break;
+    case 1: backward_block(images, 1, x + k * tile, v + k * tile, tile, w1, w2, out + k, n_pairs); break;
+    }
 }
 
 /* out [n_images][n_pairs] */
@@ -628,103 +631,175 @@ static void backward(int64_t n_images, int64_t n_pairs, const double *x, const d
 }
 
 /* For one permutation and query, |d'|^2 and d'.v as sums over the classes (rows of image_s and image_t), and the
- * weights of equation (5). With d' = sqrt(5) d / s and rho = |d'| = n / s, A = s c5 = 5 exp(-rho) / (3 s^2),
- * t' = d'.v:  w1 = A t',  w2 = A (1 + rho),  E = s / sqrt(5) sum w2 t'. Returns E. */
-static double weigh(const gdml_predictor *m, const predict_workspace *w, int64_t shift, double *w1, double *w2)
+ * weights of equation (5). With d' = sqrt(5) d / s, rho = |d'| = n / s, A = 5 / (3 s^2) and t' = d'.v:
+ * A w1 = s c5 t',  A w2 = c5 (n + s),  E = A s / sqrt(5) sum w2 t'.
+ * `energy` and `total_w1` are added to, for `vectors` vectors of points from j on. */
+INLINE void weigh_block(const int vectors, int64_t n_classes, int64_t j, const predict_workspace *w, double *w1,
+                        double *w2, vd *energy, vd *total_w1)
 {
-    const vd front = splat(5.0 / (3.0 * m->sig * m->sig));
-    vd energy = splat(0.0);
-    for (int64_t j = 0; j < m->tile; j += W) {
-        vd squared = load(w->image_s + w->row[0] + shift + j), t = load(w->image_t + w->row[0] + shift + j);
-        for (int64_t h = 1; h < m->n_classes; ++h) {
-            squared += load(w->image_s + w->row[h] + shift + j);
-            t += load(w->image_t + w->row[h] + shift + j);
-        }
-        const vd rho = vsqrt(squared);
-        const vd amplitude = front * vexp_nonpositive(-rho);
-        const vd weight = amplitude + amplitude * rho;
-        energy += weight * t;
-        store(w1 + j, amplitude * t);
-        store(w2 + j, weight);
+    vd squared[WEIGH_VECTORS], t[WEIGH_VECTORS];
+    const double *s_row = w->image_s + w->row[0] + j, *t_row = w->image_t + w->row[0] + j;
+    UNROLL
+    for (int m = 0; m < vectors; ++m) {
+        squared[m] = load(s_row + m * W);
+        t[m] = load(t_row + m * W);
     }
-    return vsum(energy) * m->sig / sqrt5;
+    for (int64_t h = 1; h < n_classes; ++h) {
+        s_row = w->image_s + w->row[h] + j;
+        t_row = w->image_t + w->row[h] + j;
+        UNROLL
+        for (int m = 0; m < vectors; ++m) {
+            squared[m] += load(s_row + m * W);
+            t[m] += load(t_row + m * W);
+        }
+    }
+    UNROLL
+    for (int m = 0; m < vectors; ++m) {
+        const vd rho = vsqrt(squared[m]);
+        const vd decay = vexp_nonpositive(-rho);
+        const vd weight = decay + decay * rho, w1m = decay * t[m];
+        *energy += weight * t[m];
+        *total_w1 += w1m;
+        store(w1 + j + m * W, w1m);
+        store(w2 + j + m * W, weight);
+    }
+}
+
+/* All points of the tile. Returns sum w2 t'; *total_w1 is the sum of w1. */
+static double weigh(const gdml_predictor *m, const predict_workspace *w, double *w1, double *w2, double *total_w1)
+{
+    vd energy = splat(0.0), total = splat(0.0);
+    int64_t j = 0;
+    for (; j + WEIGH_VECTORS * W <= m->tile; j += WEIGH_VECTORS * W)
+        weigh_block(WEIGH_VECTORS, m->n_classes, j, w, w1, w2, &energy, &total);
+    for (; j < m->tile; j += W) weigh_block(1, m->n_classes, j, w, w1, w2, &energy, &total);
+    *total_w1 = vsum(total);
+    return vsum(energy);
+}
+
+/* to [vectors W] = sum of the rows `member` of from [][n]. */
+INLINE void sum_rows_block(const int vectors, int64_t n, const double *from, const int32_t *member,
+                           const int32_t *end, double *to)
+{
+    vd sum[SUM_VECTORS];
+    UNROLL
+    for (int m = 0; m < vectors; ++m) sum[m] = load(from + *member * n + m * W);
+    for (const int32_t *k = member + 1; k < end; ++k) {
+        UNROLL
+        for (int m = 0; m < vectors; ++m) sum[m] += load(from + *k * n + m * W);
+    }
+    UNROLL
+    for (int m = 0; m < vectors; ++m) store(to + m * W, sum[m]);
 }
 
 /* to [n] = sum of the rows `member` of from [][n]. */
 static void sum_rows(int64_t n, const double *from, const int32_t *member, const int32_t *end, double *to)
 {
-    for (int64_t j = 0; j < n; j += W) {
-        vd sum = load(from + *member * n + j);
-        for (const int32_t *k = member + 1; k < end; ++k) sum += load(from + *k * n + j);
-        store(to + j, sum);
+    int64_t j = 0;
+    for (; j + SUM_VECTORS * W <= n; j += SUM_VECTORS * W)
+        sum_rows_block(SUM_VECTORS, n, from + j, member, end, to + j);
+    for (; j < n; j += W) sum_rows_block(1, n, from + j, member, end, to + j);
+}
+
+/* Sum the weights of the permutations that give a class the same image. */
+static void sum_weights(const gdml_predictor *m, int64_t class_index, int64_t n_query, const predict_workspace *w,
+                        double *w1, double *w2)
+{
+    const int64_t image = m->class_image[class_index], row = n_query * m->tile;
+    for (int64_t g = 0; g < m->class_image[class_index + 1] - image; ++g) {
+        const int32_t *member = m->image_perm + m->image_perm_begin[image + g];
+        const int32_t *end = m->image_perm + m->image_perm_begin[image + g + 1];
+        sum_rows(row, w->w1, member, end, w1 + g * row);
+        sum_rows(row, w->w2, member, end, w2 + g * row);
     }
 }
 
-static void predict_tile(const gdml_predictor *m, int64_t tile_index, int64_t n_query, const gdml_query *query,
-                         double *energy, double *force_x, void *scratch)
+/* images, class by class: [n_pairs][n_images Q], scaled like the training points */
+static void predict_images(const gdml_predictor *m, int64_t n_query, const gdml_query *query, double *images)
+{
+    const double inverse_length = sqrt5 / m->sig;
+    for (int64_t h = 0; h < m->n_classes; ++h) {
+        const int64_t n_pairs = m->class_begin[h + 1] - m->class_begin[h];
+        const int64_t n_columns = (m->class_image[h + 1] - m->class_image[h]) * n_query;
+        const int32_t *pair = m->image_pair + m->image_begin[h];
+        double *y = images + m->image_begin[h] * n_query;
+        for (int64_t g = 0; g < n_columns; g += n_query, pair += n_pairs)
+            for (int64_t k = 0; k < n_pairs; ++k)
+                for (int64_t i = 0; i < n_query; ++i)
+                    y[k * n_columns + g + i] = inverse_length * query[i].x[pair[k]];
+    }
+}
+
+/* sums: energy [Q]; then sums of w1, class by class: [n_images Q]; then sums of w1 x + w2 v: [n_images Q][n_pairs] */
+static void predict_tile(const gdml_predictor *m, int64_t tile_index, int64_t n_query, const double *images,
+                         double *sums, void *scratch)
 {
     const int64_t n_desc = m->n_atoms * (m->n_atoms - 1) / 2, tile = m->tile, n_perms = m->n_perms;
     const double *x = m->train + 2 * tile_index * n_desc * tile, *v = x + n_desc * tile;
-    const double inverse_length = sqrt5 / m->sig;
+    const int64_t row = n_query * tile;                   /* the rows of all queries for one image */
+    double *sum_w1 = sums + n_query, *sum_xv = sum_w1 + m->class_image[m->n_classes] * n_query;
     arena a = {scratch, 0};
     const predict_workspace w = predict_layout(m, n_query, &a);
 
-    const int64_t row = n_query * tile;                   /* the rows of all queries for one image */
-
-    double *y = w.y;
     for (int64_t h = 0; h < m->n_classes; ++h) {
         const int64_t first = m->class_begin[h], n_pairs = m->class_begin[h + 1] - first;
-        const int64_t image = m->class_image[h], n_images = m->class_image[h + 1] - image;
-        const int64_t n_columns = n_images * n_query;
-        for (int64_t g = 0; g < n_images; ++g) {
-            const int32_t *pair = m->image_pair + m->image_begin[h] + g * n_pairs;
-            for (int64_t k = 0; k < n_pairs; ++k)
-                for (int64_t i = 0; i < n_query; ++i)
-                    y[k * n_columns + g * n_query + i] = inverse_length * query[i].x[pair[k]];
-        }
-        forward(n_columns, n_pairs, x + first * tile, v + first * tile, tile, y, w.image_s + image * row,
-                w.image_t + image * row);
-        y += n_columns * n_pairs;
+        const int64_t image = m->class_image[h], n_columns = (m->class_image[h + 1] - image) * n_query;
+        forward(n_columns, n_pairs, x + first * tile, v + first * tile, tile, images + m->image_begin[h] * n_query,
+                w.image_s + image * row, w.image_t + image * row);
     }
 
-    for (int64_t i = 0; i < n_query; ++i) energy[i] = 0.0;
     for (int64_t p = 0; p < n_perms; ++p) {
-        for (int64_t h = 0; h < m->n_classes; ++h) w.row[h] = m->perm_image[h * n_perms + p] * row;
-        for (int64_t i = 0; i < n_query; ++i)
-            energy[i] += weigh(m, &w, i * tile, w.w1 + p * row + i * tile, w.w2 + p * row + i * tile);
+        for (int64_t i = 0; i < n_query; ++i) {
+            const int64_t column = p * n_query + i;
+            for (int64_t h = 0; h < m->n_classes; ++h) w.row[h] = m->perm_image[h * n_perms + p] * row + i * tile;
+            sums[i] += weigh(m, &w, w.w1 + column * tile, w.w2 + column * tile, w.total_w1 + column);
+        }
     }
 
-    memset(force_x, 0, (size_t)(n_query * n_desc) * sizeof *force_x);
-    y = w.y;
     for (int64_t h = 0; h < m->n_classes; ++h) {
         const int64_t first = m->class_begin[h], n_pairs = m->class_begin[h + 1] - first;
         const int64_t image = m->class_image[h], n_images = m->class_image[h + 1] - image;
-        const int64_t n_columns = n_images * n_query;
-        double *w1 = w.image_s + image * row, *w2 = w.image_t + image * row;
-        for (int64_t g = 0; g < n_images; ++g) {
-            const int32_t *member = m->image_perm + m->image_perm_begin[image + g];
-            const int32_t *end = m->image_perm + m->image_perm_begin[image + g + 1];
-            sum_rows(row, w.w1, member, end, w1 + g * row);
-            sum_rows(row, w.w2, member, end, w2 + g * row);
+        /* Where every permutation gives another image, image and permutation have the same number. */
+        double *w1 = w.w1, *w2 = w.w2;
+        if (n_images < n_perms) {
+            w1 = w.image_s + image * row;
+            w2 = w.image_t + image * row;
+            sum_weights(m, h, n_query, &w, w1, w2);
         }
-        backward(n_columns, n_pairs, x + first * tile, v + first * tile, tile, w1, w2, w.sums);
-        for (int64_t g = 0; g < n_images; ++g) {
-            const int32_t *pair = m->image_pair + m->image_begin[h] + g * n_pairs;
-            for (int64_t i = 0; i < n_query; ++i) {
-                const int64_t column = g * n_query + i;
-                double *out = force_x + i * n_desc;
-                vd total = splat(0.0);
-                for (int64_t j = 0; j < tile; j += W) total += load(w1 + column * tile + j);
-                const double sum_w1 = vsum(total);
+        backward(n_images * n_query, n_pairs, x + first * tile, v + first * tile, tile, w1, w2,
+                 sum_xv + m->image_begin[h] * n_query);
+        for (int64_t p = 0; p < n_perms; ++p)
+            for (int64_t i = 0; i < n_query; ++i)
+                sum_w1[m->perm_image[h * n_perms + p] * n_query + i] += w.total_w1[p * n_query + i];
+    }
+}
+
+static void predict_collect(const gdml_predictor *m, int64_t n_query, const double *images, const double *sums,
+                            gdml_query *query)
+{
+    const int64_t n_desc = m->n_atoms * (m->n_atoms - 1) / 2;
+    const double front = 5.0 / (3.0 * m->sig * m->sig);   /* A of weigh_block */
+    const double *sum_w1 = sums + n_query, *sum_xv = sum_w1 + m->class_image[m->n_classes] * n_query;
+    for (int64_t i = 0; i < n_query; ++i) {
+        query[i].energy = front * m->sig / sqrt5 * sums[i];
+        memset(query[i].force_x, 0, (size_t)n_desc * sizeof(double));
+    }
+    for (int64_t h = 0; h < m->n_classes; ++h) {
+        const int64_t n_pairs = m->class_begin[h + 1] - m->class_begin[h];
+        const int64_t n_columns = (m->class_image[h + 1] - m->class_image[h]) * n_query;
+        const int32_t *pair = m->image_pair + m->image_begin[h];
+        const double *y = images + m->image_begin[h] * n_query, *xv = sum_xv + m->image_begin[h] * n_query;
+        const double *total = sum_w1 + m->class_image[h] * n_query;
+        for (int64_t g = 0; g < n_columns; g += n_query, pair += n_pairs)
+            for (int64_t i = 0; i < n_query; ++i)
                 for (int64_t k = 0; k < n_pairs; ++k)
-                    out[pair[k]] += sum_w1 * y[k * n_columns + column] - w.sums[column * n_pairs + k];
-            }
-        }
-        y += n_columns * n_pairs;
+                    query[i].force_x[pair[k]] +=
+                        front * (total[g + i] * y[k * n_columns + g + i] - xv[(g + i) * n_pairs + k]);
     }
 }
 
 extern const gdml_kernels PER_ISA(gdml_kernels);
 const gdml_kernels PER_ISA(gdml_kernels) = {
-    TEXT(GDML_ISA), W, descriptor, kernel_scratch, kernel_tile, predict_scratch, predict_tile,
+    TEXT(GDML_ISA), W, descriptor, kernel_scratch, kernel_tile,
+    predict_images, predict_scratch, predict_tile, predict_collect,
 };

@@ -106,12 +106,12 @@ typedef struct {
     double sig;
 } gdml_predictor;
 
-/* One geometry of a query, prepared. */
+/* One geometry of a query. */
 typedef struct {
     double *x;      /* [D]    descriptor */
     double *g;      /* [D][3] its Jacobian */
-    double *force_x;/* [D]    accumulated -dE/dx, unscaled */
-    double energy;  /* accumulated energy, unscaled */
+    double *force_x;/* [D]    -dE/dx, unscaled */
+    double energy;  /* unscaled */
 } gdml_query;
 
 typedef struct {
@@ -126,16 +126,35 @@ typedef struct {
     size_t (*kernel_scratch)(const gdml_group *group);
     /* Blocks of `lanes` training points from j0 on (rows) against col_point[c_begin .. c_end) (columns). */
     void (*kernel_tile)(const gdml_kernel_job *job, int64_t j0, int64_t c_begin, int64_t c_end, void *scratch);
+    /* Prediction of n_query <= GDML_QUERY_BLOCK geometries in three steps: their images under the permutations, sums
+     * over the training points, tile by tile, and what follows from the sums. */
+    /* images [gdml_n_images][n_query] */
+    void (*predict_images)(const gdml_predictor *model, int64_t n_query, const gdml_query *query, double *images);
     size_t (*predict_scratch)(const gdml_predictor *model, int64_t n_query);
-    /* Contribution of one tile of training points to the energy and force_x of n_query <= GDML_QUERY_BLOCK
-     * geometries. Overwrites energy [n_query] and force_x [n_query][D]. */
-    void (*predict_tile)(const gdml_predictor *model, int64_t tile, int64_t n_query, const gdml_query *query,
-                         double *energy, double *force_x, void *scratch);
+    /* Adds the contribution of one tile to sums [gdml_n_sums][n_query]. */
+    void (*predict_tile)(const gdml_predictor *model, int64_t tile, int64_t n_query, const double *images,
+                         double *sums, void *scratch);
+    /* Sets energy and force_x of each query. */
+    void (*predict_collect)(const gdml_predictor *model, int64_t n_query, const double *images, const double *sums,
+                            gdml_query *query);
 } gdml_kernels;
 
 /* The kernels of an instruction set: "baseline", "v3", "v4"; NULL picks the best this processor runs.
  * Returns NULL when the name is unknown or the processor lacks it. */
 const gdml_kernels *gdml_select_kernels(const char *isa);
+
+/* Numbers that the images of one query take: each pair of each class under each distinct image. */
+static inline int64_t gdml_n_images(const gdml_predictor *model)
+{
+    return model->image_begin[model->n_classes];
+}
+
+/* Numbers that the sums of one query take: the energy, the sum of weights w1 of each image, and one for each of
+ * gdml_n_images. */
+static inline int64_t gdml_n_sums(const gdml_predictor *model)
+{
+    return 1 + model->class_image[model->n_classes] + gdml_n_images(model);
+}
 
 /* force [N][3] = scale J^T force_x. */
 void gdml_force_from_descriptor(int64_t n_atoms, const double *g, const double *force_x, double scale, double *force);
