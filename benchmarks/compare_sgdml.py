@@ -4,8 +4,8 @@
     python benchmarks/compare_sgdml.py --peer-python peer/bin/python --data DATA_DIR [--only assembly predict ...]
 
 Every measurement is a process of its own; sgdml is run in both of its modes, NumPy (after its own `prepare_parallel`)
-and PyTorch on the CPU. DATA_DIR holds md17_ethanol.npz, md17_aspirin.npz and md17_ethanol_2000.npz (keys z, R, E, F);
-without it the embedded ethanol example takes the place of what is missing. Times are the best of the repetitions,
+and PyTorch on the CPU. DATA_DIR holds the files named in CASES and SIZES and md17_ethanol_2000.npz (keys z, R, E, F,
+perhaps lattice); without it the embedded ethanol example takes their place. Times are the best of the repetitions,
 memory is the peak resident set of the process.
 """
 
@@ -90,7 +90,7 @@ def measure_assembly_for_training(mode, case, repetitions):
     from fastgdml.solvers.rigid import drop_rigid_motions
 
     def work():
-        rows = drop_rigid_motions(case["R_train"]).rows
+        rows = drop_rigid_motions(case["R_train"], bool(case["periodic"])).rows
         assemble_packed(
             case["R_desc"], case["R_d_desc"], GroupTables.from_perms(case["perms"]), float(case["sig"]), rows
         )
@@ -188,34 +188,49 @@ def worker(request):
 # ---- the comparison ---------------------------------------------------------------------------------------------
 
 
-def make_dataset(path, name):
-    """Return a dataset in sgdml's format from a file with z, R, E, F."""
+def make_dataset(path, n_atoms=None):
+    """Return a dataset in sgdml's format from a file with z, R, E, F and perhaps a lattice, or its first atoms."""
     from fastgdml.dataset import create_dataset
 
     with np.load(path) as data:
         return create_dataset(
-            name,
+            path.stem,
             "reference",
-            data["z"].astype(np.int64),
-            data["R"],
-            data["F"],
+            data["z"][:n_atoms].astype(np.int64),
+            data["R"][:, :n_atoms],
+            data["F"][:, :n_atoms],
             data["E"].ravel(),
+            lattice=data.get("lattice"),
             r_unit="Ang",
             e_unit="kcal/mol",
         )
 
 
-def make_case(folder, name, dataset, n_train, sig, n_test=2000):
+def group(n_atoms, n_perms):
+    """Permutations like those of methyl groups: cyclic turns of the last three atoms, and exchanges of two."""
+    perms = [np.arange(n_atoms)]
+    last = n_atoms
+    if n_perms % 3 == 0:
+        perms = [p[np.r_[: last - 3, last - 3 + np.roll(np.arange(3), turn)]] for p in perms for turn in range(3)]
+        last -= 3
+    while len(perms) < n_perms:
+        swap = np.arange(n_atoms)
+        swap[[last - 2, last - 1]] = last - 1, last - 2
+        perms += [p[swap] for p in perms]
+        last -= 2
+    return np.array(perms)
+
+
+def make_case(path, dataset, n_train, sig, perms=None, n_test=2000):
     """One task, its descriptors and its model, saved so that every mode works on the same arrays."""
     from fastgdml.descriptor import from_R, tril_perms_lin
     from fastgdml.train import GDMLTrain
 
     train = GDMLTrain()
-    task = train.create_task(dataset, n_train, dataset, 100, sig, seed=0)
+    task = train.create_task(dataset, n_train, dataset, 100, sig, perms=perms, seed=0)
     model = train.train(task)
-    R_desc, R_d_desc = from_R(task["R_train"])
+    R_desc, R_d_desc = from_R(task["R_train"], task.get("lattice"))
     rest = np.setdiff1d(np.arange(len(dataset["R"])), task["idxs_train"])[:n_test]
-    path = Path(folder) / f"{name}-{n_train}.npz"
     np.savez(
         path,
         z=task["z"],
@@ -224,12 +239,13 @@ def make_case(folder, name, dataset, n_train, sig, n_test=2000):
         R_desc=R_desc,
         R_d_desc=R_d_desc,
         perms=task["perms"],
+        periodic="lattice" in task,
         tril_perms_lin=tril_perms_lin(task["perms"]),
         R_test=dataset["R"][rest],
         **{f"task_{key}": value for key, value in task.items()},
         **{f"model_{key}": value for key, value in model.items()},
     )
-    return str(path), len(task["perms"])
+    return len(task["perms"])
 
 
 def run_worker(python, mode, work, case, repetitions, timeout, **options):
@@ -245,63 +261,116 @@ def run_worker(python, mode, work, case, repetitions, timeout, **options):
     return {"error": (done.stderr.strip().splitlines() or ["no result"])[-1][:80]}
 
 
-def compare(args):
+# Molecule, file, atoms taken of it, training points, size of the group (None: those that are found).
+CASES = [
+    ("ethanol", "md17_ethanol", None, 200, None),
+    ("ethanol", "md17_ethanol", None, 500, None),
+    ("aspirin", "md17_aspirin", None, 200, None),
+]
+SIZES = [
+    *(("ethanol", "md17_ethanol", None, 200, n_perms) for n_perms in (1, 2, 6, 12)),
+    ("aspirin", "md17_aspirin", None, 100, 6),
+    ("24 atoms of C14H30", "qm22_alkane_C14", 24, 100, 12),
+    ("C14H30", "qm22_alkane_C14", None, 50, 2),
+    ("CH3OH on Cu(100)", "methanol_Cu100_train", None, 50, 1),
+]
+CASE_WORKS = ("assembly", "assembly_for_training", "predict", "predict_one", "train", "permutations")
+SIZE_WORKS = ("assembly", "assembly_for_training", "predict", "predict_one")
+
+
+def planned_rows(args, folder):
+    """Yield (work, label, case file, number of atoms, options) for every row of the table."""
+    from fastgdml.dataset import load_dataset
+
     data = Path(args.data) if args.data else None
-
-    def dataset(name):
-        path = data / f"md17_{name}.npz" if data and (data / f"md17_{name}.npz").exists() else None
-        if path is None and name == "aspirin":
-            return None
-        from fastgdml.dataset import load_dataset
-
-        return make_dataset(path, name) if path else load_dataset("ethanol")
-
-    with tempfile.TemporaryDirectory() as folder:
-        sizes = [("ethanol", 60)] if args.smoke else [("ethanol", 200), ("ethanol", 500), ("aspirin", 200)]
-        cases = {}
-        for name, n_train in sizes:
-            source = dataset(name)
-            if source is not None:
-                path, n_perms = make_case(folder, name, source, n_train, 20, 200 if args.smoke else 2000)
-                cases[f"{name} M={n_train} P={n_perms}"] = path
-        small = dataset("ethanol_2000")
-        small_path = str(Path(folder) / "ethanol_2000.npz")
+    n_bulk = 100 if args.smoke else 1000
+    texts = {
+        "assembly": "assemble K",
+        "assembly_for_training": "assemble for training",
+        "predict": f"predict {n_bulk} at once",
+        "predict_one": "predict one at a time",
+        "train": "train",
+        "permutations": "find permutations",
+    }
+    cases = [*((case, CASE_WORKS) for case in CASES), *((case, SIZE_WORKS) for case in SIZES)]
+    if data is None:
+        cases = [(("ethanol", None, None, 60 if args.smoke else 200, 2), CASE_WORKS)]
+    for number, ((name, file, n_atoms, n_train, n_perms), works) in enumerate(cases):
+        wanted = [work for work in works if not args.only or work in args.only]
+        if not wanted or (args.sizes_only and works is CASE_WORKS):
+            continue
+        dataset = load_dataset("ethanol") if file is None else make_dataset(data / f"{file}.npz", n_atoms)
+        n_atoms = len(dataset["z"])
+        path = str(Path(folder) / f"case{number}.npz")
+        perms = None if n_perms is None else group(n_atoms, n_perms)
+        n_perms = make_case(path, dataset, n_train, 20, perms, 2 * n_bulk)
+        label = f"{name}, N={n_atoms} M={n_train} P={n_perms}"
+        for work in works:
+            if work in wanted:
+                options = {"predict": {"n_bulk": n_bulk}, "predict_one": {"n_bulk": 1}}.get(work, {})
+                yield work, f"{texts[work]}: {label}", path, options
+    if not args.only or "import" in args.only:
+        yield "import", "import", None, {}
+    if data is not None and (not args.only or "all" in args.only):
+        small = make_dataset(data / "md17_ethanol_2000.npz")
         small["name"] = np.array("ethanol")
-        np.savez(small_path, **{**small, "code_version": "1.0.3"})
+        path = str(Path(folder) / "ethanol.npz")
+        np.savez(path, **{**small, "code_version": "1.0.3"})
+        yield "all", "all 200 500 500 -s 10:10:50, ethanol", None, {"dataset": path}
 
-        rows = []
-        last_assembly = {}
-        n_bulk = 100 if args.smoke else 1000
-        for label, path in cases.items():
-            rows += [
-                ("assembly", f"assemble K, {label}", path, {}),
-                ("assembly_for_training", f"assemble for training, {label}", path, {}),
-                ("predict", f"predict {n_bulk} at once, {label}", path, {"n_bulk": n_bulk}),
-                ("predict", f"predict one at a time, {label}", path, {"n_bulk": 1}),
-                ("train", f"train, {label}", path, {}),
-                ("permutations", f"find permutations, {label}", path, {}),
-            ]
-        rows.append(("import", "import", None, {}))
-        if not args.smoke:
-            rows.append(("all", "all 200 500 500 -s 10:10:50, ethanol", None, {"dataset": small_path}))
 
-        print(f"{'work':<48}{'sgdml NumPy':>16}{'sgdml PyTorch':>16}{'fastgdml':>16}{'ratio':>9}{'peak MB':>22}")
-        for work, label, path, options in rows:
-            if args.only and work not in args.only:
-                continue
+def compare(args):
+    table = []
+    assembly = {}
+    print(f"{'work':<58}{'sgdml NumPy':>14}{'sgdml PyTorch':>15}{'fastgdml':>14}{'ratio':>9}{'peak MB':>20}")
+    with tempfile.TemporaryDirectory() as folder:
+        for work, label, path, options in planned_rows(args, folder):
             results = {}
             for mode in MODES:
                 python = sys.executable if mode == "fastgdml" else args.peer_python
                 if python is None:
                     continue
-                repetitions = args.repetitions if mode == "fastgdml" else max(1, args.repetitions // 2)
-                if mode != "fastgdml" and work in ("assembly_for_training",):
-                    results[mode] = last_assembly[mode]
+                if mode != "fastgdml" and work == "assembly_for_training" and mode in assembly.get(path, {}):
+                    results[mode] = assembly[path][mode]  # sgdml trains with the full matrix
                     continue
-                results[mode] = run_worker(python, mode, work, path, repetitions, args.timeout, **options)
+                repetitions = args.repetitions if mode == "fastgdml" else max(1, args.repetitions // 2)
+                measure = "predict" if work == "predict_one" else work
+                results[mode] = run_worker(python, mode, measure, path, repetitions, args.timeout, **options)
             if work == "assembly":
-                last_assembly = results
+                assembly[path] = results
             print_row(label, results)
+            table.append({"work": work, "label": label, **results})
+    if args.json:
+        Path(args.json).write_text(json.dumps(table, indent=1) + "\n")
+    if args.plot:
+        plot(table, args.plot)
+
+
+def plot(table, path):
+    """Draw how many times faster than the faster of sgdml's modes every piece of work is."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    bars = [(row["label"], ratio(row)) for row in table if ratio(row) is not None and row["work"] != "assembly"]
+    labels, ratios = zip(*reversed(bars), strict=True)
+    figure, axes = plt.subplots(figsize=(9, 0.26 * len(bars) + 1), layout="constrained")
+    drawn = axes.barh(labels, ratios, color="#4477aa")
+    axes.bar_label(drawn, [f"{r:.0f}x" for r in ratios], padding=3, fontsize=8)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("times faster than the faster mode of sgdml 1.0.3, same machine, same run")
+    axes.tick_params(axis="y", labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
+def ratio(results):
+    """Return the time of sgdml's faster mode over ours, or None."""
+    peers = [results[mode]["seconds"] for mode in MODES[:2] if "seconds" in results.get(mode, {})]
+    ours = results.get("fastgdml", {}).get("seconds")
+    return min(peers) / ours if peers and ours else None
 
 
 def print_row(label, results):
@@ -313,11 +382,10 @@ def print_row(label, results):
             return "failed"
         return f"{result['rate']:,.0f}/s" if "rate" in result else f"{result['seconds']:.3f} s"
 
-    peers = [r["seconds"] for mode, r in results.items() if mode != "fastgdml" and "seconds" in r]
-    ours = results["fastgdml"].get("seconds")
-    ratio = f"{min(peers) / ours:.1f}x" if peers and ours else "-"
+    times = ratio(results)
+    times = "-" if times is None else f"{times:.1f}x"
     memory = "/".join(f"{results[m]['peak_mb']:.0f}" if "peak_mb" in results.get(m, {}) else "-" for m in MODES)
-    print(f"{label:<48}{cell(MODES[0]):>16}{cell(MODES[1]):>16}{cell(MODES[2]):>16}{ratio:>9}{memory:>22}", flush=True)
+    print(f"{label:<58}{cell(MODES[0]):>14}{cell(MODES[1]):>15}{cell(MODES[2]):>14}{times:>9}{memory:>20}", flush=True)
     for mode, result in results.items():
         if "error" in result:
             print(f"    {mode}: {result['error']}")
@@ -332,9 +400,15 @@ def main():
     parser.add_argument("--data", help="folder with md17_*.npz")
     parser.add_argument("--repetitions", type=int, default=4)
     parser.add_argument("--timeout", type=float, default=600)
-    parser.add_argument("--only", nargs="+", help="assembly predict train permutations import all")
+    parser.add_argument("--only", nargs="+", help=f"some of: {' '.join(CASE_WORKS)} import all")
+    parser.add_argument("--sizes-only", action="store_true", help="only the range of sizes and groups")
+    parser.add_argument("--json", help="also write the measurements to this file")
+    parser.add_argument("--plot", help="also draw the ratios into this file (SVG, PNG, PDF; needs matplotlib)")
     parser.add_argument("--smoke", action="store_true", help="small sizes, to see that it runs")
-    compare(parser.parse_args())
+    args = parser.parse_args()
+    if args.plot and not args.peer_python:
+        parser.error("--plot draws ratios to sgdml: give --peer-python")
+    compare(args)
 
 
 if __name__ == "__main__":
