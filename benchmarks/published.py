@@ -21,6 +21,9 @@ from fastgdml.evaluate import draw_test_points, prediction_errors
 from fastgdml.predict import GDMLPredict
 from fastgdml.train import GDMLTrain
 
+# Regularisation of the models that the authors published. With the default, 1e-10, errors are 5% larger.
+LAM = 1e-15
+
 # Energy and force MAE with 1000 training points, kcal/mol and kcal/mol/Angstrom.
 PUBLISHED = {"ethanol": (0.07, 0.33), "aspirin": (0.19, 0.68)}
 
@@ -33,25 +36,23 @@ def peak_gb() -> float:
     return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**20
 
 
-def best_sigma(dataset: Dataset, n_train: int, n_valid: int, sigmas: list[int]) -> int:
-    """Return the sigma with the lowest force RMSE, trying larger ones until the error rises."""
+def best_sigma(dataset: Dataset, n_train: int, n_valid: int, sigmas: range) -> int:
+    """Return the sigma with the lowest force RMSE. The minimum is flat, so all are tried."""
     train = GDMLTrain()
-    task = train.create_task(dataset, n_train, dataset, n_valid, sigmas[0], seed=0)
-    best, lowest = sigmas[0], np.inf
+    task = train.create_task(dataset, n_train, dataset, n_valid, sigmas[0], lam=LAM, seed=0)
+    rmse = {}
     for sig in sigmas:
         model = train.train({**task, "sig": sig})
         errors = prediction_errors(GDMLPredict(model), dataset, task["idxs_valid"], use_E=False)
-        print(f"  sigma {sig}: force RMSE {errors.rmse['force']:.4f}", flush=True)
-        if errors.rmse["force"] > lowest:
-            break
-        best, lowest = sig, errors.rmse["force"]
-    return best
+        rmse[sig] = errors.rmse["force"]
+        print(f"  sigma {sig}: force RMSE {rmse[sig]:.4f}", flush=True)
+    return min(rmse, key=rmse.__getitem__)
 
 
 def run(molecule: str, dataset: Dataset, n_train: int, n_search: int) -> None:
     """Search, train, test and print."""
     print(f"{molecule}: search of sigma with {n_search} points", flush=True)
-    sig = best_sigma(dataset, n_search, n_search, [5, 10, 15, 20, 25, 30])
+    sig = best_sigma(dataset, n_search, 5 * n_search, range(10, 81, 10))
     start = time.perf_counter()
     laps: dict[str, str | None] = {}
 
@@ -60,7 +61,7 @@ def run(molecule: str, dataset: Dataset, n_train: int, n_search: int) -> None:
             laps[disp_str] = sec_disp_str
 
     train = GDMLTrain()
-    task = train.create_task(dataset, n_train, dataset, n_search, sig, seed=0)
+    task = train.create_task(dataset, n_train, dataset, n_search, sig, lam=LAM, seed=0)
     model = train.train(task, callback=note)
     elapsed = time.perf_counter() - start
     idxs = draw_test_points(model, dataset, None, seed=0)
