@@ -52,6 +52,7 @@ class Predictor:
         n_atoms: int,
         classes: PairClasses,
         train: _F8,
+        energy: _F8 | None,
         sig: float,
         std: float,
         c: float,

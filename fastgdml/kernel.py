@@ -2,6 +2,10 @@
 
 K_ij = sum_p J_i^T [5 b d_p d_p^T - b s (s + n) I] P_p J_j, negative definite (see src/block_kernels.c for the
 equations and how they are evaluated).
+
+Energy constraints add a coordinate to each point, number 3 N, for its negative energy. Here the rows of a point stay
+together, 3 N + 1 of them; in the vectors and matrices of sgdml all energies follow all forces. `energies_last` turns
+one order into the other.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ class Coordinates:
     begin : ndarray of int64, shape (M + 1,)
         First row of each point.
     coord : ndarray of int32, shape (n,)
-        Coordinate 3 a + alpha of each row, ascending within a point.
+        Coordinate of each row, ascending within a point: 3 a + alpha, or 3 N for the energy.
     """
 
     begin: IntArray
@@ -56,6 +60,31 @@ class Coordinates:
     def size(self) -> int:
         """Number of rows."""
         return int(self.begin[-1])
+
+
+def n_coordinates(n_atoms: int, energies: bool = False) -> int:
+    """Return the number of coordinates of a training point: 3 N, and one with energy constraints."""
+    return 3 * n_atoms + int(energies)
+
+
+def energies_last(n_train: int, n_atoms: int) -> IntArray:
+    """Return where the rows of sgdml's order (all forces, then all energies) are in the order point by point.
+
+    Returns
+    -------
+    ndarray of int64, shape (3 N M + M,)
+        ``v[energies_last(M, N)]`` has all energies last, if `v` has 3 N + 1 elements for each point.
+    """
+    rows = np.arange(n_train * (3 * n_atoms + 1), dtype=np.int64).reshape(n_train, -1)
+    return np.concatenate([rows[:, :-1].ravel(), rows[:, -1]])
+
+
+def check_columns(col_idxs: npt.ArrayLike, n: int) -> IntArray:
+    """Return column indices as an array; raise UsageError unless they are ascending, distinct and within n columns."""
+    cols = np.asarray(col_idxs, dtype=np.int64)
+    if cols.ndim != 1 or (np.diff(cols) <= 0).any() or (len(cols) and not 0 <= cols[0] <= cols[-1] < n):
+        raise UsageError(f"Column indices must be ascending, distinct and within 0..{n - 1}.")
+    return cols
 
 
 def packed_size(n: int) -> int:
@@ -110,12 +139,14 @@ def assemble_full(
     sig: float,
     n_threads: int | None = None,
     progress: Progress | None = None,
+    energies: bool = False,
 ) -> Array:
     """Assemble the whole kernel matrix, shape (3 N M, 3 N M). Parameters as for `assemble_packed`.
 
-    Both triangles are computed: copying one onto the other takes longer.
+    With `energies`, each point has 3 N + 1 rows and columns, the last for its energy. Both triangles are computed:
+    copying one onto the other takes longer.
     """
-    rows = Coordinates.full(len(x), 3 * n_atoms_of(x.shape[1]))
+    rows = Coordinates.full(len(x), n_coordinates(n_atoms_of(x.shape[1]), energies))
     points = np.arange(len(x), dtype=np.int64)
     K = np.empty((rows.size, rows.size), order="F")
     _fill(x, g, tables, sig, rows, points, rows, K.ravel("K"), 1.0, False, n_threads, progress)
@@ -130,6 +161,7 @@ def assemble_columns(
     col_idxs: npt.ArrayLike,
     n_threads: int | None = None,
     progress: Progress | None = None,
+    energies: bool = False,
 ) -> Array:
     """Assemble chosen columns of the kernel matrix.
 
@@ -137,17 +169,22 @@ def assemble_columns(
     ----------
     col_idxs : array_like of int, shape (n_cols,)
         Columns, ascending and distinct. The other parameters are those of `assemble_packed`.
+    energies : bool
+        Whether each point has 3 N + 1 rows and columns, the last for its energy, instead of 3 N.
 
     Returns
     -------
     ndarray, shape (3 N M, n_cols)
-        In Fortran order.
+        In Fortran order; (3 N M + M, n_cols) with `energies`.
+
+    Raises
+    ------
+    UsageError
+        If columns are not ascending and distinct, or there are no such columns.
     """
-    n_coord = 3 * n_atoms_of(x.shape[1])
+    n_coord = n_coordinates(n_atoms_of(x.shape[1]), energies)
     rows = Coordinates.full(len(x), n_coord)
-    cols = np.asarray(col_idxs, dtype=np.int64)
-    if cols.ndim != 1 or (np.diff(cols) <= 0).any() or (len(cols) and not 0 <= cols[0] <= cols[-1] < rows.size):
-        raise UsageError(f"Column indices must be ascending, distinct and within 0..{rows.size - 1}.")
+    cols = check_columns(col_idxs, rows.size)
     points, begin = np.unique(cols // n_coord, return_index=True)
     columns = Coordinates(np.append(begin, len(cols)).astype(np.int64), (cols % n_coord).astype(np.int32))
     K = np.empty((rows.size, len(cols)), order="F")

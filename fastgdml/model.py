@@ -91,6 +91,12 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
             f"{source}: R_desc {x.shape} and R_d_desc_alpha {np.shape(model['R_d_desc_alpha'])} do not fit {n_atoms} "
             "atoms. The file is damaged or of an unknown version."
         )
+    alphas_E = model.get("alphas_E")
+    if alphas_E is not None and np.shape(alphas_E) != (x.shape[1],):
+        raise DataError(
+            f"{source}: alphas_E {np.shape(alphas_E)} does not fit {x.shape[1]} training points. The file is damaged or "
+            "of an unknown version."
+        )
     if "perms" not in model:
         model["perms"] = perms_from_lin(model["tril_perms_lin"], x.shape[0])
     for key in ("idxs_train", "idxs_valid"):

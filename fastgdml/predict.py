@@ -54,7 +54,7 @@ class GDMLPredict:
     DataError
         If the model lacks arrays or they contradict each other.
     UsageError
-        If a GPU is asked for and there is none.
+        If a GPU is asked for and there is none, or the model has energy constraints (alphas_E).
     """
 
     def __init__(
@@ -75,9 +75,6 @@ class GDMLPredict:
         missing = [k for k in ("z", "R_desc", "R_d_desc_alpha", "tril_perms_lin", "sig", "std", "c") if k not in model]
         if missing:
             raise DataError(f"This is not a trained model: {', '.join(missing)} missing.")
-        if "alphas_E" in model:
-            raise DataError("This model was trained with energy constraints, which fastgdml does not support yet.")
-
         self.n_atoms = len(np.atleast_1d(model["z"]))
         self.n_desc = n_pairs(self.n_atoms)
         self.n_threads = resolve_n_threads(max_processes)
@@ -95,29 +92,44 @@ class GDMLPredict:
                 f"({self.n_desc}, n_train) and (n_train, {self.n_desc}) expected."
             )
         self.n_train = len(x)
+        alphas_E = self._energy_coefficients(model.get("alphas_E"), DataError)
         pair_perms = pair_perms_from_lin(model["tril_perms_lin"], self.n_desc)
         self.n_perms = len(pair_perms)
         # x_i - P_p x_j, read with the permutation on the query: the image under the inverse pair permutation.
         self._classes = PairClasses.from_pair_images(np.argsort(pair_perms, axis=1))
         self._x = x
-        self._v = v
         self._gpu: Any = None
         self._predictor: Any = None
         if resolve_backend(backend) == "gpu":
+            _refuse_energies_on_gpu(alphas_E)
             from .gpu import GPUPredictor
 
             self._gpu = GPUPredictor(x, v, pair_perms, self.sig, self.std, self.c, self.lattice, array_module("gpu"))
         else:
-            self._predictor = self._lay_out(v)
+            self._predictor = self._lay_out(v, alphas_E)
         self._R_desc: Array | None = None
         self._R_d_desc: Array | None = None
 
-    def _lay_out(self, v: Array) -> Any:
-        """Return the native predictor for the coefficients v = J alpha (M, D)."""
+    def _energy_coefficients(
+        self, alphas_E: npt.ArrayLike | None, error: type[DataError] | type[UsageError]
+    ) -> Array | None:
+        if alphas_E is None:
+            return None
+        checked = np.asarray(alphas_E, dtype=np.float64).ravel()
+        if checked.size != self.n_train:
+            raise error(f"alphas_E has {checked.size} elements; one for each of {self.n_train} training points expected.")
+        return checked
+
+    def _lay_out(self, v: Array, alphas_E: Array | None) -> Any:
+        """Return the native predictor for the coefficients v = J alpha (M, D) and alphas_E (M,)."""
         c = self._classes
         tile = _tile_size(self.n_train)
         n_tiles = -(-self.n_train // tile)
         train = np.zeros((n_tiles, 2, self.n_desc, tile))
+        energy = None
+        if alphas_E is not None:
+            energy = np.zeros((n_tiles, tile))
+            energy.ravel()[: self.n_train] = alphas_E * (self.sig / np.sqrt(5))
         for t in range(n_tiles):
             rows = slice(t * tile, min((t + 1) * tile, self.n_train))
             n = rows.stop - rows.start
@@ -127,6 +139,7 @@ class GDMLPredict:
             self.n_atoms,
             c,
             train,
+            energy,
             self.sig,
             self.std,
             self.c,
@@ -241,26 +254,26 @@ class GDMLPredict:
         ----------
         alphas_F : array_like, shape (3 N M,)
             Coefficients of the force constraints.
-        alphas_E : array_like, optional
-            Coefficients of energy constraints; must be None.
+        alphas_E : array_like, shape (M,), optional
+            Coefficients of the energy constraints. Without them the model has none from now on.
 
         Raises
         ------
         UsageError
-            If `set_R_d_desc` was not called before, or the length is wrong.
+            If `set_R_d_desc` was not called before, a length is wrong, or energy constraints are asked of the GPU.
         """
         if self._R_d_desc is None:
             raise UsageError("Call set_R_d_desc() before set_alphas(): J alpha needs the training Jacobians.")
-        if alphas_E is not None:
-            raise UsageError("Energy constraints are not supported yet; alphas_E must be None.")
         alphas = np.asarray(alphas_F, dtype=np.float64).ravel()
         if alphas.size != 3 * self.n_atoms * self.n_train:
             raise UsageError(f"alphas_F has {alphas.size} elements; {3 * self.n_atoms * self.n_train} expected.")
-        self._v = jacobian_dot(self._R_d_desc, alphas.reshape(self.n_train, -1))
+        alphas_E = self._energy_coefficients(alphas_E, UsageError)
+        v = jacobian_dot(self._R_d_desc, alphas.reshape(self.n_train, -1))
         if self._gpu is not None:
-            self._gpu.set_coefficients(self._v)
+            _refuse_energies_on_gpu(alphas_E)
+            self._gpu.set_coefficients(v)
         else:
-            self._predictor = self._lay_out(self._v)
+            self._predictor = self._lay_out(v, alphas_E)
 
     def _predict_training_set(self, return_E: bool) -> tuple[Array, ...]:
         if self._R_desc is None or self._R_d_desc is None:
@@ -280,6 +293,11 @@ class GDMLPredict:
             resolve_n_threads(self.n_threads),
         )
         return (E, F) if return_E else (F,)
+
+
+def _refuse_energies_on_gpu(alphas_E: Array | None) -> None:
+    if alphas_E is not None:
+        raise UsageError("The GPU backend does not know energy constraints (alphas_E) yet: use backend='cpu'.")
 
 
 # Time that a tile costs beside that of its points, in points.

@@ -69,8 +69,12 @@ def check_task(task: Mapping[str, Any], source: str) -> None:
         raise DataError(f"{source}: R_train {R.shape}, F_train {F.shape} and z {z.shape} do not fit each other.")
     if not (np.isfinite(R).all() and np.isfinite(F).all()):
         raise DataError(f"{source}: positions or forces are not finite.")
+    if task["use_E_cstr"] and not task["use_E"]:
+        raise DataError(f"{source}: use_E_cstr needs energies, but use_E is false.")
     if task["use_E"] and np.size(task.get("E_train", ())) != len(R):
         raise DataError(f"{source}: E_train must hold one energy for each of {len(R)} training points.")
+    if task["use_E_cstr"] and not np.isfinite(task["E_train"]).all():
+        raise DataError(f"{source}: energies are not finite.")
     if np.atleast_2d(task["perms"]).shape[1] != len(z):
         raise DataError(f"{source}: perms is for {np.atleast_2d(task['perms']).shape[1]} atoms, z for {len(z)}.")
     if not (float(task["sig"]) > 0 and float(task["lam"]) >= 0):

@@ -24,7 +24,7 @@ from .descriptor import (
 )
 from .errors import DataError, InsufficientMemoryError, UsageError
 from .group import GroupTables, check_perms
-from .kernel import assemble_columns, assemble_full
+from .kernel import assemble_columns, assemble_full, check_columns, energies_last, n_coordinates
 from .model import SCHEMA, Model
 from .permutations import MAX_GROUP_SIZE, find_perms
 from .predict import GDMLPredict
@@ -112,7 +112,7 @@ class GDMLTrain:
         use_E : bool
             False ignores energies: the model predicts them up to a constant.
         use_E_cstr : bool
-            Constrain energies point by point. Not available yet.
+            Constrain energies point by point, instead of fitting their common offset to a model of the forces.
         callback : callable, optional
             Progress; see `fastgdml.progress.Callback`.
         seed : int, optional
@@ -128,7 +128,7 @@ class GDMLTrain:
         Raises
         ------
         UsageError
-            If more points are asked for than there are, or energies are needed but missing.
+            If more points are asked for than there are, or energies are needed but missing or excluded.
         DataError
             If the datasets cannot be used or do not belong to the same system.
         """
@@ -136,8 +136,8 @@ class GDMLTrain:
             raise UsageError(
                 "The dataset has no energies (key 'E'). Train on forces alone with use_E=False (--no_E), or add them."
             )
-        if use_E and use_E_cstr:
-            raise UsageError("Energy constraints (use_E_cstr, --E_cstr) are not available yet.")
+        if use_E_cstr and not use_E:
+            raise UsageError("Energy constraints (use_E_cstr=True) need energies: they exclude use_E=False.")
         if not (sig > 0 and lam >= 0):
             raise UsageError(f"sigma must be positive and lambda not negative; got {sig} and {lam}.")
         train_dataset, valid_dataset = dict(train_dataset), dict(valid_dataset)
@@ -172,7 +172,7 @@ class GDMLTrain:
             "sig": sig,
             "lam": lam,
             "use_E": use_E,
-            "use_E_cstr": False,
+            "use_E_cstr": use_E_cstr,
             "use_sym": use_sym,
         }
         if seed is not None:
@@ -277,21 +277,27 @@ class GDMLTrain:
             If the kernel matrix is singular.
         """
         check_task(task, "task")
-        if task["use_E_cstr"]:
-            raise UsageError("Energy constraints (use_E_cstr, --E_cstr) are not available yet.")
+        energies = bool(task["use_E_cstr"])
         R = np.asarray(task["R_train"], dtype=np.float64)
         lattice = task.get("lattice")
         tables = GroupTables.from_perms(task["perms"])
-        solve = self._solver(len(R), R.shape[1], len(tables.perm), lattice is not None)
+        solve = self._solver(len(R), R.shape[1], len(tables.perm), lattice is not None, energies)
 
         step = Step(callback, "Generating descriptors and their Jacobians")
         R_desc, R_d_desc = from_R(R, lattice, self._n_threads)
         step.done()
 
         y = np.asarray(task["F_train"], dtype=np.float64).ravel()
-        std = float(np.std(y))
-        if not std > 0:
+        if not np.ptp(y) > 0:
             raise DataError("All training forces are equal; there is nothing to learn from them.")
+        E_mean, y_E = 0.0, np.empty(0)
+        if energies:
+            E = np.asarray(task["E_train"], dtype=np.float64).ravel()
+            E_mean = float(np.mean(E))
+            y_E = E_mean - E
+        std = float(np.std(np.concatenate([y, y_E])))
+        if energies:
+            solve = partial(solve, y_E=y_E / std)
 
         assembling = Step(callback, "Assembling kernel matrix")
         solving: list[Step] = []
@@ -316,24 +322,39 @@ class GDMLTrain:
         solving[-1].done()
 
         model = self.create_model(
-            task, "analytic", R_desc, R_d_desc, tril_perms_lin(task["perms"]), std, solution.alphas_F
+            task,
+            "analytic",
+            R_desc,
+            R_d_desc,
+            tril_perms_lin(task["perms"]),
+            std,
+            solution.alphas_F,
+            solution.alphas_E,
         )
         model["lam"] = solution.lam
-        if model["use_E"]:
+        if energies:
+            model["c"] = E_mean
+        elif model["use_E"]:
             model["c"] = self._recov_int_const(model, task, R_desc, R_d_desc)
         return model
 
-    def _solver(self, n_train: int, n_atoms: int, n_perms: int, periodic: bool) -> Callable[..., ClosedFormSolution]:
+    def _solver(
+        self, n_train: int, n_atoms: int, n_perms: int, periodic: bool, energies: bool
+    ) -> Callable[..., ClosedFormSolution]:
         """Return the function that solves the training equations, once it is known to have the memory."""
         if self._backend == "gpu":
+            if energies:
+                raise UsageError(
+                    "The GPU backend does not know energy constraints (use_E_cstr, --E_cstr) yet: use backend='cpu'."
+                )
             from .gpu import solve_closed_form as solve_on_device
 
             return partial(solve_on_device, xp=array_module("gpu"))  # checks the device's memory itself
-        self._check_memory(n_train, n_atoms, n_perms, periodic)
+        self._check_memory(n_train, n_atoms, n_perms, periodic, energies)
         return solve_closed_form
 
-    def _check_memory(self, n_train: int, n_atoms: int, n_perms: int, periodic: bool) -> None:
-        needed = memory_estimate(n_train, n_atoms, n_perms, periodic)
+    def _check_memory(self, n_train: int, n_atoms: int, n_perms: int, periodic: bool, energies: bool) -> None:
+        needed = memory_estimate(n_train, n_atoms, n_perms, periodic, energies)
         limit = psutil.virtual_memory().available if self._max_memory is None else self._max_memory * 2**30
         _log.info("The closed form needs %.3g GB of memory.", needed / 2**30)
         if needed > limit:
@@ -469,7 +490,7 @@ class GDMLTrain:
         desc : object, optional
             Accepted for compatibility with sgdml; not needed.
         use_E_cstr : bool
-            Not available yet.
+            Include energy constraints: a row and a column for the energy of each point, after those of all forces.
         col_idxs : slice or array_like of int
             Columns to compute, ascending and distinct.
         alloc_extra_rows : int
@@ -480,20 +501,25 @@ class GDMLTrain:
         Returns
         -------
         ndarray, shape (3 N M + alloc_extra_rows, n_cols)
-            The kernel matrix, negative definite.
+            The kernel matrix, negative definite; 3 N M + M rows with energy constraints.
         """
-        if use_E_cstr:
-            raise UsageError("Energy constraints (use_E_cstr) are not available yet.")
         R_desc, R_d_desc = np.asarray(R_desc, dtype=np.float64), np.asarray(R_d_desc, dtype=np.float64)
         tables = GroupTables.from_perms(perms_from_lin(tril_perms_lin, R_desc.shape[1]))
         step = Step(callback, "Assembling kernel matrix")
         arguments = (R_desc, R_d_desc, tables, float(sig))
-        if isinstance(col_idxs, slice) and col_idxs == slice(None):
+        if not use_E_cstr and isinstance(col_idxs, slice) and col_idxs == slice(None):
             K = assemble_full(*arguments, n_threads=self._n_threads, progress=step)
         else:
-            n_rows = 3 * tables.perm.shape[1] * len(R_desc)
-            cols = np.arange(n_rows)[col_idxs] if isinstance(col_idxs, slice) else col_idxs
-            K = assemble_columns(*arguments, cols, n_threads=self._n_threads, progress=step)
+            n_atoms = tables.perm.shape[1]
+            n_rows = n_coordinates(n_atoms, use_E_cstr) * len(R_desc)
+            cols = check_columns(np.arange(n_rows)[col_idxs] if isinstance(col_idxs, slice) else col_idxs, n_rows)
+            order = energies_last(len(R_desc), n_atoms) if use_E_cstr else np.arange(n_rows)
+            picked = np.sort(order[cols])
+            K = assemble_columns(
+                *arguments, picked, n_threads=self._n_threads, progress=step, energies=use_E_cstr
+            )
+            if use_E_cstr:
+                K = K[np.ix_(order, np.searchsorted(picked, order[cols]))]
         step.done()
         return K if alloc_extra_rows == 0 else np.vstack([K, np.empty((alloc_extra_rows, K.shape[1]))])
 

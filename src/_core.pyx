@@ -71,6 +71,7 @@ cdef extern from "gdml.h" nogil:
         const int32_t *image_perm_begin
         const int32_t *image_perm
         const double *train
+        const double *energy
         double sig
     ctypedef struct gdml_query:
         double *x
@@ -293,6 +294,7 @@ cdef class Predictor:
     n_atoms : number of atoms
     classes : the pair classes of the permutations, a PairClasses
     train : (n_tiles, 2, D, tile) descriptors, scaled, and J alpha of the training points
+    energy : (n_tiles, tile) coefficients of energy constraints, scaled, or None
     sig : length scale
     std, c : scale and offset of the energy
     lattice, lattice_inv : (3, 3) lattice vectors as columns, or None
@@ -304,9 +306,10 @@ cdef class Predictor:
     cdef const double *lattice_inv
     cdef tuple keep_alive
 
-    def __init__(self, int64_t n_atoms, object classes, const double[:, :, :, ::1] train, double sig, double std,
-                 double c, const double[:, ::1] lattice, const double[:, ::1] lattice_inv):
-        self.keep_alive = (classes, train, lattice, lattice_inv)
+    def __init__(self, int64_t n_atoms, object classes, const double[:, :, :, ::1] train,
+                 const double[:, ::1] energy, double sig, double std, double c, const double[:, ::1] lattice,
+                 const double[:, ::1] lattice_inv):
+        self.keep_alive = (classes, train, energy, lattice, lattice_inv)
         self.model.n_atoms = n_atoms
         self.model.n_classes, self.model.n_perms = classes.perm_image.shape
         self.model.n_tiles = train.shape[0]
@@ -319,6 +322,7 @@ cdef class Predictor:
         self.model.image_perm_begin = int32_table(classes.image_perm_begin)
         self.model.image_perm = int32_table(classes.image_perm)
         self.model.train = &train[0, 0, 0, 0]
+        self.model.energy = NULL if energy is None else &energy[0, 0]
         self.model.sig = sig
         self.std = std
         self.c = c

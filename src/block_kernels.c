@@ -22,6 +22,18 @@
  *
  *     E = sum c5 (n + s) t            -dE/dx = sum (5 / s) c5 t d_p - c5 (n + s) v_j                      (5)
  *
+ * Energy constraints add one coordinate to each point, number 3N, for the negative energy (labels are F and -E).
+ * With the Matern function itself, k_p = (1 + n / s + n^2 / (3 s^2)) exp(-n / s), whose gradient by d_p is
+ * -b s (s + n) d_p, and w_p = b s (s + n), the weight of (3), K has in row and column 3N
+ *
+ *     K_ij[a][E] = sum_p w_p (J_i^T d_p)[a] = -sum_p w_p u_p[a]                                           (6)
+ *     K_ij[E][c] = -sum_p w_p (J_j^T P_p^T d_p)[c] = sum_p w_p v_p[c]                                     (7)
+ *     K_ij[E][E] = -sum_p k_p,         k_p = s^2 (3 w_p / 5 + b |d_p|^2)                                  (8)
+ *
+ * and a coefficient e_j of such a column adds to a prediction, besides (5),
+ *
+ *     E = sum k_p e_j                 -dE/dx = sum c5 (n + s) e_j d_p                                     (9)
+ *
  * In both, vector lanes run over training points j: no padding inside a molecule, no horizontal sums in inner loops.
  */
 #include "gdml.h"
@@ -99,19 +111,23 @@ typedef struct {
     double *v;      /* [chunk][N][3][W] */
     double *outer;  /* [N][N][9][W]    sum of 5 b u_p[a] v_p[c]; only with several chunks */
     double *weight; /* [P][W]          b s (s + n) */
+    double *u_sum;  /* [N][3][W]       sum of weight u_p[a]; these three only for energy constraints */
+    double *v_sum;  /* [N][3][W]       sum of weight v_p[c] */
+    double *k_sum;  /* [W]             sum of k_p */
     double *subset; /* [n_subsets][W]  sums of weights */
-    double *block;  /* [3][3N][W]      rows (a, alpha) of K_ij for one atom a; padded */
-    double *turned; /* [W][3N]         one of these rows, point by point; rows padded to whole vectors */
-    double *values; /* [W 3N]          the coordinates of it that the target takes, in its order; padded */
-    int64_t *piece; /* [W][3N][2]      for each point, runs of at most W coordinates: first coordinate, place */
+    double *block;  /* [3][3N + 1][W]  rows (a, alpha) of K_ij for one atom a, or row 3N; padded to whole vectors */
+    double *turned; /* [W][3N + 1]     one of these rows, point by point; padded to whole vectors */
+    double *values; /* [W (3N + 1)]    the coordinates of it that the target takes, in its order; padded */
+    int64_t *piece; /* [W][3N + 1][2]  for each point, runs of at most W coordinates: first coordinate, place */
     int64_t *n_pieces; /* [W] */
-    int64_t *column;/* [3N]            where a coordinate of point i is a column, -1 elsewhere */
+    int64_t *column;/* [3N + 1]        where a coordinate of point i is a column, -1 elsewhere */
+    int row_energies; /* whether coordinate 3N of a point j is a row */
 } kernel_workspace;
 
-/* 3N, rounded up to whole vectors. */
-static int64_t turned_stride(int64_t n_atoms)
+/* Length of the rows of `block` and `turned`: 3N + 1, rounded up to whole vectors. */
+static int64_t row_stride(int64_t n_atoms)
 {
-    return (int64_t)round_up((size_t)(3 * n_atoms), W);
+    return (int64_t)round_up((size_t)(3 * n_atoms + 1), W);
 }
 
 /* Permutations whose u and v are kept at a time, so that scratch does not grow with large groups. */
@@ -133,13 +149,17 @@ static kernel_workspace kernel_layout(const gdml_group *group, arena *a)
     w.v = take(a, 3 * chunk * n * W);
     w.outer = chunk < p ? take(a, 9 * n * n * W) : NULL;
     w.weight = take(a, p * W);
+    w.u_sum = take(a, 3 * n * W);
+    w.v_sum = take(a, 3 * n * W);
+    w.k_sum = take(a, W);
     w.subset = take(a, group->n_subsets * W);
-    w.block = take(a, 3 * W * turned_stride(n));
-    w.turned = take(a, W * turned_stride(n));
-    w.values = take(a, 3 * n * W + W);
-    w.piece = (int64_t *)take(a, 6 * n * W);
+    w.block = take(a, 3 * W * row_stride(n));
+    w.turned = take(a, W * row_stride(n));
+    w.values = take(a, (3 * n + 1) * W + W);
+    w.piece = (int64_t *)take(a, 2 * (3 * n + 1) * W);
     w.n_pieces = (int64_t *)take(a, W);
-    w.column = (int64_t *)take(a, 3 * n);
+    w.column = (int64_t *)take(a, 3 * n + 1);
+    w.row_energies = 0;
     return w;
 }
 
@@ -180,15 +200,24 @@ static int64_t list_pieces(const gdml_kernel_target *t, int64_t j, int64_t *piec
     return n_pieces;
 }
 
-static void load_tile(const gdml_kernel_job *job, int64_t j0, const kernel_workspace *w)
+/* Whether a list of coordinates, ascending, ends with the energy. */
+static int has_energy(const int32_t *coord, int64_t begin, int64_t end, int64_t n_atoms)
 {
+    return begin < end && coord[end - 1] == 3 * n_atoms;
+}
+
+static void load_tile(const gdml_kernel_job *job, int64_t j0, kernel_workspace *w)
+{
+    const gdml_kernel_target *t = &job->target;
     const int64_t n = job->group.n_atoms, n_desc = n * (n - 1) / 2;
+    w->row_energies = 0;
     for (int l = 0; l < W; ++l) {
         /* Lanes past the last point repeat it; their results are not stored. */
         const int64_t j = j0 + l < job->n_train ? j0 + l : job->n_train - 1;
         for (int64_t k = 0; k < n_desc; ++k) w->x_j[k * W + l] = job->x[j * n_desc + k];
         expand_pairs(n, job->g + 3 * j * n_desc, w->g_j + l, W);
-        w->n_pieces[l] = list_pieces(&job->target, j, w->piece + 6 * n * l);
+        w->n_pieces[l] = list_pieces(t, j, w->piece + 2 * (3 * n + 1) * l);
+        if (has_energy(t->row_coord, t->row_begin[j], t->row_begin[j + 1], n)) w->row_energies = 1;
     }
 }
 
@@ -250,9 +279,14 @@ static vd project_fixed(const gdml_group *group, const double *x_i, const kernel
     return squared;
 }
 
-/* Equation (2) and the weights of permutations [first, last). */
+INLINE void add_to(double *sum, vd term)
+{
+    store(sum, load(sum) + term);
+}
+
+/* Equation (2) and the weights of permutations [first, last); with `energies`, their terms of equations (6) to (8). */
 static void project(const gdml_kernel_job *job, const double *x_i, int64_t first, int64_t last, vd squared_fixed,
-                    const kernel_workspace *w)
+                    int energies, const kernel_workspace *w)
 {
     const gdml_group *group = &job->group;
     const int64_t n = group->n_atoms, n_desc = n * (n - 1) / 2;
@@ -263,8 +297,9 @@ static void project(const gdml_kernel_job *job, const double *x_i, int64_t first
         const vd norm = splat(sqrt5) * vsqrt(squared);
         /* b carries the scale of the target: K is linear in it. */
         const vd b = splat(job->target.scale * 5.0 / (3.0 * s * s * s * s)) * vexp_nonpositive(norm * splat(-1.0 / s));
-        const vd five_b = splat(5.0) * b;
-        store(w->weight + p * W, b * splat(s) * (norm + splat(s)));
+        const vd five_b = splat(5.0) * b, weight = b * splat(s) * (norm + splat(s));
+        store(w->weight + p * W, weight);
+        if (energies) add_to(w->k_sum, splat(s * s) * (splat(0.6) * weight + b * squared));
         for (int64_t c = 0; c < n; ++c) {
             const int64_t a = q[c];
             const double *base_u = w->base + 6 * a * W, *base_v = w->base + 6 * c * W + 3 * W;
@@ -279,6 +314,12 @@ static void project(const gdml_kernel_job *job, const double *x_i, int64_t first
             for (int i = 0; i < 3; ++i) {
                 store(u + i * W, five_b * uv[i]);
                 store(v + i * W, uv[3 + i]);
+            }
+            if (energies) {
+                for (int i = 0; i < 3; ++i) {
+                    add_to(w->u_sum + (3 * a + i) * W, weight * uv[i]);
+                    add_to(w->v_sum + (3 * c + i) * W, weight * uv[3 + i]);
+                }
             }
         }
     }
@@ -343,10 +384,10 @@ INLINE void add_term(vd acc[9], const double *gi, const double *gj, vd weight)
     add_outer(acc, l, r);
 }
 
-/* Equation (4) for one atom a of point i against all atoms c of the tile's points. */
+/* Equation (4) for one atom a of point i against all atoms c of the tile's points, and (6) against their energies. */
 static void block_rows(const gdml_group *group, int64_t a, const kernel_workspace *w)
 {
-    const int64_t n = group->n_atoms;
+    const int64_t n = group->n_atoms, stride = row_stride(n);
     const double *gi = w->g_i + 3 * a * n;
 
     for (int64_t c = 0; c < n; ++c) {
@@ -362,7 +403,7 @@ static void block_rows(const gdml_group *group, int64_t a, const kernel_workspac
             add_products(acc, n, a, c, group->n_perms, w);
         }
         for (int i = 0; i < 3; ++i)
-            for (int j = 0; j < 3; ++j) store(w->block + ((i * n + c) * 3 + j) * W, acc[3 * i + j]);
+            for (int j = 0; j < 3; ++j) store(w->block + (i * stride + 3 * c + j) * W, acc[3 * i + j]);
     }
 
     for (int64_t image = 0; image < n; ++image) {         /* the delta term of equation (4) */
@@ -375,21 +416,32 @@ static void block_rows(const gdml_group *group, int64_t a, const kernel_workspac
         }
         for (int i = 0; i < 3; ++i) {
             for (int j = 0; j < 3; ++j) {
-                double *z = w->block + ((i * n + image) * 3 + j) * W;
+                double *z = w->block + (i * stride + 3 * image + j) * W;
                 store(z, load(z) - acc[3 * i + j]);
             }
         }
     }
+
+    if (w->row_energies)
+        for (int i = 0; i < 3; ++i) store(w->block + (i * stride + 3 * n) * W, -load(w->u_sum + (3 * a + i) * W));
 }
 
-/* Collect what the target takes of one row (a, alpha) of the blocks K_ij of a tile: the coordinates of points j0 + l,
+/* Equations (7) and (8): the energy of point i against all coordinates of the tile's points. */
+static void energy_row(const gdml_group *group, const kernel_workspace *w)
+{
+    const int64_t n_coord = 3 * group->n_atoms;
+    memcpy(w->block, w->v_sum, (size_t)(n_coord * W) * sizeof(double));
+    store(w->block + n_coord * W, -load(w->k_sum));
+}
+
+/* Collect what the target takes of one row of the blocks K_ij of a tile: the coordinates of points j0 + l,
  * first <= l < last, one after the other. */
 static void collect_row(const gdml_kernel_job *job, const double *row, int64_t j0, int64_t first, int64_t last,
                         const kernel_workspace *w)
 {
-    const int64_t n = job->group.n_atoms, stride = turned_stride(n);
+    const int64_t n = job->group.n_atoms, stride = row_stride(n), n_coord = 3 * n + w->row_energies;
     const int64_t *row_begin = job->target.row_begin + j0;
-    for (int64_t k = 0; k < stride; k += W) {
+    for (int64_t k = 0; k < n_coord; k += W) {
         vd square[W];
         UNROLL
         for (int l = 0; l < W; ++l) square[l] = load(row + (k + l) * W);
@@ -401,12 +453,12 @@ static void collect_row(const gdml_kernel_job *job, const double *row, int64_t j
         /* Whole vectors: what spills over the end of a run is overwritten by the next. */
         const double *from = w->turned + l * stride;
         double *to = w->values + (row_begin[l] - row_begin[first]);
-        const int64_t *piece = w->piece + 6 * n * l, *end = piece + 2 * w->n_pieces[l];
+        const int64_t *piece = w->piece + 2 * (3 * n + 1) * l, *end = piece + 2 * w->n_pieces[l];
         for (; piece < end; piece += 2) store(to + piece[1], load(from + piece[0]));
     }
 }
 
-/* Write one row (a, alpha) of the blocks K_ij of a tile as column `col` of the target: K is symmetric, and so the
+/* Write one row of the blocks K_ij of a tile as column `col` of the target: K is symmetric, and so the
  * elements of one point j, and of neighbouring points, lie side by side in memory. */
 static void store_column(const gdml_kernel_job *job, int64_t i, int64_t col, const double *row, int64_t j0,
                          const kernel_workspace *w)
@@ -439,22 +491,29 @@ static void kernel_tile(const gdml_kernel_job *job, int64_t j0, int64_t c_begin,
     const int64_t n = job->group.n_atoms, n_desc = n * (n - 1) / 2;
     const int64_t n_perms = job->group.n_perms, chunk = chunk_size(&job->group);
     arena a = {scratch, 0};
-    const kernel_workspace w = kernel_layout(&job->group, &a);
+    kernel_workspace w = kernel_layout(&job->group, &a);
 
     load_tile(job, j0, &w);
     for (int64_t ci = c_begin; ci < c_end; ++ci) {
         const int64_t i = t->col_point[ci];
         expand_pairs(n, job->g + 3 * i * n_desc, w.g_i, 1);
         const double *x_i = job->x + i * n_desc;
+        const int column_energy = has_energy(t->col_coord, t->col_begin[ci], t->col_begin[ci + 1], n);
+        const int energies = w.row_energies || column_energy;
+        if (energies) {
+            memset(w.u_sum, 0, (size_t)(3 * n * W) * sizeof(double));
+            memset(w.v_sum, 0, (size_t)(3 * n * W) * sizeof(double));
+            memset(w.k_sum, 0, W * sizeof(double));
+        }
         const vd squared_fixed = project_fixed(&job->group, x_i, &w);
         for (int64_t p = 0; p < n_perms; p += chunk) {
             const int64_t last = p + chunk < n_perms ? p + chunk : n_perms;
-            project(job, x_i, p, last, squared_fixed, &w);
+            project(job, x_i, p, last, squared_fixed, energies, &w);
             if (w.outer) add_chunk(&job->group, last - p, p == 0, &w);
         }
         sum_subsets(&job->group, &w);
 
-        for (int64_t m = 0; m < 3 * n; ++m) w.column[m] = -1;
+        for (int64_t m = 0; m <= 3 * n; ++m) w.column[m] = -1;
         for (int64_t m = t->col_begin[ci]; m < t->col_begin[ci + 1]; ++m) w.column[t->col_coord[m]] = m;
         for (int64_t atom = 0; atom < n; ++atom) {
             const int64_t *column = w.column + 3 * atom;
@@ -462,7 +521,11 @@ static void kernel_tile(const gdml_kernel_job *job, int64_t j0, int64_t c_begin,
             block_rows(&job->group, atom, &w);
             for (int alpha = 0; alpha < 3; ++alpha)
                 if (column[alpha] >= 0)
-                    store_column(job, i, column[alpha], w.block + 3 * n * alpha * W, j0, &w);
+                    store_column(job, i, column[alpha], w.block + row_stride(n) * alpha * W, j0, &w);
+        }
+        if (column_energy) {
+            energy_row(&job->group, &w);
+            store_column(job, i, w.column[3 * n], w.block, j0, &w);
         }
     }
     stream_fence();
@@ -633,9 +696,11 @@ static void backward(int64_t n_images, int64_t n_pairs, const double *x, const d
 /* For one permutation and query, |d'|^2 and d'.v as sums over the classes (rows of image_s and image_t), and the
  * weights of equation (5). With d' = sqrt(5) d / s, rho = |d'| = n / s, A = 5 / (3 s^2) and t' = d'.v:
  * A w1 = s c5 t',  A w2 = c5 (n + s),  E = A s / sqrt(5) sum w2 t'.
+ * With energy constraints (`e` not NULL: e' = s / sqrt(5) e_j of the tile's points), equation (9) adds w2 e' to w1 and
+ * exp(-rho) (3 + 3 rho + rho^2) e' to the terms of the sum.
  * `energy` and `total_w1` are added to, for `vectors` vectors of points from j on. */
-INLINE void weigh_block(const int vectors, int64_t n_classes, int64_t j, const predict_workspace *w, double *w1,
-                        double *w2, vd *energy, vd *total_w1)
+INLINE void weigh_block(const int vectors, int64_t n_classes, int64_t j, const double *e, const predict_workspace *w,
+                        double *w1, double *w2, vd *energy, vd *total_w1)
 {
     vd squared[WEIGH_VECTORS], t[WEIGH_VECTORS];
     const double *s_row = w->image_s + w->row[0] + j, *t_row = w->image_t + w->row[0] + j;
@@ -657,24 +722,43 @@ INLINE void weigh_block(const int vectors, int64_t n_classes, int64_t j, const p
     for (int m = 0; m < vectors; ++m) {
         const vd rho = vsqrt(squared[m]);
         const vd decay = vexp_nonpositive(-rho);
-        const vd weight = decay + decay * rho, w1m = decay * t[m];
+        const vd weight = decay + decay * rho;
+        vd w1m = decay * t[m];
         *energy += weight * t[m];
+        if (e) {
+            const vd ej = load(e + j + m * W);
+            *energy += (splat(3.0) * weight + decay * squared[m]) * ej;
+            w1m += weight * ej;
+        }
         *total_w1 += w1m;
         store(w1 + j + m * W, w1m);
         store(w2 + j + m * W, weight);
     }
 }
 
-/* All points of the tile. Returns sum w2 t'; *total_w1 is the sum of w1. */
-static double weigh(const gdml_predictor *m, const predict_workspace *w, double *w1, double *w2, double *total_w1)
+/* All points of the tile. Returns the sum; *total_w1 is the sum of w1. */
+INLINE double weigh(const gdml_predictor *m, const double *e, const predict_workspace *w, double *w1, double *w2,
+                    double *total_w1)
 {
     vd energy = splat(0.0), total = splat(0.0);
     int64_t j = 0;
     for (; j + WEIGH_VECTORS * W <= m->tile; j += WEIGH_VECTORS * W)
-        weigh_block(WEIGH_VECTORS, m->n_classes, j, w, w1, w2, &energy, &total);
-    for (; j < m->tile; j += W) weigh_block(1, m->n_classes, j, w, w1, w2, &energy, &total);
+        weigh_block(WEIGH_VECTORS, m->n_classes, j, e, w, w1, w2, &energy, &total);
+    for (; j < m->tile; j += W) weigh_block(1, m->n_classes, j, e, w, w1, w2, &energy, &total);
     *total_w1 = vsum(total);
     return vsum(energy);
+}
+
+static double weigh_forces(const gdml_predictor *m, const predict_workspace *w, double *w1, double *w2,
+                           double *total_w1)
+{
+    return weigh(m, NULL, w, w1, w2, total_w1);
+}
+
+static double weigh_all(const gdml_predictor *m, const double *e, const predict_workspace *w, double *w1, double *w2,
+                        double *total_w1)
+{
+    return weigh(m, e, w, w1, w2, total_w1);
 }
 
 /* to [vectors W] = sum of the rows `member` of from [][n]. */
@@ -736,6 +820,7 @@ static void predict_tile(const gdml_predictor *m, int64_t tile_index, int64_t n_
 {
     const int64_t n_desc = m->n_atoms * (m->n_atoms - 1) / 2, tile = m->tile, n_perms = m->n_perms;
     const double *x = m->train + 2 * tile_index * n_desc * tile, *v = x + n_desc * tile;
+    const double *e = m->energy ? m->energy + tile_index * tile : NULL;
     const int64_t row = n_query * tile;                   /* the rows of all queries for one image */
     double *sum_w1 = sums + n_query, *sum_xv = sum_w1 + m->class_image[m->n_classes] * n_query;
     arena a = {scratch, 0};
@@ -752,7 +837,8 @@ static void predict_tile(const gdml_predictor *m, int64_t tile_index, int64_t n_
         for (int64_t i = 0; i < n_query; ++i) {
             const int64_t column = p * n_query + i;
             for (int64_t h = 0; h < m->n_classes; ++h) w.row[h] = m->perm_image[h * n_perms + p] * row + i * tile;
-            sums[i] += weigh(m, &w, w.w1 + column * tile, w.w2 + column * tile, w.total_w1 + column);
+            double *w1 = w.w1 + column * tile, *w2 = w.w2 + column * tile, *total_w1 = w.total_w1 + column;
+            sums[i] += e ? weigh_all(m, e, &w, w1, w2, total_w1) : weigh_forces(m, &w, w1, w2, total_w1);
         }
     }
 

@@ -66,7 +66,7 @@ typedef struct {
     int64_t n_rows;           /* dense: leading dimension; RFP: order of the matrix */
     double scale;             /* elements are written multiplied by this */
     const int64_t *row_begin; /* [M + 1]  first row of each training point */
-    const int32_t *row_coord; /* [n_rows] coordinate 3 a + alpha of each row within its point */
+    const int32_t *row_coord; /* [n_rows] coordinate of each row within its point: 3 a + alpha, or 3 N, the energy */
     int64_t n_col_points;
     const int64_t *col_point; /* [n_col_points]  training point of each group of columns */
     const int64_t *col_begin; /* [n_col_points + 1] */
@@ -103,6 +103,7 @@ typedef struct {
     const int32_t *image_perm_begin; /* [images of all classes + 1]  into image_perm */
     const int32_t *image_perm;  /* [n_classes * P]  the permutations that give each image */
     const double *train;        /* [n_tiles][2][D][tile] */
+    const double *energy;       /* [n_tiles][tile]  coefficients of energy constraints times sig / sqrt(5), or NULL */
     double sig;
 } gdml_predictor;
 

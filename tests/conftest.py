@@ -12,7 +12,7 @@ from fastgdml.train import GDMLTrain
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("FASTGDML_SHARED", ROOT.parent / "shared"))
 
-REFERENCE_CASES = ["ethanol_sgdml", "ethanol_gdml", "ethanol_noE", "aspirin_sgdml", "cu111_periodic"]
+REFERENCE_CASES = ["ethanol_sgdml", "ethanol_gdml", "ethanol_noE", "ethanol_ecstr", "aspirin_sgdml", "cu111_periodic"]
 
 
 def shared_file(name):

@@ -31,34 +31,52 @@ def pair_permutation_matrix(perm):
     return P
 
 
+def matern(d, sig):
+    """The Matern function k(d) = (1 + n / s + n^2 / (3 s^2)) exp(-n / s), n = sqrt(5) |d|, its gradient and Hessian."""
+    n = np.sqrt(5) * np.linalg.norm(d)
+    b = 5 * np.exp(-n / sig) / (3 * sig**4)
+    value = (1 + n / sig + n**2 / (3 * sig**2)) * np.exp(-n / sig)
+    return value, -b * sig * (sig + n) * d, 5 * b * np.outer(d, d) - b * sig * (sig + n) * np.eye(len(d))
+
+
 def kernel_block(x_i, J_i, x_j, J_j, perms, sig):
-    """K_ij (3N, 3N) = sum_p J_i^T [5 b d d^T - b s (s + n) I] P_p J_j."""
-    K = 0
+    """The (3N + 1, 3N + 1) block of two points: 3N force coordinates, then the negative energy.
+
+    With d = x_i - P_p x_j, summed over p: FF = J_i^T k''(d) P_p J_j, FE = -J_i^T k'(d), EF = k'(d)^T P_p J_j,
+    EE = -k(d).
+    """
+    n_coord = J_i.shape[1]
+    K = np.zeros((n_coord + 1, n_coord + 1))
     for perm in perms:
         P = pair_permutation_matrix(perm)
-        d = x_i - P @ x_j
-        n = np.sqrt(5) * np.linalg.norm(d)
-        b = 5 * np.exp(-n / sig) / (3 * sig**4)
-        middle = 5 * b * np.outer(d, d) - b * sig * (sig + n) * np.eye(len(d))
-        K = K + J_i.T @ middle @ P @ J_j
+        value, gradient, hessian = matern(x_i - P @ x_j, sig)
+        K[:-1, :-1] += J_i.T @ hessian @ P @ J_j
+        K[:-1, -1] -= J_i.T @ gradient
+        K[-1, :-1] += gradient @ P @ J_j
+        K[-1, -1] -= value
     return K
 
 
-def kernel_matrix(R, perms, sig, lattice=None):
-    """K (3NM, 3NM)."""
+def kernel_matrix(R, perms, sig, lattice=None, energies=False):
+    """K (3NM, 3NM); with energies (3NM + M, 3NM + M), those of all points after all forces."""
     points = [descriptor(r, lattice) for r in R]
-    return np.block([[kernel_block(*i, *j, perms, sig) for j in points] for i in points])
+    blocks = np.array([[kernel_block(*i, *j, perms, sig) for j in points] for i in points])
+    corners = [[blocks[:, :, :-1, :-1], blocks[:, :, :-1, -1:]], [blocks[:, :, -1:, :-1], blocks[:, :, -1:, -1:]]]
+    if not energies:
+        corners = [[corners[0][0]]]
+    return np.block([[np.block([list(row) for row in corner]) for corner in row] for row in corners])
 
 
-def predict(R, R_train, alphas, perms, sig, std, c, lattice=None):
-    """Energies (n,) and forces (n, N, 3) of geometries R from coefficients alphas (M, 3N)."""
+def predict(R, R_train, alphas, perms, sig, std, c, lattice=None, alphas_E=None):
+    """Energies (n,) and forces (n, N, 3) of geometries R from coefficients alphas (M, 3N), alphas_E (M,)."""
     matrices = [pair_permutation_matrix(p) for p in perms]
     train = [descriptor(r, lattice) for r in R_train]
+    alphas_E = np.zeros(len(R_train)) if alphas_E is None else alphas_E
     E, F = np.zeros(len(R)), np.zeros((len(R), R.shape[1] * 3))
     for i, r in enumerate(R):
         x, J = descriptor(r, lattice)
         minus_dE_dx = np.zeros(len(x))
-        for (x_j, J_j), alpha in zip(train, alphas, strict=True):
+        for (x_j, J_j), alpha, alpha_E in zip(train, alphas, alphas_E, strict=True):
             for P in matrices:
                 d, v = x - P @ x_j, P @ (J_j @ alpha)
                 n = np.sqrt(5) * np.linalg.norm(d)
@@ -66,5 +84,8 @@ def predict(R, R_train, alphas, perms, sig, std, c, lattice=None):
                 t = d @ v
                 E[i] += c5 * (n + sig) * t
                 minus_dE_dx += 5 / sig * c5 * t * d - c5 * (n + sig) * v
+                value, gradient, _ = matern(d, sig)
+                E[i] += alpha_E * value
+                minus_dE_dx -= alpha_E * gradient
         F[i] = J.T @ minus_dE_dx
     return std * E + c, std * F.reshape(R.shape)

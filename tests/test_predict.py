@@ -50,8 +50,9 @@ def test_equals_oracle(group, n_atoms, n_train, isa):
 def test_equals_sgdml(reference, isa):
     model = {key: reference[key] for key in ("z", "R_d_desc_alpha", "tril_perms_lin", "sig", "std", "c")}
     model["R_desc"] = reference["R_desc"].T
-    if "lattice" in reference:
-        model["lattice"] = reference["lattice"]
+    for key in ("lattice", "alphas_E"):
+        if key in reference:
+            model[key] = reference[key]
     E, F = GDMLPredict(model).predict(reference["R_test"].reshape(len(reference["R_test"]), -1))
     force_scale = np.abs(reference["F_pred"]).max()
     np.testing.assert_allclose(F, reference["F_pred"], rtol=0, atol=1e-9 * force_scale)

@@ -34,15 +34,20 @@ class ClosedFormSolution:
         Coefficients of least norm.
     lam : float
         The lambda used: the one asked for unless the matrix was not positive definite with it.
+    alphas_E : ndarray, shape (M,), or None
+        Coefficients of the energy constraints, if there are any.
     """
 
     alphas_F: Array
     lam: float
+    alphas_E: Array | None = None
 
 
-def memory_estimate(n_train: int, n_atoms: int, n_perms: int = 1, periodic: bool = False) -> int:
+def memory_estimate(
+    n_train: int, n_atoms: int, n_perms: int = 1, periodic: bool = False, energies: bool = False
+) -> int:
     """Return the bytes that the closed form needs: the packed matrix, descriptors and blocks of the reduction."""
-    n_kept = max(3 * n_atoms - (3 if periodic else 6), 1)
+    n_kept = max(3 * n_atoms - (3 if periodic else 6), 1) + int(energies)
     n_desc = n_atoms * (n_atoms - 1) // 2
     matrix = packed_size(n_train * n_kept)
     blocks = 2 * n_train * n_kept**2
@@ -63,6 +68,7 @@ def solve_closed_form(
     n_threads: int | None = None,
     assembly_progress: Progress | None = None,
     on_solving: Callable[[], None] | None = None,
+    y_E: Array | None = None,
 ) -> ClosedFormSolution:
     """Solve (-K + lam I) x = y and return alpha = -x.
 
@@ -86,6 +92,8 @@ def solve_closed_form(
         Called with (done, total) while the matrix is assembled.
     on_solving : callable, optional
         Called once the matrix is there.
+    y_E : ndarray, shape (M,), optional
+        Scaled negative energies, to constrain energies point by point.
 
     Returns
     -------
@@ -97,9 +105,13 @@ def solve_closed_form(
         If the matrix stays indefinite with the largest lambda tried.
     """
     threads = resolve_n_threads(n_threads)
+    energies = y_E is not None
+    labels = y.reshape(len(R), -1)
+    if y_E is not None:
+        labels = np.column_stack([labels, y_E])
     with threadpool_limits(limits=1, user_api="blas"):  # small matrices: threads would only wait
-        reduction = drop_rigid_motions(R, periodic)
-        rhs = reduction.reduce(y)
+        reduction = drop_rigid_motions(R, periodic, energies)
+        rhs = reduction.reduce(labels)
     blocks = reduction.padded_gram_inverse()
     n = reduction.rows.size
 
@@ -114,7 +126,9 @@ def solve_closed_form(
         return z if solved else None
 
     z, lam = solve_with_rising_lambda(solve, lam, R_desc)
-    return ClosedFormSolution(-reduction.expand(z, 3 * R.shape[1]), lam)
+    alphas = -reduction.expand(z, labels.shape[1]).reshape(labels.shape)
+    n_coord = 3 * R.shape[1]
+    return ClosedFormSolution(alphas[:, :n_coord].ravel(), lam, alphas[:, n_coord].copy() if energies else None)
 
 
 def solve_with_rising_lambda(solve: Callable[[float], Array | None], lam: float, R_desc: Array) -> tuple[Array, float]:

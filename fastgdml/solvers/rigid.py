@@ -9,6 +9,8 @@ the dropped rows and columns,
     alpha = B (B^T B)^-1 z,                                                                              (2)
 
 up to a part of alpha that predicts nothing: (2) is the solution of least norm.
+
+Energy constraints add coordinate 3N to a point, its energy, which is kept as it is: B_i is the identity there.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class Reduction:
     gram_inverse: list[Array]
 
     def reduce(self, y: Array) -> Array:
-        """Return (B^T B)^-1 B^T y for y of shape (3 N M,)."""
+        """Return (B^T B)^-1 B^T y for y of shape (3 N M,), or ((3 N + 1) M,) with energies, point by point."""
         parts = y.reshape(len(self.kept), -1)
         return np.concatenate(
             [
@@ -72,7 +74,7 @@ class Reduction:
         return padded
 
     def expand(self, reduced: Array, n_coord: int) -> Array:
-        """Return B (B^T B)^-1 z, shape (3 N M,), for reduced z."""
+        """Return B (B^T B)^-1 z, shape (n_coord M,), for reduced z and n_coord = 3 N, or 3 N + 1 with energies."""
         alphas = np.empty((len(self.kept), n_coord))
         begin = self.rows.begin
         for i, (kept, dropped, C, S) in enumerate(zip(self.kept, self.dropped, self.C, self.gram_inverse, strict=True)):
@@ -82,7 +84,7 @@ class Reduction:
         return alphas.ravel()
 
 
-def drop_rigid_motions(R: Array, periodic: bool = False) -> Reduction:
+def drop_rigid_motions(R: Array, periodic: bool = False, energies: bool = False) -> Reduction:
     """Choose the coordinates to drop for each training point.
 
     Parameters
@@ -91,6 +93,8 @@ def drop_rigid_motions(R: Array, periodic: bool = False) -> Reduction:
         Geometries.
     periodic : bool
         Only translations are rigid motions.
+    energies : bool
+        Whether each point has its energy as a coordinate after the 3 N of its forces.
 
     Returns
     -------
@@ -121,6 +125,11 @@ def drop_rigid_motions(R: Array, periodic: bool = False) -> Reduction:
         # Woodbury: (I + C^T C)^-1 = I - C^T (I + C C^T)^-1 C
         inner = np.linalg.solve(np.eye(drop.shape[1]) + C @ C.swapaxes(1, 2), C)
         gram_inverse = np.eye(keep.shape[1]) - C.swapaxes(1, 2) @ inner
+        if energies:
+            keep = np.pad(keep, ((0, 0), (0, 1)), constant_values=n_coord)
+            C = np.pad(C, ((0, 0), (0, 0), (0, 1)))
+            gram_inverse = np.pad(gram_inverse, ((0, 0), (0, 1), (0, 1)))
+            gram_inverse[:, -1, -1] = 1.0
         for k, point in enumerate(points):
             parts[point] = (keep[k], drop[k], C[k], gram_inverse[k])
     if not periodic and (n_rotations == 0).any():
