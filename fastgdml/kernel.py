@@ -193,6 +193,51 @@ def assemble_columns(
     return K
 
 
+def assemble_selected(
+    x: Array, g: Array, tables: GroupTables, sig: float, rows: Coordinates, n_threads: int | None = None
+) -> Array:
+    """Assemble the kernel matrix over chosen coordinates of all points, dense, in Fortran order."""
+    K = np.empty((rows.size, rows.size), order="F")
+    _fill(x, g, tables, sig, rows, np.arange(len(x)), rows, K.ravel("K"), 1.0, False, n_threads, None)
+    return K
+
+
+def assemble_rows(
+    x: Array,
+    g: Array,
+    tables: GroupTables,
+    sig: float,
+    points: range,
+    col_points: IntArray,
+    cols: Coordinates,
+    n_threads: int | None = None,
+    energies: bool = False,
+) -> Array:
+    """Assemble the rows of a range of training points, and of some columns.
+
+    Parameters
+    ----------
+    points : range
+        Training points whose rows are computed.
+    col_points : ndarray of int64, shape (m,)
+        Training points of the columns.
+    cols : Coordinates
+        Which of their coordinates. The other parameters are those of `assemble_columns`.
+
+    Returns
+    -------
+    ndarray, shape (len(points) * n_coord, cols.size)
+        In Fortran order; n_coord is 3 N, or 3 N + 1 with `energies`.
+    """
+    n_coord = n_coordinates(n_atoms_of(x.shape[1]), energies)
+    full = Coordinates.full(len(x), n_coord)
+    begin = np.clip(full.begin - points.start * n_coord, 0, len(points) * n_coord)
+    rows = Coordinates(begin, full.coord[: len(points) * n_coord])
+    K = np.empty((rows.size, cols.size), order="F")
+    _fill(x, g, tables, sig, rows, col_points, cols, K.ravel("K"), 1.0, False, n_threads, None, points)
+    return K
+
+
 def _fill(
     x: Array,
     g: Array,
@@ -206,6 +251,7 @@ def _fill(
     packed: bool,
     n_threads: int | None,
     progress: Progress | None,
+    points: range | None = None,
 ) -> None:
     assembly = _core.KernelAssembly(
         np.ascontiguousarray(x, dtype=np.float64),
@@ -221,7 +267,7 @@ def _fill(
         scale,
         packed,
     )
-    items = _work_items(len(x), len(col_points), assembly.lanes, packed)
+    items = _work_items(points or range(len(x)), len(col_points), assembly.lanes, packed)
     threads = resolve_n_threads(n_threads)
     step = len(items) if progress is None else max(8 * threads, -(-len(items) // _PROGRESS_STEPS))
     for first in range(0, len(items), step):
@@ -230,10 +276,10 @@ def _fill(
             progress(min(first + step, len(items)), len(items))
 
 
-def _work_items(n_train: int, n_cols: int, lanes: int, packed: bool) -> IntArray:
+def _work_items(points: range, n_cols: int, lanes: int, packed: bool) -> IntArray:
     """List (first row point, first and last column point), tiles of rows with the most columns first."""
     items = []
-    for j0 in reversed(range(0, n_train, lanes)):
+    for j0 in reversed(range(points.start, points.stop, lanes)):
         stop = min(j0 + lanes, n_cols) if packed else n_cols
         items += [(j0, c, min(c + _COLUMNS_PER_ITEM, stop)) for c in range(0, stop, _COLUMNS_PER_ITEM)]
     return np.array(items, dtype=np.int64).reshape(-1, 3)

@@ -37,6 +37,22 @@ def _load(module: str) -> None:
 _load("cython_blas")
 _load("cython_lapack")
 
-from ._packed import add_blocks, cholesky, solve  # noqa: E402 (after its BLAS and LAPACK are in place)
+from ._packed import (  # noqa: E402 (after its BLAS and LAPACK are in place)
+    add_blocks,
+    add_gram,
+    cholesky,
+    cholesky_dense,
+    solve,
+    solve_cholesky,
+    solve_triangular_right,
+)
 
-__all__ = ["add_blocks", "cholesky", "solve"]
+__all__ = [
+    "add_blocks",
+    "add_gram",
+    "cholesky",
+    "cholesky_dense",
+    "solve",
+    "solve_cholesky",
+    "solve_triangular_right",
+]

@@ -23,6 +23,7 @@ from .descriptor import (
 from .errors import DataError, UsageError
 from .pair_classes import PairClasses
 from .threads import prediction_threads, resolve_n_threads
+from .tiles import lay_out_coefficients, lay_out_descriptors, lay_out_energies
 
 _log = logging.getLogger(__name__)
 
@@ -123,22 +124,13 @@ class GDMLPredict:
     def _lay_out(self, v: Array, alphas_E: Array | None) -> Any:
         """Return the native predictor for the coefficients v = J alpha (M, D) and alphas_E (M,)."""
         c = self._classes
-        tile = _tile_size(self.n_train)
-        n_tiles = -(-self.n_train // tile)
-        train = np.zeros((n_tiles, 2, self.n_desc, tile))
-        energy = None
-        if alphas_E is not None:
-            energy = np.zeros((n_tiles, tile))
-            energy.ravel()[: self.n_train] = alphas_E * (self.sig / np.sqrt(5))
-        for t in range(n_tiles):
-            rows = slice(t * tile, min((t + 1) * tile, self.n_train))
-            n = rows.stop - rows.start
-            train[t, 0, :, :n] = (self._x[rows][:, c.order] * (np.sqrt(5) / self.sig)).T
-            train[t, 1, :, :n] = v[rows][:, c.order].T
+        tiles = lay_out_descriptors(self._x, c.order, self.sig)
+        lay_out_coefficients(v, c.order, tiles)
+        energy = None if alphas_E is None else lay_out_energies(alphas_E, tiles, self.sig)
         return _core.Predictor(
             self.n_atoms,
             c,
-            train,
+            tiles,
             energy,
             self.sig,
             self.std,
@@ -298,18 +290,3 @@ class GDMLPredict:
 def _refuse_energies_on_gpu(alphas_E: Array | None) -> None:
     if alphas_E is not None:
         raise UsageError("The GPU backend does not know energy constraints (alphas_E) yet: use backend='cpu'.")
-
-
-# Time that a tile costs beside that of its points, in points.
-_TILE_OVERHEAD = 7
-
-
-def _tile_size(n_train: int, smallest: int = 48, largest: int = 128, lanes: int = 8) -> int:
-    """Return the number of training points of a tile: the multiple of `lanes` that costs the least.
-
-    The same for every instruction set and number of threads, because it decides the order of summation.
-    """
-    if n_train <= largest:
-        return -(-n_train // lanes) * lanes
-    sizes = range(smallest, largest + 1, lanes)
-    return min(sizes, key=lambda tile: (-(-n_train // tile) * (tile + _TILE_OVERHEAD), -tile))

@@ -78,6 +78,9 @@ cdef extern from "gdml.h" nogil:
         double *g
         double *force_x
         double energy
+    ctypedef struct gdml_low_rank:
+        void (*project)(int64_t, int64_t, const float *, const double *, double *) noexcept nogil
+        void (*subtract)(int64_t, int64_t, const float *, const double *, double *) noexcept nogil
     ctypedef struct gdml_kernels:
         const char *name
         int lanes
@@ -91,10 +94,12 @@ cdef extern from "gdml.h" nogil:
                              void *) noexcept nogil
         void (*predict_collect)(const gdml_predictor *, int64_t, const double *, const double *,
                                 gdml_query *) noexcept nogil
+        const gdml_low_rank *low_rank
     const gdml_kernels *gdml_select_kernels(const char *isa)
     int64_t gdml_n_images(const gdml_predictor *model)
     int64_t gdml_n_sums(const gdml_predictor *model)
     void gdml_force_from_descriptor(int64_t, const double *, const double *, double, double *)
+    void gdml_jacobian_dot(int64_t, const double *, const double *, double *)
     void *gdml_scratch_new(size_t n_bytes)
     void gdml_scratch_free(void *scratch)
     void gdml_match(int64_t, const double *, const double *, const double *, const double *, const double *,
@@ -465,6 +470,54 @@ cdef class Predictor:
             self.finish(kernels, n, &block, E + first, F + 3 * self.model.n_atoms * first)
             first += n
         return first_bad
+
+
+def lay_out_jacobian_dot(const double[:, :, ::1] g, const double[:, ::1] vectors, const int64_t[::1] order,
+                         double[:, :, :, ::1] tiles, int n_threads):
+    """Put J v of g (M, D, 3) and vectors (M, 3 N) into tiles (n_tiles, 2, D, tile) as coefficients; see tiles.py."""
+    cdef:
+        int64_t n_desc = g.shape[1], tile = tiles.shape[3], n_atoms = vectors.shape[1] // 3, j, k
+        Scratch scratch = Scratch(n_threads, n_desc * sizeof(double))
+        double *v
+        double *out
+    for j in prange(g.shape[0], nogil=True, num_threads=n_threads, schedule="static"):
+        v = <double *> scratch.at(threadid())
+        gdml_jacobian_dot(n_atoms, &g[j, 0, 0], &vectors[j, 0], v)
+        out = &tiles[j // tile, 1, 0, j % tile]
+        for k in range(n_desc):
+            out[k * tile] = v[order[k]]
+
+
+# ---- preconditioner ---------------------------------------------------------------------------------------------
+
+# Pieces of rows that are summed apart, whatever the number of threads, so that results do not depend on it.
+cdef int64_t LOW_RANK_PIECES = 32
+
+
+def low_rank_project(const float[:, ::1] u, const double[::1] b, int n_threads):
+    """U^T b of u (n, k), k a multiple of 8, and b (n,)."""
+    cdef:
+        const gdml_low_rank *kernels = select_kernels().low_rank
+        int64_t n = u.shape[0], k = u.shape[1], i, first, last
+        double[:, ::1] sums = np.zeros((LOW_RANK_PIECES, k))
+    for i in prange(LOW_RANK_PIECES, nogil=True, num_threads=n_threads, schedule="static"):
+        first = n * i // LOW_RANK_PIECES
+        last = n * (i + 1) // LOW_RANK_PIECES
+        if last > first:
+            kernels.project(last - first, k, &u[first, 0], &b[first], &sums[i, 0])
+    return np.asarray(sums).sum(axis=0)
+
+
+def low_rank_subtract(const float[:, ::1] u, const double[::1] t, double[::1] b, int n_threads):
+    """b -= U t in place, of u (n, k), k a multiple of 8, t (k,) and b (n,)."""
+    cdef:
+        const gdml_low_rank *kernels = select_kernels().low_rank
+        int64_t n = u.shape[0], k = u.shape[1], i, first, last
+    for i in prange(LOW_RANK_PIECES, nogil=True, num_threads=n_threads, schedule="static"):
+        first = n * i // LOW_RANK_PIECES
+        last = n * (i + 1) // LOW_RANK_PIECES
+        if last > first:
+            kernels.subtract(last - first, k, &u[first, 0], &t[0], &b[first])
 
 
 # ---- permutation search -----------------------------------------------------------------------------------------

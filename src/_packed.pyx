@@ -1,12 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Linear algebra on symmetric matrices in rectangular full packed storage (LAPACK's TRANSR='N', UPLO='L').
+"""Linear algebra on symmetric matrices, most of it in rectangular full packed storage (LAPACK's TRANSR='N', UPLO='L').
 
 A module of its own because SciPy's LAPACK takes as long to import as everything else, and only training needs it.
 """
 
 from libc.stdint cimport int64_t
+
+import numpy as np
+
 from scipy.linalg.cython_blas cimport dgemm, dsyrk, dtrsm
-from scipy.linalg.cython_lapack cimport dpftrs, dpotrf
+from scipy.linalg.cython_lapack cimport dpftrs, dpotrf, dpotrs
 
 
 cdef extern from "gdml.h" nogil:
@@ -104,3 +107,56 @@ def solve(double[::1] a, int n, double[::1] rhs):
     with nogil:
         dpftrs(b"N", b"L", &n, &one, &a[0], &rhs[0], &n, &info)
     return info
+
+
+# ---- dense matrices, in Fortran order ---------------------------------------------------------------------------
+
+def cholesky_dense(double[::1, :] a, int largest=LARGEST_WHOLE):
+    """Lower Cholesky factor in place; the upper triangle is left alone. Returns LAPACK's info."""
+    cdef int n = <int> a.shape[0], info = 0
+    if n:
+        with nogil:
+            info = factor(b"L", n, &a[0, 0], n, largest)
+    return info
+
+
+def solve_cholesky(const double[::1, :] factor, const double[::1] rhs):
+    """Solve with a factor from `cholesky_dense`."""
+    cdef int n = <int> factor.shape[0], one = 1, info = 0
+    solution = np.array(rhs)
+    cdef double[::1] x = solution
+    if n:
+        with nogil:
+            dpotrs(b"L", &n, &one, <double *> &factor[0, 0], &n, &x[0], &n, &info)
+    return solution
+
+
+def solve_triangular_right(const double[::1, :] factor, double[::1, :] b):
+    """Replace B (m, n) by B F^-T, F a lower triangular factor (n, n)."""
+    cdef int m = <int> b.shape[0], n = <int> b.shape[1]
+    cdef double one = 1.0
+    if m and n:
+        with nogil:
+            dtrsm(b"R", b"L", b"T", b"N", &m, &n, &one, <double *> &factor[0, 0], &n, &b[0, 0], &m)
+
+
+def add_gram(const double[:, ::1] a, double[::1, :] c, int largest=LARGEST_WHOLE):
+    """Add A^T A, A (m, n), to the lower triangle of C (n, n)."""
+    cdef int m = <int> a.shape[0], n = <int> a.shape[1]
+    if m and n:
+        with nogil:
+            # In Fortran's order A is A^T, (n, m).
+            add_product(n, m, <double *> &a[0, 0], n, &c[0, 0], n, largest)
+
+
+cdef void add_product(int n, int k, double *a, int lda, double *c, int ldc, int largest) noexcept nogil:
+    """C += A A^T, A (n, k); of C the lower triangle."""
+    cdef:
+        double one = 1.0
+        int n1 = n // 2, n2 = n - n // 2
+    if n <= largest:
+        dsyrk(b"L", b"N", &n, &k, &one, a, &lda, &one, c, &ldc)
+        return
+    add_product(n1, k, a, lda, c, ldc, largest)
+    dgemm(b"N", b"T", &n2, &n1, &k, &one, a + n1, &lda, a, &lda, &one, c + n1, &ldc)
+    add_product(n2, k, a + n1, lda, c + n1 + <int64_t> n1 * ldc, ldc, largest)

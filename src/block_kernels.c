@@ -884,8 +884,9 @@ static void predict_collect(const gdml_predictor *m, int64_t n_query, const doub
     }
 }
 
+extern const gdml_low_rank PER_ISA(gdml_low_rank);
 extern const gdml_kernels PER_ISA(gdml_kernels);
 const gdml_kernels PER_ISA(gdml_kernels) = {
     TEXT(GDML_ISA), W, descriptor, kernel_scratch, kernel_tile,
-    predict_images, predict_scratch, predict_tile, predict_collect,
+    predict_images, predict_scratch, predict_tile, predict_collect, &PER_ISA(gdml_low_rank),
 };

@@ -52,6 +52,17 @@ void gdml_force_from_descriptor(int64_t n_atoms, const double *g, const double *
     }
 }
 
+void gdml_jacobian_dot(int64_t n_atoms, const double *g, const double *vector, double *out)
+{
+    int64_t k = 0;
+    for (int64_t a = 1; a < n_atoms; ++a) {
+        for (int64_t b = 0; b < a; ++b, ++k) {
+            const double *va = vector + 3 * a, *vb = vector + 3 * b, *gk = g + 3 * k;
+            out[k] = gk[0] * (vb[0] - va[0]) + gk[1] * (vb[1] - va[1]) + gk[2] * (vb[2] - va[2]);
+        }
+    }
+}
+
 void *gdml_scratch_new(size_t bytes)
 {
     bytes = (bytes + GDML_ALIGNMENT - 1) / GDML_ALIGNMENT * GDML_ALIGNMENT;

@@ -115,6 +115,12 @@ typedef struct {
     double energy;  /* unscaled */
 } gdml_query;
 
+/* Products with a matrix U [n][k] of floats, k a multiple of GDML_MAX_LANES; see low_rank.c. */
+typedef struct {
+    void (*project)(int64_t n, int64_t k, const float *u, const double *b, double *t);   /* t [k] += U^T b */
+    void (*subtract)(int64_t n, int64_t k, const float *u, const double *t, double *b);  /* b [n] -= U t */
+} gdml_low_rank;
+
 typedef struct {
     const char *name;
     int lanes;
@@ -138,6 +144,7 @@ typedef struct {
     /* Sets energy and force_x of each query. */
     void (*predict_collect)(const gdml_predictor *model, int64_t n_query, const double *images, const double *sums,
                             gdml_query *query);
+    const gdml_low_rank *low_rank;
 } gdml_kernels;
 
 /* The kernels of an instruction set: "baseline", "v3", "v4"; NULL picks the best this processor runs.
@@ -159,6 +166,9 @@ static inline int64_t gdml_n_sums(const gdml_predictor *model)
 
 /* force [N][3] = scale J^T force_x. */
 void gdml_force_from_descriptor(int64_t n_atoms, const double *g, const double *force_x, double scale, double *force);
+
+/* out [D] = J vector, vector [N][3]: the adjoint of the above. */
+void gdml_jacobian_dot(int64_t n_atoms, const double *g, const double *vector, double *out);
 
 /* Aligned scratch memory; NULL when there is none. Freeing NULL does nothing. */
 void *gdml_scratch_new(size_t bytes);

@@ -142,6 +142,22 @@ def drop_rigid_motions(R: Array, periodic: bool = False, energies: bool = False)
     return Reduction(Coordinates.from_lists(kept), kept, dropped_lists, maps, grams)
 
 
+def remove_rigid_motions(R: Array, y: Array, periodic: bool = False) -> Array:
+    """Return y, shape (3 N M,), without the parts along rigid motions of each geometry in R (M, N, 3).
+
+    K has no such parts: what they contribute to the coefficients predicts nothing, but an iteration would chase it.
+    """
+    n_points, n_coord = len(R), 3 * R.shape[1]
+    parts = y.reshape(n_points, n_coord).copy()
+    bases = [_translations(n_points, n_coord)]
+    if not periodic:
+        rotations, n_rotations = _rotations(R)
+        bases.append(rotations * (np.arange(3) < n_rotations[:, None])[:, None, :])
+    for basis in bases:
+        parts -= np.einsum("mij,mj->mi", basis, np.einsum("mij,mi->mj", basis, parts))
+    return parts.ravel()
+
+
 def _translations(n_points: int, n_coord: int) -> Array:
     """Return orthonormal translations, (n_points, n_coord, 3)."""
     one = np.tile(np.eye(3), (n_coord // 3, 1)) / np.sqrt(n_coord // 3)

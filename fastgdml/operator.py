@@ -1,0 +1,71 @@
+"""The kernel matrix as an operator: K v without K.
+
+K v is the prediction for the training geometries with coefficients v, so the prediction kernel computes it in
+9 M^2 sum_h n_h D_h operations (h: classes of pairs) and no memory beyond the training data.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import _core
+from .descriptor import Array, n_atoms_of
+from .group import GroupTables
+from .pair_classes import PairClasses
+from .threads import resolve_n_threads
+from .tiles import lay_out_descriptors, lay_out_energies
+
+
+class KernelOperator:
+    """Computes K v for a training set.
+
+    Not to be shared between threads: it holds the coefficients that it works on.
+
+    Parameters
+    ----------
+    x, g : ndarray, shapes (M, D) and (M, D, 3)
+        Descriptors and compressed Jacobians of the training points.
+    tables : GroupTables
+        The permutation group.
+    sig : float
+        Length scale.
+    energies : bool
+        Whether each point has 3 N + 1 coordinates, the last for its energy, instead of 3 N.
+    n_threads : int, optional
+        Number of threads; all by default.
+    """
+
+    def __init__(
+        self,
+        x: Array,
+        g: Array,
+        tables: GroupTables,
+        sig: float,
+        energies: bool = False,
+        n_threads: int | None = None,
+    ) -> None:
+        self._x = np.ascontiguousarray(x, dtype=np.float64)
+        self._g = np.ascontiguousarray(g, dtype=np.float64)
+        self._n_atoms = n_atoms_of(x.shape[1])
+        self._sig = sig
+        self._n_threads = resolve_n_threads(n_threads)
+        self._classes = PairClasses.from_pair_images(tables.pair)
+        self._tiles = lay_out_descriptors(self._x, self._classes.order, sig)
+        self._energy = np.zeros((self._tiles.shape[0], self._tiles.shape[3])) if energies else None
+        self._predictor = _core.Predictor(
+            self._n_atoms, self._classes, self._tiles, self._energy, sig, 1.0, 0.0, None, None
+        )
+        self._E = np.empty(len(x))
+        self._F = np.empty((len(x), 3 * self._n_atoms))
+
+    def __call__(self, v: Array) -> Array:
+        """Return K v, shape (n,), of v (n,): point by point, 3 N coordinates and perhaps the energy."""
+        parts = v.reshape(len(self._x), -1)
+        forces = np.ascontiguousarray(parts[:, : 3 * self._n_atoms])
+        _core.lay_out_jacobian_dot(self._g, forces, self._classes.order, self._tiles, self._n_threads)
+        if self._energy is not None:
+            self._energy[:] = lay_out_energies(parts[:, -1], self._tiles, self._sig)
+        self._predictor.predict_descriptors(self._x, self._g, self._E, self._F, self._n_threads)
+        if self._energy is None:
+            return self._F.ravel().copy()
+        return np.hstack([self._F, -self._E[:, None]]).ravel()

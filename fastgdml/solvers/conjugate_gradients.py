@@ -1,0 +1,76 @@
+"""Preconditioned conjugate gradients, for an operator and a preconditioner that are functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..descriptor import Array
+
+Operator = Callable[[Array], Array]
+
+
+@dataclass
+class Iterate:
+    """State after a step.
+
+    Attributes
+    ----------
+    x : ndarray, shape (n,)
+        The solution so far; overwritten by the next step.
+    step : int
+        Number of the step; 0 is the starting point.
+    residual : float
+        Norm of b - A x.
+    """
+
+    x: Array
+    step: int
+    residual: float
+
+
+def iterate(operator: Operator, preconditioner: Operator, b: Array, x0: Array | None = None) -> Iterator[Iterate]:
+    """Yield the starting point and then one iterate for each step; stop asking when it is good enough.
+
+    The flexible form (Polak-Ribiere) bears a preconditioner that is applied in single precision. The residual is updated
+    along with x; every 50 steps it is computed anew from its definition.
+
+    Parameters
+    ----------
+    operator : callable
+        v -> A v, symmetric and positive definite.
+    preconditioner : callable
+        r -> P^-1 r, nearly A^-1 r.
+    b : ndarray, shape (n,)
+        Right-hand side.
+    x0 : ndarray, shape (n,), optional
+        Starting point; zero by default.
+
+    Yields
+    ------
+    Iterate
+        The same object each time, updated.
+    """
+    x = np.zeros_like(b) if x0 is None else x0.copy()
+    r = b.copy() if x0 is None else b - operator(x)
+    state = Iterate(x, 0, float(np.linalg.norm(r)))
+    yield state
+    z = preconditioner(r)
+    p = z.copy()
+    rz = float(r @ z)
+    while True:
+        Ap = operator(p)
+        alpha = rz / float(p @ Ap)
+        x += alpha * p
+        previous = r
+        state.step += 1
+        r = b - operator(x) if state.step % 50 == 0 else r - alpha * Ap
+        state.residual = float(np.linalg.norm(r))
+        yield state
+        z = preconditioner(r)
+        beta = float(z @ (r - previous)) / rz
+        rz = float(r @ z)
+        p *= beta
+        p += z

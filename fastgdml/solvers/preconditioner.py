@@ -1,0 +1,191 @@
+"""Preconditioner of the iterative solver: a low-rank part, and per training point what the low-rank part misses.
+
+With k columns C of the positive definite matrix A = -K, those of some training points (inducing points), and W their
+rows of the same points, the Nystrom approximation is L L^T with L = C W^(-T/2). To it is added, for each training point
+i, the block D_i = A_ii - (L L^T)_ii (the partially independent conditional, PITC, of Gaussian processes):
+
+    P = L L^T + B,    B = blockdiag_i(D_i + lam I)                                                             (1)
+    P^-1 = B^(-1/2) [I - U (I + U^T U)^-1 U^T] B^(-1/2),    U = B^(-1/2) L      (Woodbury)                       (2)
+
+Blocks cost nothing beside L and save most of the steps that L alone would need.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core, lapack
+from ..descriptor import Array, IntArray
+from ..errors import SolverError
+from ..group import GroupTables
+from ..kernel import Coordinates, Progress, assemble_rows, assemble_selected
+from ..threads import resolve_n_threads
+
+_log = logging.getLogger(__name__)
+
+# Eigenvalues of a block below this fraction of its largest are raised to it: they belong to motions that the forces do
+# not see, or to rounding errors.
+_EIGENVALUE_FLOOR = 1e-2
+# First jitter on W, relative to its diagonal; raised tenfold until W has a Cholesky factor.
+_JITTER = 1e-14
+_JITTER_TRIES = 8
+# Columns of U are padded to a multiple of the widest vector.
+_PADDING = 8
+# Size of the pieces of C that are in memory at once.
+_PIECE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Preconditioner:
+    """P^-1 of equation (2).
+
+    Attributes
+    ----------
+    U : ndarray of float32, shape (n, K)
+        The low-rank part, columns from k on zero. Single precision, because applying it is all memory traffic; `inner`
+        belongs to the rounded U and sums are formed in double precision, which leaves the number of steps as it is.
+    inner : ndarray, shape (k, k)
+        Lower Cholesky factor of I + U^T U.
+    root : ndarray, shape (M, q, q)
+        The blocks of B^(-1/2).
+    n_threads : int
+        Number of threads.
+    """
+
+    U: npt.NDArray[np.float32]
+    inner: Array
+    root: Array
+    n_threads: int
+
+    def __call__(self, r: Array) -> Array:
+        """Return P^-1 r, shape (n,)."""
+        b = self._scale(r)
+        t = _core.low_rank_project(self.U, b, self.n_threads)
+        k = len(self.inner)
+        t[:k] = lapack.solve_cholesky(self.inner, t[:k])
+        _core.low_rank_subtract(self.U, t, b, self.n_threads)
+        return self._scale(b)
+
+    def _scale(self, r: Array) -> Array:
+        return np.matmul(self.root, r.reshape(len(self.root), -1, 1)).ravel()
+
+
+def memory(n_train: int, n_coord: int, n_columns: int) -> int:
+    """Return the bytes that a preconditioner of `n_columns` columns needs while it is built."""
+    n = n_train * n_coord
+    return 4 * n * n_columns + 3 * 8 * n_columns**2 + 4 * 8 * n * n_coord + 4 * _PIECE_BYTES
+
+
+def build(
+    x: Array,
+    g: Array,
+    tables: GroupTables,
+    sig: float,
+    lam: float,
+    points: IntArray,
+    columns: Sequence[npt.ArrayLike],
+    energies: bool = False,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> Preconditioner:
+    """Build the preconditioner.
+
+    Parameters
+    ----------
+    x, g : ndarray, shapes (M, D) and (M, D, 3)
+        Descriptors and compressed Jacobians of the training points.
+    tables : GroupTables
+        The permutation group.
+    sig, lam : float
+        Length scale and regularisation.
+    points : ndarray of int, shape (m,)
+        The inducing points, ascending.
+    columns : sequence of array_like of int
+        For each of them, the coordinates to take; those that rigid motions make redundant should be left out.
+    energies : bool
+        Whether points have 3 N + 1 coordinates, the last for the energy, instead of 3 N.
+    n_threads : int, optional
+        Number of threads; all by default.
+    progress : callable, optional
+        Called with (done, total) training points.
+
+    Returns
+    -------
+    Preconditioner
+
+    Raises
+    ------
+    SolverError
+        If the columns are linearly dependent to rounding errors, however much they are regularised.
+    """
+    n_train = len(x)
+    cols = Coordinates.from_lists(columns)
+    k = cols.size
+    W = assemble_selected(x[points], g[points], tables, sig, cols, n_threads)
+    W *= -1.0
+    factor = _factor_with_jitter(W, lam)
+
+    n_coord = 3 * tables.perm.shape[1] + int(energies)
+    U = np.zeros((n_train * n_coord, -(-k // _PADDING) * _PADDING), dtype=np.float32)
+    inner = np.zeros((k, k), order="F")
+    np.fill_diagonal(inner, 1.0)
+    roots = np.empty((n_train, n_coord, n_coord))
+    step = max(8, _PIECE_BYTES // (8 * n_coord * k) // 8 * 8)
+    pieces = [range(first, min(first + step, n_train)) for first in range(0, n_train, step)]
+    for piece in pieces:
+        L = assemble_rows(x, g, tables, sig, piece, points, cols, n_threads, energies)
+        L *= -1.0
+        lapack.solve_triangular_right(factor, L)
+        missed = _diagonal_blocks(x, g, tables, sig, piece, energies, n_threads)
+        parts = np.ascontiguousarray(L).reshape(len(piece), n_coord, k)
+        missed -= np.matmul(parts, parts.swapaxes(1, 2))
+        values, vectors = np.linalg.eigh(missed)
+        values += lam
+        values = np.maximum(values, np.maximum(_EIGENVALUE_FLOOR * values[:, -1:], lam))
+        root = np.matmul(vectors / np.sqrt(values)[:, None, :], vectors.swapaxes(1, 2))
+        roots[piece.start : piece.stop] = root
+        rounded = U[piece.start * n_coord : piece.stop * n_coord, :k]
+        rounded[:] = np.matmul(root, parts).reshape(-1, k)
+        lapack.add_gram(rounded.astype(np.float64), inner)
+        if progress is not None:
+            progress(piece.stop, n_train)
+    if lapack.cholesky_dense(inner) != 0:
+        raise SolverError("The preconditioner is not positive definite: try a larger lambda or fewer inducing points.")
+    return Preconditioner(U, inner, roots, resolve_n_threads(n_threads))
+
+
+def _factor_with_jitter(W: Array, lam: float) -> Array:
+    """Return the lower Cholesky factor of W (k, k), with the smallest jitter that gives one."""
+    diagonal = W.diagonal().copy()
+    jitter = max(_JITTER, lam / diagonal.mean())
+    for _ in range(_JITTER_TRIES):
+        factor = W.copy(order="F")
+        np.fill_diagonal(factor, diagonal * (1 + jitter))
+        if lapack.cholesky_dense(factor) == 0:
+            return factor
+        jitter *= 10
+    raise SolverError(
+        "The columns of the inducing points are linearly dependent. Training points may be duplicates: remove them, or "
+        "use a smaller sigma."
+    )
+
+
+def _diagonal_blocks(
+    x: Array, g: Array, tables: GroupTables, sig: float, points: range, energies: bool, n_threads: int | None
+) -> Array:
+    """Return A_ii of a range of points, shape (len(points), q, q)."""
+    n_coord = 3 * tables.perm.shape[1] + int(energies)
+    blocks = np.empty((len(points), n_coord, n_coord))
+    for first in range(points.start, points.stop, 8):
+        some = slice(first, min(first + 8, points.stop))
+        rows = Coordinates.full(some.stop - some.start, n_coord)
+        K = assemble_selected(x[some], g[some], tables, sig, rows, n_threads)
+        for i in range(some.stop - some.start):
+            part = slice(i * n_coord, (i + 1) * n_coord)
+            blocks[first - points.start + i] = -K[part, part]
+    return blocks
