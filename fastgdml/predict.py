@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from .backend import array_module, resolve_backend
+from .backend import array_module, energies_on_gpu_error, resolve_backend
 from .descriptor import (
     Array,
     geometry_error,
@@ -101,7 +101,8 @@ class GDMLPredict:
         self._gpu: Any = None
         self._predictor: Any = None
         if resolve_backend(backend) == "gpu":
-            _refuse_energies_on_gpu(alphas_E)
+            if alphas_E is not None:
+                raise energies_on_gpu_error()
             from .gpu import GPUPredictor
 
             self._gpu = GPUPredictor(x, v, pair_perms, self.sig, self.std, self.c, self.lattice, array_module("gpu"))
@@ -117,7 +118,9 @@ class GDMLPredict:
             return None
         checked = np.asarray(alphas_E, dtype=np.float64).ravel()
         if checked.size != self.n_train:
-            raise error(f"alphas_E has {checked.size} elements; one for each of {self.n_train} training points expected.")
+            raise error(
+                f"alphas_E has {checked.size} elements; one for each of {self.n_train} training points expected."
+            )
         return checked
 
     def _lay_out(self, v: Array, alphas_E: Array | None) -> Any:
@@ -270,7 +273,8 @@ class GDMLPredict:
         alphas_E = self._energy_coefficients(alphas_E, UsageError)
         v = jacobian_dot(self._R_d_desc, alphas.reshape(self.n_train, -1))
         if self._gpu is not None:
-            _refuse_energies_on_gpu(alphas_E)
+            if alphas_E is not None:
+                raise energies_on_gpu_error()
             self._gpu.set_coefficients(v)
         else:
             self._predictor = self._lay_out(v, alphas_E)
@@ -293,11 +297,6 @@ class GDMLPredict:
             resolve_n_threads(self.n_threads),
         )
         return (E, F) if return_E else (F,)
-
-
-def _refuse_energies_on_gpu(alphas_E: Array | None) -> None:
-    if alphas_E is not None:
-        raise UsageError("The GPU backend does not know energy constraints (alphas_E) yet: use backend='cpu'.")
 
 
 def _tile_size(n_train: int, smallest: int = 48, largest: int = 112, lanes: int = 16) -> int:
