@@ -75,6 +75,7 @@ class GDMLPredict:
         missing = [k for k in ("z", "R_desc", "R_d_desc_alpha", "tril_perms_lin", "sig", "std", "c") if k not in model]
         if missing:
             raise DataError(f"This is not a trained model: {', '.join(missing)} missing.")
+
         self.n_atoms = len(np.atleast_1d(model["z"]))
         self.n_desc = n_pairs(self.n_atoms)
         self.n_threads = resolve_n_threads(max_processes)
