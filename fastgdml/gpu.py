@@ -17,7 +17,7 @@ import numpy.typing as npt
 import psutil
 from threadpoolctl import threadpool_limits
 
-from .backend import array_module
+from .backend import array_module, energies_on_gpu_error
 from .descriptor import Array, geometry_error, invert_lattice, n_atoms_of, n_pairs, pair_perms_from_lin
 from .errors import DataError, InsufficientMemoryError
 from .gpu_kernels import add_blocks, assemble_lower, cholesky, cholesky_solve
@@ -200,7 +200,15 @@ class GPUPredictor:
 
     @classmethod
     def from_model(cls, model: Mapping[str, Any], xp: ModuleType | None = None) -> GPUPredictor:
-        """Return the predictor of a model as made by `GDMLTrain.train` or `load_model`."""
+        """Return the predictor of a model as made by `GDMLTrain.train` or `load_model`.
+
+        Raises
+        ------
+        UsageError
+            If the model has energy constraints, or `xp` is not given and there is no device.
+        """
+        if model.get("alphas_E") is not None:
+            raise energies_on_gpu_error()
         x = np.asarray(model["R_desc"], dtype=np.float64).T
         return cls(
             x,

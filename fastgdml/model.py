@@ -94,8 +94,8 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
     alphas_E = model.get("alphas_E")
     if alphas_E is not None and np.shape(alphas_E) != (x.shape[1],):
         raise DataError(
-            f"{source}: alphas_E {np.shape(alphas_E)} does not fit {x.shape[1]} training points. The file is damaged or "
-            "of an unknown version."
+            f"{source}: alphas_E {np.shape(alphas_E)} does not fit {x.shape[1]} training points. The file is damaged "
+            "or of an unknown version."
         )
     if "perms" not in model:
         model["perms"] = perms_from_lin(model["tril_perms_lin"], x.shape[0])

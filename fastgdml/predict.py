@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from .backend import array_module, resolve_backend
+from .backend import array_module, energies_on_gpu_error, resolve_backend
 from .descriptor import (
     Array,
     geometry_error,
@@ -76,6 +76,7 @@ class GDMLPredict:
         missing = [k for k in ("z", "R_desc", "R_d_desc_alpha", "tril_perms_lin", "sig", "std", "c") if k not in model]
         if missing:
             raise DataError(f"This is not a trained model: {', '.join(missing)} missing.")
+
         self.n_atoms = len(np.atleast_1d(model["z"]))
         self.n_desc = n_pairs(self.n_atoms)
         self.n_threads = resolve_n_threads(max_processes)
@@ -102,7 +103,8 @@ class GDMLPredict:
         self._gpu: Any = None
         self._predictor: Any = None
         if resolve_backend(backend) == "gpu":
-            _refuse_energies_on_gpu(alphas_E)
+            if alphas_E is not None:
+                raise energies_on_gpu_error()
             from .gpu import GPUPredictor
 
             self._gpu = GPUPredictor(x, v, pair_perms, self.sig, self.std, self.c, self.lattice, array_module("gpu"))
@@ -118,7 +120,9 @@ class GDMLPredict:
             return None
         checked = np.asarray(alphas_E, dtype=np.float64).ravel()
         if checked.size != self.n_train:
-            raise error(f"alphas_E has {checked.size} elements; one for each of {self.n_train} training points expected.")
+            raise error(
+                f"alphas_E has {checked.size} elements; one for each of {self.n_train} training points expected."
+            )
         return checked
 
     def _lay_out(self, v: Array, alphas_E: Array | None) -> Any:
@@ -262,7 +266,8 @@ class GDMLPredict:
         alphas_E = self._energy_coefficients(alphas_E, UsageError)
         v = jacobian_dot(self._R_d_desc, alphas.reshape(self.n_train, -1))
         if self._gpu is not None:
-            _refuse_energies_on_gpu(alphas_E)
+            if alphas_E is not None:
+                raise energies_on_gpu_error()
             self._gpu.set_coefficients(v)
         else:
             self._predictor = self._lay_out(v, alphas_E)
@@ -285,8 +290,3 @@ class GDMLPredict:
             resolve_n_threads(self.n_threads),
         )
         return (E, F) if return_E else (F,)
-
-
-def _refuse_energies_on_gpu(alphas_E: Array | None) -> None:
-    if alphas_E is not None:
-        raise UsageError("The GPU backend does not know energy constraints (alphas_E) yet: use backend='cpu'.")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import psutil
 
 from ._version import __version__
-from .backend import array_module, resolve_backend
+from .backend import array_module, energies_on_gpu_error, resolve_backend
 from .dataset import check_dataset, check_same_system, dataset_md5, text
 from .descriptor import (
     Array,
@@ -344,9 +344,7 @@ class GDMLTrain:
         """Return the function that solves the training equations, once it is known to have the memory."""
         if self._backend == "gpu":
             if energies:
-                raise UsageError(
-                    "The GPU backend does not know energy constraints (use_E_cstr, --E_cstr) yet: use backend='cpu'."
-                )
+                raise energies_on_gpu_error()
             from .gpu import solve_closed_form as solve_on_device
 
             return partial(solve_on_device, xp=array_module("gpu"))  # checks the device's memory itself
@@ -515,9 +513,7 @@ class GDMLTrain:
             cols = check_columns(np.arange(n_rows)[col_idxs] if isinstance(col_idxs, slice) else col_idxs, n_rows)
             order = energies_last(len(R_desc), n_atoms) if use_E_cstr else np.arange(n_rows)
             picked = np.sort(order[cols])
-            K = assemble_columns(
-                *arguments, picked, n_threads=self._n_threads, progress=step, energies=use_E_cstr
-            )
+            K = assemble_columns(*arguments, picked, n_threads=self._n_threads, progress=step, energies=use_E_cstr)
             if use_E_cstr:
                 K = K[np.ix_(order, np.searchsorted(picked, order[cols]))]
         step.done()

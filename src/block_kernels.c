@@ -111,21 +111,20 @@ typedef struct {
     double *v;      /* [chunk][N][3][W] */
     double *outer;  /* [N][N][9][W]    sum of 5 b u_p[a] v_p[c]; only with several chunks */
     double *weight; /* [P][W]          b s (s + n) */
-    double *u_sum;  /* [N][3][W]       sum of weight u_p[a]; these three only for energy constraints */
-    double *v_sum;  /* [N][3][W]       sum of weight v_p[c] */
-    double *k_sum;  /* [W]             sum of k_p */
+    double *k_fe;   /* [3N][W]         equation (6); these three only for energy constraints */
+    double *k_ef;   /* [3N][W]         equation (7); padded */
+    double *k_ee;   /* [W]             equation (8) */
     double *subset; /* [n_subsets][W]  sums of weights */
-    double *block;  /* [3][3N + 1][W]  rows (a, alpha) of K_ij for one atom a, or row 3N; padded to whole vectors */
-    double *turned; /* [W][3N + 1]     one of these rows, point by point; padded to whole vectors */
+    double *block;  /* [3][3N][W]      rows (a, alpha) of K_ij for one atom a; padded */
+    double *turned; /* [W][3N + 1]     one of these rows, point by point, and its energy; padded to whole vectors */
     double *values; /* [W (3N + 1)]    the coordinates of it that the target takes, in its order; padded */
     int64_t *piece; /* [W][3N + 1][2]  for each point, runs of at most W coordinates: first coordinate, place */
     int64_t *n_pieces; /* [W] */
-    int64_t *column;/* [3N + 1]        where a coordinate of point i is a column, -1 elsewhere */
-    int row_energies; /* whether coordinate 3N of a point j is a row */
+    int64_t *column;/* [3N + 3]        where a coordinate of point i is a column, -1 elsewhere */
 } kernel_workspace;
 
-/* Length of the rows of `block` and `turned`: 3N + 1, rounded up to whole vectors. */
-static int64_t row_stride(int64_t n_atoms)
+/* 3N + 1, rounded up to whole vectors. */
+static int64_t turned_stride(int64_t n_atoms)
 {
     return (int64_t)round_up((size_t)(3 * n_atoms + 1), W);
 }
@@ -149,17 +148,16 @@ static kernel_workspace kernel_layout(const gdml_group *group, arena *a)
     w.v = take(a, 3 * chunk * n * W);
     w.outer = chunk < p ? take(a, 9 * n * n * W) : NULL;
     w.weight = take(a, p * W);
-    w.u_sum = take(a, 3 * n * W);
-    w.v_sum = take(a, 3 * n * W);
-    w.k_sum = take(a, W);
+    w.k_fe = take(a, 3 * n * W);
+    w.k_ef = take(a, W * turned_stride(n));
+    w.k_ee = take(a, W);
     w.subset = take(a, group->n_subsets * W);
-    w.block = take(a, 3 * W * row_stride(n));
-    w.turned = take(a, W * row_stride(n));
+    w.block = take(a, 3 * W * turned_stride(n));
+    w.turned = take(a, W * turned_stride(n));
     w.values = take(a, (3 * n + 1) * W + W);
     w.piece = (int64_t *)take(a, 2 * (3 * n + 1) * W);
     w.n_pieces = (int64_t *)take(a, W);
-    w.column = (int64_t *)take(a, 3 * n + 1);
-    w.row_energies = 0;
+    w.column = (int64_t *)take(a, 3 * n + 3);
     return w;
 }
 
@@ -206,19 +204,21 @@ static int has_energy(const int32_t *coord, int64_t begin, int64_t end, int64_t 
     return begin < end && coord[end - 1] == 3 * n_atoms;
 }
 
-static void load_tile(const gdml_kernel_job *job, int64_t j0, kernel_workspace *w)
+/* Returns whether energies of the points are among the rows. */
+static int load_tile(const gdml_kernel_job *job, int64_t j0, const kernel_workspace *w)
 {
     const gdml_kernel_target *t = &job->target;
     const int64_t n = job->group.n_atoms, n_desc = n * (n - 1) / 2;
-    w->row_energies = 0;
+    int row_energies = 0;
     for (int l = 0; l < W; ++l) {
         /* Lanes past the last point repeat it; their results are not stored. */
         const int64_t j = j0 + l < job->n_train ? j0 + l : job->n_train - 1;
         for (int64_t k = 0; k < n_desc; ++k) w->x_j[k * W + l] = job->x[j * n_desc + k];
         expand_pairs(n, job->g + 3 * j * n_desc, w->g_j + l, W);
         w->n_pieces[l] = list_pieces(t, j, w->piece + 2 * (3 * n + 1) * l);
-        if (has_energy(t->row_coord, t->row_begin[j], t->row_begin[j + 1], n)) w->row_energies = 1;
+        if (has_energy(t->row_coord, t->row_begin[j], t->row_begin[j + 1], n)) row_energies = 1;
     }
+    return row_energies;
 }
 
 /* d of pair k = (c, e): consecutive for e < c, one longer step each for e > c. */
@@ -299,7 +299,7 @@ static void project(const gdml_kernel_job *job, const double *x_i, int64_t first
         const vd b = splat(job->target.scale * 5.0 / (3.0 * s * s * s * s)) * vexp_nonpositive(norm * splat(-1.0 / s));
         const vd five_b = splat(5.0) * b, weight = b * splat(s) * (norm + splat(s));
         store(w->weight + p * W, weight);
-        if (energies) add_to(w->k_sum, splat(s * s) * (splat(0.6) * weight + b * squared));
+        if (energies) add_to(w->k_ee, splat(-s * s) * (splat(0.6) * weight + b * squared));
         for (int64_t c = 0; c < n; ++c) {
             const int64_t a = q[c];
             const double *base_u = w->base + 6 * a * W, *base_v = w->base + 6 * c * W + 3 * W;
@@ -317,8 +317,8 @@ static void project(const gdml_kernel_job *job, const double *x_i, int64_t first
             }
             if (energies) {
                 for (int i = 0; i < 3; ++i) {
-                    add_to(w->u_sum + (3 * a + i) * W, weight * uv[i]);
-                    add_to(w->v_sum + (3 * c + i) * W, weight * uv[3 + i]);
+                    add_to(w->k_fe + (3 * a + i) * W, -weight * uv[i]);
+                    add_to(w->k_ef + (3 * c + i) * W, weight * uv[3 + i]);
                 }
             }
         }
@@ -384,10 +384,10 @@ INLINE void add_term(vd acc[9], const double *gi, const double *gj, vd weight)
     add_outer(acc, l, r);
 }
 
-/* Equation (4) for one atom a of point i against all atoms c of the tile's points, and (6) against their energies. */
+/* Equation (4) for one atom a of point i against all atoms c of the tile's points. */
 static void block_rows(const gdml_group *group, int64_t a, const kernel_workspace *w)
 {
-    const int64_t n = group->n_atoms, stride = row_stride(n);
+    const int64_t n = group->n_atoms;
     const double *gi = w->g_i + 3 * a * n;
 
     for (int64_t c = 0; c < n; ++c) {
@@ -403,7 +403,7 @@ static void block_rows(const gdml_group *group, int64_t a, const kernel_workspac
             add_products(acc, n, a, c, group->n_perms, w);
         }
         for (int i = 0; i < 3; ++i)
-            for (int j = 0; j < 3; ++j) store(w->block + (i * stride + 3 * c + j) * W, acc[3 * i + j]);
+            for (int j = 0; j < 3; ++j) store(w->block + ((i * n + c) * 3 + j) * W, acc[3 * i + j]);
     }
 
     for (int64_t image = 0; image < n; ++image) {         /* the delta term of equation (4) */
@@ -416,32 +416,21 @@ static void block_rows(const gdml_group *group, int64_t a, const kernel_workspac
         }
         for (int i = 0; i < 3; ++i) {
             for (int j = 0; j < 3; ++j) {
-                double *z = w->block + (i * stride + 3 * image + j) * W;
+                double *z = w->block + ((i * n + image) * 3 + j) * W;
                 store(z, load(z) - acc[3 * i + j]);
             }
         }
     }
-
-    if (w->row_energies)
-        for (int i = 0; i < 3; ++i) store(w->block + (i * stride + 3 * n) * W, -load(w->u_sum + (3 * a + i) * W));
 }
 
-/* Equations (7) and (8): the energy of point i against all coordinates of the tile's points. */
-static void energy_row(const gdml_group *group, const kernel_workspace *w)
+/* Collect what the target takes of one row of the blocks K_ij of a tile (`energy`: its element in column 3N, or NULL):
+ * the coordinates of points j0 + l, first <= l < last, one after the other. */
+static void collect_row(const gdml_kernel_job *job, const double *row, const double *energy, int64_t j0, int64_t first,
+                        int64_t last, const kernel_workspace *w)
 {
-    const int64_t n_coord = 3 * group->n_atoms;
-    memcpy(w->block, w->v_sum, (size_t)(n_coord * W) * sizeof(double));
-    store(w->block + n_coord * W, -load(w->k_sum));
-}
-
-/* Collect what the target takes of one row of the blocks K_ij of a tile: the coordinates of points j0 + l,
- * first <= l < last, one after the other. */
-static void collect_row(const gdml_kernel_job *job, const double *row, int64_t j0, int64_t first, int64_t last,
-                        const kernel_workspace *w)
-{
-    const int64_t n = job->group.n_atoms, stride = row_stride(n), n_coord = 3 * n + w->row_energies;
+    const int64_t n = job->group.n_atoms, stride = turned_stride(n);
     const int64_t *row_begin = job->target.row_begin + j0;
-    for (int64_t k = 0; k < n_coord; k += W) {
+    for (int64_t k = 0; k < 3 * n; k += W) {
         vd square[W];
         UNROLL
         for (int l = 0; l < W; ++l) square[l] = load(row + (k + l) * W);
@@ -449,6 +438,8 @@ static void collect_row(const gdml_kernel_job *job, const double *row, int64_t j
         UNROLL
         for (int l = 0; l < W; ++l) store(w->turned + l * stride + k, square[l]);
     }
+    if (energy)
+        for (int l = 0; l < W; ++l) w->turned[l * stride + 3 * n] = energy[l];
     for (int64_t l = first; l < last; ++l) {
         /* Whole vectors: what spills over the end of a run is overwritten by the next. */
         const double *from = w->turned + l * stride;
@@ -460,14 +451,14 @@ static void collect_row(const gdml_kernel_job *job, const double *row, int64_t j
 
 /* Write one row of the blocks K_ij of a tile as column `col` of the target: K is symmetric, and so the
  * elements of one point j, and of neighbouring points, lie side by side in memory. */
-static void store_column(const gdml_kernel_job *job, int64_t i, int64_t col, const double *row, int64_t j0,
-                         const kernel_workspace *w)
+static void store_column(const gdml_kernel_job *job, int64_t i, int64_t col, const double *row, const double *energy,
+                         int64_t j0, const kernel_workspace *w)
 {
     const gdml_kernel_target *t = &job->target;
     const int packed = t->storage == GDML_RFP;
     const int64_t first = packed && j0 < i ? i : j0, last = j0 + W < job->n_train ? j0 + W : job->n_train;
     if (first >= last) return;
-    collect_row(job, row, j0, first - j0, last - j0, w);
+    collect_row(job, row, energy, j0, first - j0, last - j0, w);
     /* In packed storage only elements on and below the diagonal have a place. */
     const int64_t begin = packed && t->row_begin[first] < col ? col : t->row_begin[first];
     const int64_t count = t->row_begin[last] - begin;
@@ -491,19 +482,19 @@ static void kernel_tile(const gdml_kernel_job *job, int64_t j0, int64_t c_begin,
     const int64_t n = job->group.n_atoms, n_desc = n * (n - 1) / 2;
     const int64_t n_perms = job->group.n_perms, chunk = chunk_size(&job->group);
     arena a = {scratch, 0};
-    kernel_workspace w = kernel_layout(&job->group, &a);
+    const kernel_workspace w = kernel_layout(&job->group, &a);
 
-    load_tile(job, j0, &w);
+    const int row_energies = load_tile(job, j0, &w);
     for (int64_t ci = c_begin; ci < c_end; ++ci) {
         const int64_t i = t->col_point[ci];
         expand_pairs(n, job->g + 3 * i * n_desc, w.g_i, 1);
         const double *x_i = job->x + i * n_desc;
         const int column_energy = has_energy(t->col_coord, t->col_begin[ci], t->col_begin[ci + 1], n);
-        const int energies = w.row_energies || column_energy;
+        const int energies = row_energies || column_energy;
         if (energies) {
-            memset(w.u_sum, 0, (size_t)(3 * n * W) * sizeof(double));
-            memset(w.v_sum, 0, (size_t)(3 * n * W) * sizeof(double));
-            memset(w.k_sum, 0, W * sizeof(double));
+            memset(w.k_fe, 0, (size_t)(3 * n * W) * sizeof(double));
+            memset(w.k_ef, 0, (size_t)(3 * n * W) * sizeof(double));
+            memset(w.k_ee, 0, W * sizeof(double));
         }
         const vd squared_fixed = project_fixed(&job->group, x_i, &w);
         for (int64_t p = 0; p < n_perms; p += chunk) {
@@ -513,19 +504,21 @@ static void kernel_tile(const gdml_kernel_job *job, int64_t j0, int64_t c_begin,
         }
         sum_subsets(&job->group, &w);
 
-        for (int64_t m = 0; m <= 3 * n; ++m) w.column[m] = -1;
+        for (int64_t m = 0; m < 3 * n + 3; ++m) w.column[m] = -1;
         for (int64_t m = t->col_begin[ci]; m < t->col_begin[ci + 1]; ++m) w.column[t->col_coord[m]] = m;
-        for (int64_t atom = 0; atom < n; ++atom) {
+        for (int64_t atom = 0; atom <= n; ++atom) {        /* coordinate 3N, the energy, is the first of an atom N */
             const int64_t *column = w.column + 3 * atom;
             if (column[0] < 0 && column[1] < 0 && column[2] < 0) continue;
-            block_rows(&job->group, atom, &w);
+            const double *rows = w.k_ef, *energy = w.k_ee;
+            if (atom < n) {
+                block_rows(&job->group, atom, &w);
+                rows = w.block;
+                energy = w.k_fe + 3 * atom * W;
+            }
             for (int alpha = 0; alpha < 3; ++alpha)
                 if (column[alpha] >= 0)
-                    store_column(job, i, column[alpha], w.block + row_stride(n) * alpha * W, j0, &w);
-        }
-        if (column_energy) {
-            energy_row(&job->group, &w);
-            store_column(job, i, w.column[3 * n], w.block, j0, &w);
+                    store_column(job, i, column[alpha], rows + 3 * n * alpha * W,
+                                 row_energies ? energy + alpha * W : NULL, j0, &w);
         }
     }
     stream_fence();

@@ -206,6 +206,28 @@ def test_show(capsys, what):
     assert "\0" not in out
 
 
+def test_energy_constraints(capsys):
+    folder = Path(f"{FOLDER}-Ecstr")
+    assert run("create", *SMALL, "--E_cstr") == 0
+    assert sorted(p.name for p in folder.iterdir()) == [f"task-train30-sym6-sig00{sig}.npz" for sig in (10, 20)]
+    assert run("show", folder / "task-train30-sym6-sig0010.npz") == 0
+    assert "pointwise constraints" in capsys.readouterr().out
+    assert run("all", *SMALL) == 0  # a search of its own, without constraints
+    without = load_model(FINAL)
+    Path(FINAL).unlink()
+    capsys.readouterr()
+    assert run("all", *SMALL[:3], 100, *SMALL[3:], "--E_cstr") == 0
+    assert "Resuming the search" in capsys.readouterr().out
+    assert files() == [FINAL]
+    model = load_model(FINAL)
+    assert "alphas_E" not in without
+    assert model["alphas_E"].shape == (30,)
+    assert int(model["n_test"]) == 100
+    assert float(model["e_err_mae"]) < 1.2 * float(without["e_err_mae"])
+    assert run("show", FINAL) == 0
+    assert "pointwise constraints" in capsys.readouterr().out
+
+
 def test_reset(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert run("reset") == 0
@@ -229,7 +251,6 @@ def test_reset(monkeypatch, tmp_path, capsys):
         (["all", "ethanol", 3000, 20], "3000 points asked for"),
         (["all", "ethanol", 30, 40, "-v", "nothing.npz"], "no such dataset file"),
         (["all", "ethanol", 30, 40, "--perms_from", "nothing.npz"], "no such file"),
-        (["all", "ethanol", 30, 40, "--E_cstr"], "not available yet"),
         (["train", "nowhere", "ethanol"], "no such task"),
         (["validate", "nowhere", "ethanol"], "no such model"),
         (["test", "nowhere.npz", "ethanol"], "no such model"),

@@ -16,6 +16,7 @@ from fastgdml.kernel import Coordinates, assemble_full
 from fastgdml.predict import GDMLPredict
 from fastgdml.solvers import cholesky as cpu_solver
 from fastgdml.solvers.rigid import drop_rigid_motions
+from fastgdml.train import GDMLTrain
 
 GROUPS = {
     "one": lambda n: np.arange(n)[None, :],
@@ -84,6 +85,10 @@ def test_predictions_equal_sgdml(reference):
     model["R_desc"] = reference["R_desc"].T
     if "lattice" in reference:
         model["lattice"] = reference["lattice"]
+    if "alphas_E" in reference:
+        with pytest.raises(UsageError, match="energy constraints"):
+            gpu.GPUPredictor.from_model({**model, "alphas_E": reference["alphas_E"]}, np)
+        return
     R = reference["R_test"].reshape(len(reference["R_test"]), -1)
     E, F = gpu.GPUPredictor.from_model(model, np).predict(R)
     scale = np.abs(reference["F_pred"]).max()
@@ -482,6 +487,15 @@ def test_backend_without_a_device(module, reason, monkeypatch):
     assert backend.resolve_backend("cpu") == "cpu"
     with pytest.raises(UsageError, match=reason + r".*pip install 'fastgdml\[gpu\]'"):
         backend.resolve_backend("gpu")
+
+
+def test_energy_constraints_are_left_to_the_processor(monkeypatch, ethanol, ethanol_model):
+    task = GDMLTrain().create_task(ethanol, 10, ethanol, 10, 20, use_E_cstr=True, seed=0)
+    pretend(monkeypatch, fake_cupy())
+    with pytest.raises(UsageError, match=r"energy constraints .*backend='cpu'"):
+        GDMLTrain(backend="gpu").train(task)
+    with pytest.raises(UsageError, match=r"energy constraints .*backend='cpu'"):
+        GDMLPredict({**ethanol_model, "alphas_E": np.ones(30)}, backend="gpu")
 
 
 def test_unknown_backend():

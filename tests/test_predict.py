@@ -12,8 +12,9 @@ from fastgdml.model import load_model
 from fastgdml.predict import GDMLPredict, _tile_size
 
 
-def make_model(R_train, perms, sig=3.0, std=2.5, c=-7.0, seed=0):
-    alphas = np.random.default_rng(seed).normal(size=(len(R_train), 3 * R_train.shape[1]))
+def make_model(R_train, perms, sig=3.0, std=2.5, c=-7.0, seed=0, energies=False):
+    rng = np.random.default_rng(seed)
+    alphas = rng.normal(size=(len(R_train), 3 * R_train.shape[1]))
     x, g = from_R(R_train)
     model = {
         "z": np.ones(R_train.shape[1], dtype=int),
@@ -24,6 +25,8 @@ def make_model(R_train, perms, sig=3.0, std=2.5, c=-7.0, seed=0):
         "std": std,
         "c": c,
     }
+    if energies:
+        model["alphas_E"] = rng.normal(size=len(R_train))
     return model, alphas
 
 
@@ -35,13 +38,16 @@ GROUPS = {
 }
 
 
+@pytest.mark.parametrize("energies", [False, True], ids=["forces", "energies"])
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize(("n_atoms", "n_train"), [(3, 1), (5, 8), (6, 57), (4, 130)])
-def test_equals_oracle(group, n_atoms, n_train, isa):
+def test_equals_oracle(group, n_atoms, n_train, energies, isa):
     perms = GROUPS[group](n_atoms)
     R_train, R = random_molecules(n_train, n_atoms), random_molecules(7, n_atoms, seed=9)
-    model, alphas = make_model(R_train, perms)
-    E_ref, F_ref = predict(R, R_train, alphas, perms, model["sig"], model["std"], model["c"])
+    model, alphas = make_model(R_train, perms, energies=energies)
+    E_ref, F_ref = predict(
+        R, R_train, alphas, perms, model["sig"], model["std"], model["c"], alphas_E=model.get("alphas_E")
+    )
     E, F = GDMLPredict(model).predict(R.reshape(7, -1))
     np.testing.assert_allclose(E, E_ref, rtol=0, atol=1e-12 * max(1, np.abs(E_ref).max()))
     np.testing.assert_allclose(F.reshape(F_ref.shape), F_ref, rtol=0, atol=1e-12 * np.abs(F_ref).max())
@@ -50,13 +56,23 @@ def test_equals_oracle(group, n_atoms, n_train, isa):
 def test_equals_sgdml(reference, isa):
     model = {key: reference[key] for key in ("z", "R_d_desc_alpha", "tril_perms_lin", "sig", "std", "c")}
     model["R_desc"] = reference["R_desc"].T
-    for key in ("lattice", "alphas_E"):
-        if key in reference:
-            model[key] = reference[key]
+    model |= {key: reference[key] for key in ("lattice", "alphas_E") if key in reference}
     E, F = GDMLPredict(model).predict(reference["R_test"].reshape(len(reference["R_test"]), -1))
     force_scale = np.abs(reference["F_pred"]).max()
     np.testing.assert_allclose(F, reference["F_pred"], rtol=0, atol=1e-9 * force_scale)
-    np.testing.assert_allclose(E, reference["E_pred"], rtol=0, atol=1e-9 * force_scale)
+    # coefficients of energies are huge and of both signs: rounding of their sum
+    cancelled = np.finfo(float).eps * np.abs(reference.get("alphas_E", 0.0)).sum() * len(reference["perms"])
+    tolerance = 1e-9 * force_scale + float(reference["std"]) * cancelled
+    np.testing.assert_allclose(E, reference["E_pred"], rtol=0, atol=tolerance)
+
+
+def test_files_of_sgdml_with_energy_constraints_load(shared):
+    model = load_model(shared("reference/ethanol_ecstr_model_sgdml103.npz"))
+    with np.load(shared("reference/ethanol_ecstr.npz")) as reference:
+        R, E_ref, F_ref = (reference[key] for key in ("R_test", "E_pred", "F_pred"))
+    E, F = GDMLPredict(model).predict(R.reshape(len(R), -1))
+    np.testing.assert_allclose(F, F_ref, rtol=0, atol=1e-9 * np.abs(F_ref).max())
+    np.testing.assert_allclose(E, E_ref, rtol=1e-9)
 
 
 @pytest.mark.parametrize("molecule", ["ethanol", "aspirin"])
@@ -70,8 +86,11 @@ def test_models_of_the_authors_reproduce_their_errors(shared, molecule):
     assert np.abs(E - E_ref).mean() == pytest.approx(float(model["e_err_mae"]), rel=0.06)
 
 
-def test_force_is_minus_the_gradient_of_the_energy(ethanol_model, ethanol):
-    predictor = GDMLPredict(ethanol_model)
+@pytest.mark.parametrize("energies", [False, True], ids=["forces", "energies"])
+def test_force_is_minus_the_gradient_of_the_energy(ethanol_model, ethanol, energies):
+    # With energies, coefficients whose part of the force is not small
+    alphas_E = 1e3 * np.random.default_rng(0).normal(size=30)
+    predictor = GDMLPredict({**ethanol_model, "alphas_E": alphas_E} if energies else ethanol_model)
     r = ethanol["R"][1234].ravel()
     _, F = predictor.predict(r)
     h = 1e-4
@@ -111,10 +130,11 @@ def test_rotation_and_translation_turn_forces_only(ethanol_model, ethanol):
     np.testing.assert_allclose(F_turned.reshape(-1, 3), F.reshape(-1, 3) @ turn.T, atol=1e-9)
 
 
+@pytest.mark.parametrize("energies", [False, True], ids=["forces", "energies"])
 @pytest.mark.parametrize("n_train", [30, 700])
-def test_bits_do_not_depend_on_threads_or_batches(n_train, isa):
+def test_bits_do_not_depend_on_threads_or_batches(n_train, energies, isa):
     perms = symmetric_group_of_three(9)
-    model, _ = make_model(random_molecules(n_train, 9), perms)
+    model, _ = make_model(random_molecules(n_train, 9), perms, energies=energies)
     R = random_molecules(23, 9, seed=4).reshape(23, -1)
     E, F = GDMLPredict(model, max_processes=1).predict(R)
     for n_threads in (1, 2, 5):
@@ -202,6 +222,28 @@ def test_training_set_and_new_coefficients(ethanol_model, ethanol_task):
     for wrong in (x.T, x[:-1], x[:, :-1], np.zeros((3000, 36))):
         with pytest.raises(UsageError, match="R_desc has shape"):
             predictor.set_R_desc(wrong)
+
+
+def test_new_coefficients_of_energy_constraints(ethanol_model, ethanol_task):
+    x, g = from_R(ethanol_task["R_train"])
+    R = ethanol_task["R_train"].reshape(len(x), -1)
+    alphas_E = np.random.default_rng(0).normal(size=len(x))
+    predictor = GDMLPredict(ethanol_model)
+    without = predictor.predict(R)
+    predictor.set_R_desc(x)
+    predictor.set_R_d_desc(g)
+    predictor.set_alphas(ethanol_model["alphas_F"], alphas_E)
+    expected = GDMLPredict({**ethanol_model, "alphas_E": alphas_E}).predict(R)
+    assert np.abs(expected[1] - without[1]).max() > 1e-3
+    for result in (predictor.predict(R), predictor.predict()):
+        np.testing.assert_allclose(result[0], expected[0], rtol=1e-12)
+        np.testing.assert_allclose(result[1], expected[1], rtol=0, atol=1e-9 * np.abs(expected[1]).max())
+    predictor.set_alphas(ethanol_model["alphas_F"])
+    np.testing.assert_allclose(predictor.predict(R)[1], without[1], rtol=0, atol=1e-9 * np.abs(without[1]).max())
+    with pytest.raises(UsageError, match="alphas_E has 5 elements; one for each of 30"):
+        predictor.set_alphas(ethanol_model["alphas_F"], np.ones(5))
+    with pytest.raises(DataError, match="alphas_E has 29 elements"):
+        GDMLPredict({**ethanol_model, "alphas_E": alphas_E[1:]})
 
 
 def test_prepare_parallel_measures(ethanol_model):

@@ -90,6 +90,25 @@ def test_reduced_solution_predicts_what_the_full_one_does(n_atoms, order):
     )
 
 
+@pytest.mark.parametrize("periodic", [False, True])
+def test_reduced_solution_with_energies_predicts_what_the_full_one_does(periodic):
+    n_train, n_atoms, sig, lam = 9, 5, 3.0, 1e-8
+    R, perms, lattice = random_molecules(n_train, n_atoms), cyclic_group(n_atoms, 3), np.diag([5.0, 6.0, 7.0])
+    lattice = lattice if periodic else None
+    rng = np.random.default_rng(0)
+    x, g = from_R(R, lattice)
+    K = kernel_matrix(R, perms, sig, lattice, energies=True)
+    y = K @ rng.normal(size=len(K))  # labels that belong together
+    full = -np.linalg.solve(-K + lam * np.eye(len(K)), y)
+    solution = solve_closed_form(
+        R, x, g, GroupTables.from_perms(perms), sig, lam, y[: R.size], periodic, y_E=y[R.size :]
+    )
+    assert solution.lam == lam
+    alphas = np.concatenate([solution.alphas_F, solution.alphas_E])
+    np.testing.assert_allclose(K @ alphas, K @ full, rtol=0, atol=1e-6 * np.abs(y).max())
+    np.testing.assert_allclose(alphas, full, rtol=0, atol=1e-5 * np.abs(full).max())
+
+
 def test_duplicates_are_survived_and_named(caplog):
     R = random_molecules(12, 4)
     R[7] = R[2]
@@ -140,9 +159,11 @@ def test_packed_cholesky_says_where_a_matrix_is_indefinite(bad, largest):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
-def test_memory_estimate_is_the_measured_peak(tmp_path):
+@pytest.mark.parametrize("energies", [False, True], ids=["forces", "energies"])
+def test_memory_estimate_is_the_measured_peak(tmp_path, energies):
     """A training in a process of its own: peak memory beyond that after the imports, against the estimate."""
     code = """
+import sys
 import numpy as np
 from fastgdml.dataset import load_dataset
 from fastgdml.solvers.cholesky import memory_estimate
@@ -152,18 +173,22 @@ def status(key):
 dataset = load_dataset("ethanol")
 train = GDMLTrain()
 train.train(train.create_task(dataset, 20, dataset, 10, 10, seed=0))  # libraries and their buffers
-task = train.create_task(dataset, 350, dataset, 10, 10, seed=0)
+energies = sys.argv[1] == "True"
+task = train.create_task(dataset, 350, dataset, 10, 10, seed=0, use_E_cstr=energies)
 before = status("VmRSS")
 train.train(task)
-print((status("VmHWM") - before) / memory_estimate(350, 9, len(task["perms"])))
+print((status("VmHWM") - before) / memory_estimate(350, 9, len(task["perms"]), energies=energies))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(energies)], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert 0.9 < float(done.stdout) < 1.15
 
 
 def test_memory_estimate_is_the_packed_matrix_and_a_little():
     n = 21 * 500
     assert 1.0 < memory_estimate(500, 9, 6) / (8 * packed_size(n)) < 1.05
+    assert 1.0 < memory_estimate(500, 9, 6, energies=True) / (8 * packed_size(n + 500)) < 1.05
 
 
 def test_a_retry_holds_one_matrix(monkeypatch):

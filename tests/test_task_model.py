@@ -61,6 +61,7 @@ def test_errors_in_dictionaries_become_numbers(ethanol_model):
         ({"interact_cut_off": 5.0}, "cut-off"),
         ({"z": np.arange(1, 9)}, "do not fit 8 atoms"),
         ({"R_desc": np.zeros(36)}, "do not fit"),
+        ({"alphas_E": np.zeros(29)}, "alphas_E"),
     ],
 )
 def test_models_that_cannot_be_used_are_refused(ethanol_model, change, message):
@@ -86,6 +87,7 @@ def test_kinds_of_files_are_told_apart(tmp_path, ethanol_task, ethanol_model):
         ({"R_train": np.zeros((30, 8, 3))}, "do not fit"),
         ({"F_train": np.full((30, 9, 3), np.nan)}, "not finite"),
         ({"E_train": np.zeros(29)}, "one energy"),
+        ({"use_E": False, "use_E_cstr": True}, "use_E_cstr needs energies"),
         ({"perms": np.arange(8)[None]}, "8 atoms"),
         ({"sig": 0}, "sigma"),
     ],
