@@ -21,13 +21,14 @@ from .descriptor import (
     pair_perms_from_lin,
 )
 from .errors import DataError, UsageError
+from .legacy import LegacyPredict, _predict_wkr, share_array  # noqa: F401 (old names of sgdml.predict)
 from .pair_classes import PairClasses
 from .threads import prediction_threads, resolve_n_threads
 
 _log = logging.getLogger(__name__)
 
 
-class GDMLPredict:
+class GDMLPredict(LegacyPredict):
     """Predict energies and forces with a trained model.
 
     Objects share no state: any number of models may be alive, and one object may be used from several threads.
