@@ -18,8 +18,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .dataset import text
+from .errors import DataError
 from .model import normalize_model
 from .npz import replacing
 
@@ -42,9 +44,21 @@ def to_sgdml(model: Mapping[str, Any]) -> dict[str, Any]:
     dict
         The same arrays; ``f_err`` and, with energies, ``e_err`` are dictionaries with "mae" and "rmse" as in sgdml. To
         have it in a file, use `export_sgdml`.
+
+    Raises
+    ------
+    DataError
+        If this is no model, or one that sgdml would evaluate differently: of a skewed cell with true minimum images.
     """
     entries = normalize_model(model)
     entries.pop("schema", None)
+    rule = text(entries.pop("image_rule", "rounding"))
+    if rule != "rounding" and "lattice" in entries and not _is_rectangular(entries["lattice"]):
+        raise DataError(
+            f"The model folds distances into its cell by the rule '{rule}'. sgdml knows only its own, 'rounding', "
+            "which gives other distances in a cell that is not rectangular. Train with image_rule='rounding' to use "
+            "the model in sgdml."
+        )
     for key in _ERRORS:
         measures = {measure: entries.pop(f"{key}_{measure}", np.nan) for measure in ("mae", "rmse")}
         if key == "f_err" or entries["use_E"]:
@@ -69,7 +83,7 @@ def export_sgdml(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None
     Raises
     ------
     DataError
-        If this is no model.
+        As `to_sgdml`.
     FileFormatError
         If the file cannot be written.
     """
@@ -86,6 +100,13 @@ def export_sgdml(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None
         with zipfile.ZipFile(file, "a") as archive:
             for key, value in objects.items():
                 archive.writestr(zipfile.ZipInfo(f"{key}.npy"), _pickled(value))
+
+
+def _is_rectangular(lattice: npt.ArrayLike) -> bool:
+    """Return whether the vectors (columns) of a cell are perpendicular: rounding then finds the nearest image."""
+    vectors = np.asarray(lattice, dtype=np.float64)
+    angles = vectors.T @ vectors
+    return bool(np.allclose(angles, np.diag(np.diag(angles)), rtol=0, atol=1e-9 * angles.max()))
 
 
 def _pickled(value: dict[str, float]) -> bytes:
