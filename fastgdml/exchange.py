@@ -48,12 +48,18 @@ def to_sgdml(model: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     DataError
-        If this is no model, or one that sgdml would evaluate differently: of a skewed cell with true minimum images.
+        If this is no model, or one that sgdml would evaluate differently: of a skewed cell with true minimum images,
+        or with a cell for each training point.
     """
     entries = normalize_model(model)
     entries.pop("schema", None)
     rule = text(entries.pop("image_rule", "rounding"))
-    if rule != "rounding" and "lattice" in entries and not _is_rectangular(entries["lattice"]):
+    lattice = np.asarray(entries.get("lattice", np.eye(3)), dtype=np.float64)
+    if lattice.shape != (3, 3):
+        raise DataError(
+            f"The model has lattices of shape {lattice.shape}; sgdml knows one cell for all geometries only."
+        )
+    if rule != "rounding" and not _is_rectangular(lattice):
         raise DataError(
             f"The model folds distances into its cell by the rule '{rule}'. sgdml knows only its own, 'rounding', "
             "which gives other distances in a cell that is not rectangular. Train with image_rule='rounding' to use "
@@ -102,11 +108,10 @@ def export_sgdml(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None
                 archive.writestr(zipfile.ZipInfo(f"{key}.npy"), _pickled(value))
 
 
-def _is_rectangular(lattice: npt.ArrayLike) -> bool:
+def _is_rectangular(lattice: npt.NDArray[np.float64]) -> bool:
     """Return whether the vectors (columns) of a cell are perpendicular: rounding then finds the nearest image."""
-    vectors = np.asarray(lattice, dtype=np.float64)
-    angles = vectors.T @ vectors
-    return bool(np.allclose(angles, np.diag(np.diag(angles)), rtol=0, atol=1e-9 * angles.max()))
+    products = lattice.T @ lattice
+    return bool(np.allclose(products, np.diag(np.diag(products)), rtol=0, atol=1e-9 * products.max()))
 
 
 def _pickled(value: dict[str, float]) -> bytes:

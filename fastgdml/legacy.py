@@ -57,10 +57,10 @@ class LegacyPredict:
         """Do nothing: `predict` divides the work over geometries or over training points by itself."""
 
     def set_num_workers(self, num_workers: int | None = None) -> None:
-        """Do nothing, as `_set_num_workers`; the name before sgdml 0.4."""
+        """Do nothing, as `_set_num_workers`; an old name."""
 
     def set_batch_size(self, batch_size: int | None = None) -> None:
-        """Do nothing, as `_set_chunk_size`; the name before sgdml 0.4."""
+        """Do nothing, as `_set_chunk_size`; an old name."""
 
     def set_opt_num_workers_and_batch_size_fast(self, n_bulk: int = 1, n_reps: int = 1) -> float:
         """Return the speed of prediction. Deprecated: use `prepare_parallel`.

@@ -160,6 +160,11 @@ def test_atoms_without_a_cell_are_in_that_of_the_model(slab):
     np.testing.assert_array_equal(bare.get_forces(), atoms.get_forces())
 
 
+def test_models_with_several_cells_are_refused(ethanol_model):
+    with pytest.raises(DataError, match=r"lattices of shape \(30, 3, 3\)"):
+        FastGDMLCalculator({**ethanol_model, "lattice": np.tile(np.eye(3) * 9, (30, 1, 1))})
+
+
 def test_a_cell_around_a_molecule_is_pointed_out(atoms, caplog):
     atoms.set_cell([30, 30, 30])
     atoms.pbc = True

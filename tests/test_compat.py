@@ -102,6 +102,35 @@ def test_the_training_example_gives_a_model_with_the_keys_of_sgdml(tmp_path, eth
     assert np.abs(F - ethanol["F"][:20].reshape(20, -1)).mean() < 0.3 * np.abs(ethanol["F"][:20]).mean()
 
 
+PERIODIC = """
+import sys
+import numpy as np
+from sgdml.predict import GDMLPredict
+from sgdml.train import GDMLTrain
+
+arrays = np.load(sys.argv[1])
+common = {'type': 'd', 'name': np.array('slab'), 'theory': np.array('emt')}
+common |= {'z': arrays['z'], 'lattice': arrays['lattice']}
+dataset = {**common, **{key: arrays[key + '_train'] for key in 'REF'}}
+valid = {**common, **{key: arrays[key + '_test'] for key in 'REF'}}
+task = GDMLTrain().create_task(dataset, 10, valid, 20, sig=int(arrays['sig']), perms=arrays['perms'])
+model = GDMLTrain().train(task)
+E, F = GDMLPredict(model).predict(arrays['R_test'].reshape(20, -1))
+np.savez('out.npz', E=E, F=F)
+"""
+
+
+def test_periodic_systems_are_those_of_sgdml(tmp_path, shared):
+    """The cell is skewed: another rule for the images of atoms would give other forces."""
+    path = shared("reference/cu111_periodic.npz").resolve()
+    (tmp_path / "slab.py").write_text(PERIODIC)
+    run("slab.py", path, cwd=tmp_path)
+    with np.load(tmp_path / "out.npz") as out, np.load(path) as reference:
+        scale = np.abs(reference["F_pred"]).max()
+        np.testing.assert_allclose(out["F"], reference["F_pred"], rtol=0, atol=1e-5 * scale)
+        np.testing.assert_allclose(out["E"], reference["E_pred"], rtol=0, atol=1e-5 * scale)
+
+
 def test_arguments_folder_and_name_are_those_of_a_script(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()

@@ -114,6 +114,11 @@ def test_minimum_images_of_skewed_cells_are_refused(tmp_path, ethanol_model, ang
         assert "image_rule" not in read_as_sgdml_does(tmp_path / "out.npz")
 
 
+def test_a_cell_for_each_point_is_refused(tmp_path, ethanol_model):
+    with pytest.raises(DataError, match=r"lattices of shape \(30, 3, 3\)"):
+        export_sgdml(tmp_path / "out.npz", {**ethanol_model, "lattice": np.tile(np.eye(3) * 9, (30, 1, 1))})
+
+
 def test_command(tmp_path, monkeypatch, capsys, ethanol_model):
     monkeypatch.chdir(tmp_path)
     save_model("model.npz", ethanol_model)

@@ -93,9 +93,14 @@ class FastGDMLCalculator(BaseCalculator):
         entries = normalize_model(model) if isinstance(model, Mapping) else load_model(model)
         self._e_unit = _unit_size(e_unit, entries, "e_unit", _ENERGY_UNITS)
         self._r_unit = _unit_size(r_unit, entries, "r_unit", _LENGTH_UNITS)
+        lattice = entries.get("lattice")
+        if lattice is not None and np.shape(lattice) != (3, 3):
+            raise DataError(
+                f"The model has lattices of shape {np.shape(lattice)}; the calculator takes models of one cell, (3, 3)."
+            )
         self.predictor = GDMLPredict(entries, max_processes=max_processes)
         self._numbers = np.array(entries["z"], dtype=int)
-        self._cell = None if "lattice" not in entries else np.asarray(entries["lattice"]).T * self._r_unit
+        self._cell = None if lattice is None else np.asarray(lattice).T * self._r_unit
         self._calculated: dict[str, np.ndarray] | None = None
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
