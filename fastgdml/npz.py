@@ -14,9 +14,10 @@ import re
 import secrets
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -85,10 +86,24 @@ def save_npz(path: str | os.PathLike[str], entries: Mapping[str, Any], compress:
     for key, array in arrays.items():
         if array.dtype.hasobject:
             raise FileFormatError(f"{path}: entry '{key}' holds Python objects, which are never written.")
+    with replacing(path) as file:
+        (np.savez_compressed if compress else np.savez)(file, **arrays)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces `path` once it is complete; an exception leaves the old file.
+
+    Raises
+    ------
+    FileFormatError
+        If the file cannot be written.
+    """
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            (np.savez_compressed if compress else np.savez)(file, **arrays)
+        with open(temporary, "x+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

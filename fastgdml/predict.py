@@ -21,6 +21,7 @@ from .descriptor import (
     pair_perms_from_lin,
 )
 from .errors import DataError, UsageError
+from .legacy import LegacyPredict, _predict_wkr, share_array  # noqa: F401 (old names of sgdml.predict)
 from .pair_classes import PairClasses
 from .threads import prediction_threads, resolve_n_threads
 from .tiles import lay_out_coefficients, lay_out_descriptors, lay_out_energies
@@ -28,7 +29,7 @@ from .tiles import lay_out_coefficients, lay_out_descriptors, lay_out_energies
 _log = logging.getLogger(__name__)
 
 
-class GDMLPredict:
+class GDMLPredict(LegacyPredict):
     """Predict energies and forces with a trained model.
 
     Objects share no state: any number of models may be alive, and one object may be used from several threads.
@@ -100,6 +101,8 @@ class GDMLPredict:
         # x_i - P_p x_j, read with the permutation on the query: the image under the inverse pair permutation.
         self._classes = PairClasses.from_pair_images(np.argsort(pair_perms, axis=1))
         self._x = x
+        self._v = v
+        self._alphas_E = alphas_E
         self._gpu: Any = None
         self._predictor: Any = None
         if resolve_backend(backend) == "gpu":
@@ -271,6 +274,7 @@ class GDMLPredict:
             self._gpu.set_coefficients(v)
         else:
             self._predictor = self._lay_out(v, alphas_E)
+        self._v, self._alphas_E = v, alphas_E
 
     def _predict_training_set(self, return_E: bool) -> tuple[Array, ...]:
         if self._R_desc is None or self._R_d_desc is None:

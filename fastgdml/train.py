@@ -25,6 +25,7 @@ from .descriptor import (
 from .errors import DataError, InsufficientMemoryError, UsageError
 from .group import GroupTables, check_perms
 from .kernel import assemble_columns, assemble_full, check_columns, energies_last, n_coordinates
+from .legacy import _assemble_kernel_mat_wkr, _share_array, glob  # noqa: F401 (old names of sgdml.train)
 from .model import SCHEMA, Model
 from .permutations import MAX_GROUP_SIZE, find_perms
 from .predict import GDMLPredict

@@ -1,6 +1,8 @@
 """Shared fixtures: reference arrays of sgdml 1.0.3, real datasets, small synthetic molecules."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,33 @@ def reference(request):
     """One case of the reference arrays, as a dict."""
     with np.load(shared_file(f"reference/{request.param}.npz")) as arrays:
         return {**arrays, "case": request.param}
+
+
+@pytest.fixture(scope="session")
+def peer():
+    """Run code with the real sgdml 1.0.3: a function (code, *arguments, cwd, fails) -> what it printed.
+
+    It runs in an interpreter of its own, that of FASTGDML_PEER_PYTHON or this one, because its imports fork worker
+    processes and load PyTorch.
+    """
+    python = os.environ.get("FASTGDML_PEER_PYTHON", sys.executable)
+    version = "import importlib.metadata as m; print(m.version('sgdml'))"
+    probe = subprocess.run([python, "-c", version], capture_output=True, text=True, check=False)
+    if probe.stdout.strip() != "1.0.3":
+        pytest.skip(
+            f"{python} has no sgdml 1.0.3 ({probe.stdout.strip() or 'not installed'}): pip install '.[peer]', or name "
+            "another interpreter in FASTGDML_PEER_PYTHON"
+        )
+    # sgdml uses a name that NumPy 2.4 has dropped
+    prelude = "import numpy as np\nif not hasattr(np, 'in1d'): np.in1d = np.isin\n"
+
+    def run(code, *arguments, cwd=None, fails=False):
+        command = [python, "-c", prelude + code, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+        assert fails or done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from scipy.spatial.transform import Rotation
 from fastgdml.descriptor import from_R, jacobian_dot, tril_perms_lin
 from fastgdml.errors import DataError, UsageError
 from fastgdml.model import load_model
-from fastgdml.predict import GDMLPredict, _tile_size
+from fastgdml.predict import GDMLPredict
+from fastgdml.tiles import tile_size
 
 
 def make_model(R_train, perms, sig=3.0, std=2.5, c=-7.0, seed=0, energies=False):
@@ -263,7 +264,7 @@ def test_incomplete_models_are_refused(ethanol_model):
 
 @pytest.mark.parametrize("n_train", [1, 7, 48, 112, 113, 200, 500, 1000, 5001])
 def test_tiles_cover_the_training_set_with_little_padding(n_train):
-    tile = _tile_size(n_train)
+    tile = tile_size(n_train)
     padded = -(-n_train // tile) * tile
     assert tile % 8 == 0
     assert padded >= n_train

@@ -83,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     select = add("select", "select", "select the best performing model")
     test = add("test", "test", "test model(s)")
     show = add("show", "show", "print details of a dataset, task or model file")
+    export = add("export", "export", "write a model for another program")
     reset = add("reset", "reset", "delete all caches")
 
     for command in (everything, create):
@@ -153,6 +154,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     select.add_argument("model_dir", metavar="<model_dir>", help="directory with validated models")
     show.add_argument("file", metavar="<file>", help="dataset, task or model file, or a shipped example")
+    export.add_argument("model", metavar="<model>", help="model file")
+    export.add_argument("target", metavar="<file>", help="file to write")
+    export.add_argument(
+        "--format",
+        choices=("sgdml",),
+        required=True,
+        help="sgdml: a model file that sgdml 1.0.3 reads (datasets and tasks need no export)",
+    )
     reset.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
     for command in (everything, select):
@@ -187,6 +196,6 @@ def build_parser() -> argparse.ArgumentParser:
         device.add_argument(
             "--cpu", dest="backend", action="store_const", const="cpu", help="the same as --backend cpu, as in sgdml"
         )
-    for command in (everything, create, train, validate, select, test):
+    for command in (everything, create, train, validate, select, test, export):
         command.add_argument("-o", "--overwrite", action="store_true", help="overwrite existing files")
     return parser

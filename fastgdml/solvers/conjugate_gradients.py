@@ -34,8 +34,8 @@ class Iterate:
 def iterate(operator: Operator, preconditioner: Operator, b: Array, x0: Array | None = None) -> Iterator[Iterate]:
     """Yield the starting point and then one iterate for each step; stop asking when it is good enough.
 
-    The flexible form (Polak-Ribiere) bears a preconditioner that is applied in single precision. The residual is updated
-    along with x; every 50 steps it is computed anew from its definition.
+    The flexible form (Polak-Ribiere) bears rounding errors in the preconditioner. The residual is updated along with x;
+    every 50 steps it is computed anew from its definition.
 
     Parameters
     ----------

@@ -1,0 +1,17 @@
+"""Stands in for sgdml.train."""
+
+from typing import Any
+
+from fastgdml.exchange import to_sgdml
+from fastgdml.train import GDMLTrain as _GDMLTrain
+from fastgdml.train import _assemble_kernel_mat_wkr, _share_array, glob
+
+__all__ = ["GDMLTrain", "_assemble_kernel_mat_wkr", "_share_array", "glob"]
+
+
+class GDMLTrain(_GDMLTrain):
+    """`fastgdml.train.GDMLTrain`, whose models have sgdml's keys (``f_err`` and ``e_err`` are dictionaries)."""
+
+    def create_model(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Make a model; see `fastgdml.train.GDMLTrain.create_model`."""
+        return to_sgdml(super().create_model(*args, **kwargs))

@@ -1,0 +1,1 @@
+"""Interfaces to simulation programs."""
