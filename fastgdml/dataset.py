@@ -275,3 +275,13 @@ def check_same_system(one: Mapping[str, Any], other: Mapping[str, Any], one_name
 
 def _short(z: npt.ArrayLike) -> str:
     return np.array2string(np.asarray(z), threshold=12, max_line_width=200)
+
+
+def same_fingerprint(one: Any, other: Any) -> bool:
+    """Return whether two md5 entries, of bytes or text, are equal."""
+    return _bytes(one) == _bytes(other)
+
+
+def _bytes(md5: Any) -> bytes:
+    value = md5.item() if isinstance(md5, np.ndarray) else md5
+    return value if isinstance(value, bytes) else str(value).encode("ascii", "replace")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .dataset import same_fingerprint
 from .descriptor import Array, IntArray
 from .errors import NoPointsLeftError
 from .predict import GDMLPredict
@@ -110,9 +111,8 @@ def draw_test_points(model: Mapping[str, Any], dataset: Mapping[str, Any], n_tes
         If no point is left.
     """
     used = np.zeros(len(dataset["F"]), dtype=bool)
-    fingerprint = _bytes(dataset["md5"])
     for which in ("train", "valid"):
-        if _bytes(model[f"md5_{which}"]) == fingerprint:
+        if same_fingerprint(model[f"md5_{which}"], dataset["md5"]):
             used[np.asarray(model[f"idxs_{which}"], dtype=np.int64)] = True
     n_left = int(np.count_nonzero(~used))
     if n_left == 0:
@@ -125,13 +125,3 @@ def draw_test_points(model: Mapping[str, Any], dataset: Mapping[str, Any], n_tes
     if "E" in dataset:
         return draw_stratified(dataset["E"], n_test, rng, excluded)
     return draw_uniform(len(used), n_test, rng, excluded)
-
-
-def same_fingerprint(one: Any, other: Any) -> bool:
-    """Return whether two md5 entries, of bytes or text, are equal."""
-    return _bytes(one) == _bytes(other)
-
-
-def _bytes(md5: Any) -> bytes:
-    value = md5.item() if isinstance(md5, np.ndarray) else md5
-    return value if isinstance(value, bytes) else str(value).encode("ascii", "replace")

@@ -32,11 +32,11 @@ class Step:
         self._start = time.perf_counter()
         self._report(NOT_DONE)
 
-    def __call__(self, current: int, total: int) -> None:
+    def __call__(self, current: int, total: int, detail: str | None = None) -> None:
         """Report progress; the end is reported by `done`."""
         if current < total:
             self._total = total
-            self._report(current)
+            self._report(current, detail)
 
     def done(self, detail: str | None = None, warn: bool = False) -> None:
         """Report the end of the step, with the time it took unless there is something better to say."""

@@ -102,6 +102,11 @@ def model_file_name(task_or_model: Mapping[str, Any]) -> str:
     return f"model-{_parameters(task_or_model)}.npz"
 
 
+def checkpoint_file_name(task_or_model: Mapping[str, Any]) -> str:
+    """Return the file name of the unconverged model of a task in the folder of the task."""
+    return f"_unconv_{model_file_name(task_or_model)}"
+
+
 def final_model_file_name(model: Mapping[str, Any]) -> str:
     """Return the file name of a selected model."""
     n_train, n_perms = len(model["idxs_train"]), len(model["perms"])

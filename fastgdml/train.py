@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from ._version import __version__
 from .backend import array_module, energies_on_gpu_error, resolve_backend
-from .dataset import check_dataset, check_same_system, dataset_md5, text
+from .dataset import check_dataset, check_same_system, dataset_md5, same_fingerprint, text
 from .descriptor import (
     Array,
     IntArray,
@@ -22,7 +21,7 @@ from .descriptor import (
     perms_from_lin,
     tril_perms_lin,
 )
-from .errors import DataError, InsufficientMemoryError, UsageError
+from .errors import DataError, UsageError
 from .group import GroupTables, check_perms
 from .kernel import assemble_columns, assemble_full, check_columns, energies_last, n_coordinates
 from .legacy import _assemble_kernel_mat_wkr, _share_array, glob  # noqa: F401 (old names of sgdml.train)
@@ -31,7 +30,8 @@ from .permutations import MAX_GROUP_SIZE, find_perms
 from .predict import GDMLPredict
 from .progress import Callback, Step
 from .sampling import draw_stratified, draw_uniform, generator
-from .solvers.cholesky import ClosedFormSolution, memory_estimate, solve_closed_form
+from .solvers.choice import Solution, SolverOptions, TrainingEquations, closed_form, solve
+from .solvers.cholesky import ClosedFormSolution
 from .task import Task, check_task
 from .threads import resolve_n_threads
 
@@ -251,17 +251,30 @@ class GDMLTrain:
         task: Mapping[str, Any],
         save_progr_callback: Callable[[Model], None] | None = None,
         callback: Callback | None = None,
+        solver: str = "auto",
+        tol: float = 1e-4,
+        max_iter: int | None = None,
+        held_out: tuple[Array, Array] | None = None,
     ) -> Model:
         """Train a model.
 
         Parameters
         ----------
         task : mapping
-            A task from `create_task` or `load_task`.
+            A task from `create_task`, `create_task_from_model` or `load_task`.
         save_progr_callback : callable, optional
-            Receives unconverged models of an iterative solver; the closed form has none.
+            Receives unconverged models of the iterative solver, every 100 seconds and on Ctrl-C.
         callback : callable, optional
             Progress; see `fastgdml.progress.Callback`.
+        solver : {'auto', 'closed', 'cg'}
+            Closed form, conjugate gradients, or the faster of those that fit the memory limit.
+        tol : float
+            Conjugate gradients stop when the residual is below this share of the norm of the labels.
+        max_iter : int, optional
+            Most steps of conjugate gradients.
+        held_out : tuple of ndarray, shapes (n, N, 3), optional
+            Geometries and forces that are not trained on; conjugate gradients stop early when the mean absolute error
+            on them no longer falls.
 
         Returns
         -------
@@ -273,94 +286,144 @@ class GDMLTrain:
         DataError
             If the task cannot be used.
         InsufficientMemoryError
-            If the closed form does not fit into the memory limit.
+            If the solver does not fit into the memory limit.
         SolverError
             If the kernel matrix is singular.
         """
         check_task(task, "task")
-        energies = bool(task["use_E_cstr"])
+        options = SolverOptions(solver, tol, max_iter, self._max_memory, *_earlier_run(task))
         R = np.asarray(task["R_train"], dtype=np.float64)
         lattice = task.get("lattice")
-        tables = GroupTables.from_perms(task["perms"])
-        solve = self._solver(len(R), R.shape[1], len(tables.perm), lattice is not None, energies)
 
         step = Step(callback, "Generating descriptors and their Jacobians")
         R_desc, R_d_desc = from_R(R, lattice, self._n_threads)
         step.done()
 
-        y = np.asarray(task["F_train"], dtype=np.float64).ravel()
-        if not np.ptp(y) > 0:
-            raise DataError("All training forces are equal; there is nothing to learn from them.")
-        E_mean, y_E = 0.0, np.empty(0)
-        if energies:
-            E = np.asarray(task["E_train"], dtype=np.float64).ravel()
-            E_mean = float(np.mean(E))
-            y_E = E_mean - E
-        std = float(np.std(np.concatenate([y, y_E])))
-        if energies:
-            solve = partial(solve, y_E=y_E / std)
-
-        assembling = Step(callback, "Assembling kernel matrix")
-        solving: list[Step] = []
-
-        def start_solving() -> None:
-            assembling.done()
-            solving.append(Step(callback, "Solving linear system (Cholesky factorization)"))
-
-        solution = solve(
+        labels = _Labels.of(task)
+        equations = TrainingEquations(
             R,
             R_desc,
             R_d_desc,
-            tables,
+            GroupTables.from_perms(task["perms"]),
             float(task["sig"]),
             float(task["lam"]),
-            y / std,
+            labels.y,
+            labels.y_E,
             lattice is not None,
             self._n_threads,
-            assembling,
-            start_solving,
         )
-        solving[-1].done()
 
-        model = self.create_model(
-            task,
-            "analytic",
-            R_desc,
-            R_d_desc,
-            tril_perms_lin(task["perms"]),
-            std,
-            solution.alphas_F,
-            solution.alphas_E,
-        )
-        model["lam"] = solution.lam
-        if energies:
-            model["c"] = E_mean
-        elif model["use_E"]:
+        def model_of(solution: Solution) -> Model:
+            model = self.create_model(
+                task,
+                solution.solver_name,
+                R_desc,
+                R_d_desc,
+                tril_perms_lin(task["perms"]),
+                labels.std,
+                solution.alphas_F,
+                solution.alphas_E,
+            )
+            model["lam"] = solution.lam
+            model["solver_reason"] = solution.reason
+            model["c"] = labels.E_mean
+            return model | solution.entries
+
+        if self._backend == "gpu":
+            solution = self._solve_on_gpu(equations, options, callback)
+        else:
+            solution = solve(
+                equations,
+                options,
+                callback,
+                None if save_progr_callback is None else lambda found: save_progr_callback(model_of(found)),
+                None if held_out is None else _EarlyStop(*held_out, model_of, self._n_threads),
+            )
+        model = model_of(solution)
+        if model["use_E"] and not equations.energies:
             model["c"] = self._recov_int_const(model, task, R_desc, R_d_desc)
         return model
 
-    def _solver(
-        self, n_train: int, n_atoms: int, n_perms: int, periodic: bool, energies: bool
-    ) -> Callable[..., ClosedFormSolution]:
-        """Return the function that solves the training equations, once it is known to have the memory."""
-        if self._backend == "gpu":
-            if energies:
-                raise energies_on_gpu_error()
-            from .gpu import solve_closed_form as solve_on_device
+    def _solve_on_gpu(
+        self, equations: TrainingEquations, options: SolverOptions, callback: Callback | None
+    ) -> Solution:
+        if equations.energies:
+            raise energies_on_gpu_error()
+        if options.solver == "cg":
+            raise UsageError("The iterative solver does not run on the GPU: use backend='cpu' or solver='closed'.")
+        from .gpu import solve_closed_form as solve_on_device
 
-            return partial(solve_on_device, xp=array_module("gpu"))  # checks the device's memory itself
-        self._check_memory(n_train, n_atoms, n_perms, periodic, energies)
-        return solve_closed_form
+        def solve_without_energies(y_E: None, **arguments: Any) -> ClosedFormSolution:
+            return solve_on_device(**arguments, xp=array_module("gpu"))
 
-    def _check_memory(self, n_train: int, n_atoms: int, n_perms: int, periodic: bool, energies: bool) -> None:
-        needed = memory_estimate(n_train, n_atoms, n_perms, periodic, energies)
-        limit = psutil.virtual_memory().available if self._max_memory is None else self._max_memory * 2**30
-        _log.info("The closed form needs %.3g GB of memory.", needed / 2**30)
-        if needed > limit:
-            raise InsufficientMemoryError(
-                f"The closed form for {n_train} points of {n_atoms} atoms needs {needed / 2**30:.3g} GB of memory, "
-                f"the limit is {limit / 2**30:.3g} GB. Use fewer training points or a larger limit (max_memory, -m)."
+        return closed_form(equations, "on the GPU", callback, solve_without_energies)
+
+    def create_task_from_model(self, model: Mapping[str, Any], dataset: Mapping[str, Any]) -> Task:
+        """Make a task that goes on with the training of a model of the iterative solver.
+
+        Points, permutations, sigma and lambda are those of the model, and its coefficients the starting point.
+
+        Parameters
+        ----------
+        model : mapping
+            A model of the iterative solver, of fastgdml or sgdml.
+        dataset : mapping
+            The dataset that it was trained on.
+
+        Returns
+        -------
+        dict
+            The task.
+
+        Raises
+        ------
+        UsageError
+            If the model is not one of the iterative solver, or was trained on another dataset.
+        """
+        if text(model["solver_name"]) != "cg":
+            raise UsageError(
+                f"The model was trained with the solver '{text(model['solver_name'])}'; only models of the iterative "
+                "solver ('cg') can be trained on."
             )
+        dataset = dict(dataset)
+        check_dataset(dataset, "dataset")
+        if not same_fingerprint(dataset_md5(dataset), model["md5_train"]):
+            raise UsageError("The model was trained on another dataset: its fingerprint is not that of the one given.")
+        idxs = np.asarray(model["idxs_train"])
+        task: Task = {
+            "type": "t",
+            "code_version": __version__,
+            "R_train": np.asarray(dataset["R"][idxs], dtype=np.float64),
+            "F_train": np.asarray(dataset["F"][idxs], dtype=np.float64),
+            "use_E_cstr": "alphas_E" in model,
+            "use_sym": len(np.atleast_2d(model["perms"])) > 1,
+            "alphas0_F": model["alphas_F"],
+        }
+        copied = (
+            "dataset_name",
+            "dataset_theory",
+            "z",
+            "idxs_train",
+            "md5_train",
+            "idxs_valid",
+            "md5_valid",
+            "sig",
+            "lam",
+            "use_E",
+            "perms",
+            "lattice",
+            "r_unit",
+            "e_unit",
+            "seed",
+            "solver_iters",
+            "inducing_pts_idxs",
+        )
+        task |= {key: model[key] for key in copied if key in model}
+        if task["use_E"]:
+            task["E_train"] = np.asarray(dataset["E"][idxs], dtype=np.float64)
+        if "alphas_E" in model:
+            task["alphas0_E"] = model["alphas_E"]
+        return task
 
     def create_model(
         self,
@@ -519,6 +582,62 @@ class GDMLTrain:
                 K = K[np.ix_(order, np.searchsorted(picked, order[cols]))]
         step.done()
         return K if alloc_extra_rows == 0 else np.vstack([K, np.empty((alloc_extra_rows, K.shape[1]))])
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Scaled labels: forces y (3 N M,), negative energies y_E (M,) if they are constrained, and the scale."""
+
+    y: Array
+    y_E: Array | None
+    std: float
+    E_mean: float
+
+    @classmethod
+    def of(cls, task: Mapping[str, Any]) -> _Labels:
+        y = np.asarray(task["F_train"], dtype=np.float64).ravel()
+        if not np.ptp(y) > 0:
+            raise DataError("All training forces are equal; there is nothing to learn from them.")
+        if not task["use_E_cstr"]:
+            std = float(np.std(y))
+            return cls(y / std, None, std, 0.0)
+        E = np.asarray(task["E_train"], dtype=np.float64).ravel()
+        E_mean = float(np.mean(E))
+        std = float(np.std(np.concatenate([y, E_mean - E])))
+        return cls(y / std, (E_mean - E) / std, std, E_mean)
+
+
+class _EarlyStop:
+    """Says when the force error on held-out points no longer falls: not by a thousandth in three looks."""
+
+    def __init__(
+        self, R: npt.ArrayLike, F: npt.ArrayLike, model_of: Callable[[Solution], Model], n_threads: int
+    ) -> None:
+        self._R, self._F = np.asarray(R, dtype=np.float64), np.asarray(F, dtype=np.float64)
+        if self._R.shape != self._F.shape or self._R.ndim != 3 or len(self._R) == 0:
+            raise UsageError(
+                f"held_out must be geometries and forces of one shape (n, N, 3); got {self._R.shape}, {self._F.shape}."
+            )
+        self._model_of, self._n_threads = model_of, n_threads
+        self._best, self._looks = np.inf, 0
+
+    def __call__(self, solution: Solution) -> bool:
+        predictor = GDMLPredict(self._model_of(solution), max_processes=self._n_threads)
+        (F,) = predictor.predict(self._R, return_E=False)
+        error = float(np.abs(F.reshape(self._F.shape) - self._F).mean())
+        self._looks = 0 if error < 0.999 * self._best else self._looks + 1
+        self._best = min(self._best, error)
+        if self._looks >= 3:
+            _log.info("The force error on held-out points no longer falls (MAE %.4g): stopping early.", error)
+        return self._looks >= 3
+
+
+def _earlier_run(task: Mapping[str, Any]) -> tuple[tuple[Array, Array | None, int] | None, Any]:
+    """Return where a resumed training starts, and the columns of its preconditioner."""
+    if "alphas0_F" not in task:
+        return None, None
+    start = (task["alphas0_F"], task.get("alphas0_E"), int(task.get("solver_iters", 0)))
+    return start, task.get("inducing_pts_idxs")
 
 
 def _draw(dataset: Mapping[str, Any], n: int, rng: np.random.RandomState, excl_idxs: IntArray | None) -> IntArray:

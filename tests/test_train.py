@@ -223,8 +223,9 @@ def test_energy_constraints_need_energies(ethanol):
 
 def test_memory_limit_is_kept(ethanol):
     task = GDMLTrain().create_task(ethanol, 200, ethanol, 10, 20, use_sym=False, seed=0)
-    with pytest.raises(InsufficientMemoryError, match=r"limit is 0.01 GB"):
-        GDMLTrain(max_memory=0.01).train(task)
+    for solver in ("closed", "cg", "auto"):
+        with pytest.raises(InsufficientMemoryError, match=r"limit is 0.0"):
+            GDMLTrain(max_memory=0.01).train(task, solver=solver)
 
 
 def test_forces_that_do_not_vary(ethanol_task):

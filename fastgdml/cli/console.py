@@ -106,7 +106,10 @@ class Console:
                 self._bar.start()
             # A step of one piece has no progress to show: its bar pulses.
             self._bar.update(
-                self._bar.task_ids[0], description=disp_str, completed=current, total=total if total > 1 else None
+                self._bar.task_ids[0],
+                description=disp_str if sec_disp_str is None else f"{disp_str}: {sec_disp_str}",
+                completed=current,
+                total=total if total > 1 else None,
             )
 
     def _stop_bar(self) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..dataset import Dataset, check_same_system, load_dataset, text
+from ..dataset import Dataset, check_same_system, load_dataset, same_fingerprint, text
 from ..errors import FileFormatError, UsageError
-from ..evaluate import same_fingerprint
 from ..npz import load_npz
 from ..sampling import new_seed
 from ..task import Task, load_task, save_task, task_dir_name, task_file_name

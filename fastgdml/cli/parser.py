@@ -28,6 +28,14 @@ def positive_float(text: str) -> float:
     return value
 
 
+def tolerance(text: str) -> float:
+    """Parse a number between 0 and 1."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
 def seed(text: str) -> int:
     """Parse a seed, 0 <= seed < 2**32."""
     value = int(text)
@@ -79,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     everything = add("all", "all", "reconstruct a force field from beginning to end")
     create = add("create", "create", "create training task(s)")
     train = add("train", "train", "train model(s) from task(s)")
+    resume = add("resume", "resume", "go on with the training of an unconverged model")
     validate = add("validate", "validate", "validate model(s)")
     select = add("select", "select", "select the best performing model")
     test = add("test", "test", "test model(s)")
@@ -141,6 +150,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     train.add_argument("task_dir", metavar="<task_dir_or_file>", help="task directory or file")
     train.add_argument("valid_dataset", metavar="<valid_dataset>", help=f"validation dataset: {_DATASET_HELP}")
+    resume.add_argument("model", metavar="<model_file>", help="model of the iterative solver, as _unconv_model-....npz")
+    resume.add_argument("train_dataset", metavar="<train_dataset>", help=f"training dataset: {_DATASET_HELP}")
+    resume.add_argument("valid_dataset", metavar="<valid_dataset>", help=f"validation dataset: {_DATASET_HELP}")
     validate.add_argument("model_dir", metavar="<model_dir_or_file>", help="model directory or file")
     validate.add_argument("dataset", metavar="<valid_dataset>", help=f"validation dataset: {_DATASET_HELP}")
     test.add_argument("model_dir", metavar="<model_dir_or_file>", help="model directory or file")
@@ -175,7 +187,27 @@ def build_parser() -> argparse.ArgumentParser:
         )
     for command in (everything, train):
         command.add_argument("--lazy", action="store_true", help="skip tasks that were tried before")
-    for command in (everything, train, validate, test):
+    for command in (everything, train, resume):
+        command.add_argument(
+            "--solver",
+            choices=("auto", "closed", "cg"),
+            default="auto",
+            help="closed form, conjugate gradients, or the faster of those that fit into memory (default: auto)",
+        )
+        command.add_argument(
+            "--tol",
+            metavar="<tol>",
+            type=tolerance,
+            default=1e-4,
+            help="relative residual at which conjugate gradients stop (default: 1e-4)",
+        )
+        command.add_argument("--max_iter", metavar="<n>", type=positive_int, help="most steps of conjugate gradients")
+        command.add_argument(
+            "--early_stop",
+            action="store_true",
+            help="stop conjugate gradients when the force error on the validation points no longer falls",
+        )
+    for command in (everything, train, resume, validate, test):
         command.add_argument(
             "-m",
             "--max_memory",
@@ -196,6 +228,6 @@ def build_parser() -> argparse.ArgumentParser:
         device.add_argument(
             "--cpu", dest="backend", action="store_const", const="cpu", help="the same as --backend cpu, as in sgdml"
         )
-    for command in (everything, create, train, validate, select, test, export):
+    for command in (everything, create, train, resume, validate, select, test, export):
         command.add_argument("-o", "--overwrite", action="store_true", help="overwrite existing files")
     return parser

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from ..dataset import same_fingerprint
 from ..errors import UsageError
-from ..evaluate import same_fingerprint
 from ..model import Model, is_validated, load_model, save_model
 from ..task import final_model_file_name
 from .console import Console

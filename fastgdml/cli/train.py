@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ..dataset import Dataset, load_dataset
+import numpy as np
+
+from ..dataset import Dataset, load_dataset, same_fingerprint
 from ..errors import UsageError
-from ..evaluate import same_fingerprint
 from ..model import Model, is_validated, load_model, save_model
-from ..task import load_task, model_file_name, save_task
+from ..task import Task, checkpoint_file_name, load_task, model_file_name, save_task
 from ..train import GDMLTrain
 from .console import Console
 from .files import files_of, list_files
 from .validate import validate_model
+
+_log = logging.getLogger(__name__)
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -55,8 +62,10 @@ def train_tasks(args: argparse.Namespace, tasks: list[Path], valid_dataset: Data
             continue
         else:
             save_task(task_path, {**task, "tried_training": True})
-            model = gdml_train.train(task, callback=console.progress)
+            checkpoint = task_path.with_name(checkpoint_file_name(task))
+            model = train_task(gdml_train, task, checkpoint, args, console, valid_dataset)
             save_model(model_path, model)
+            checkpoint.unlink(missing_ok=True)
         if len(tasks) == 1:
             console.info("The only model needs no validation.")
             break
@@ -66,6 +75,46 @@ def train_tasks(args: argparse.Namespace, tasks: list[Path], valid_dataset: Data
             break
         previous = rmse
     return list_files(tasks[0].parent, "model") if len(tasks) > 1 else [model_path]
+
+
+def train_task(
+    gdml_train: GDMLTrain,
+    task: Task,
+    checkpoint: Path,
+    args: argparse.Namespace,
+    console: Console,
+    valid_dataset: Dataset,
+) -> Model:
+    """Train one model; the iterative solver leaves what it has in the file `checkpoint`, also on Ctrl-C and SIGTERM."""
+
+    def save(model: Model) -> None:
+        save_model(checkpoint, model)
+        _log.info("Checkpoint after %d steps: %s", model["solver_iters"], checkpoint)
+
+    held_out = None
+    if args.early_stop:
+        idxs = np.asarray(task["idxs_valid"], dtype=np.int64)
+        held_out = (valid_dataset["R"][idxs], valid_dataset["F"][idxs])
+    with interrupted_by_sigterm():
+        return gdml_train.train(
+            task,
+            save_progr_callback=save,
+            callback=console.progress,
+            solver=args.solver,
+            tol=args.tol,
+            max_iter=args.max_iter,
+            held_out=held_out,
+        )
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Treat SIGTERM, which batch systems send before they kill, as Ctrl-C."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _validated_rmse(

@@ -6,9 +6,9 @@ import argparse
 
 import numpy as np
 
-from ..dataset import Dataset, check_same_system, load_dataset
+from ..dataset import Dataset, check_same_system, load_dataset, same_fingerprint
 from ..errors import UsageError
-from ..evaluate import Errors, prediction_errors, same_fingerprint
+from ..evaluate import Errors, prediction_errors
 from ..model import Model, is_validated, load_model, save_model
 from ..predict import GDMLPredict
 from ..progress import Step

@@ -37,7 +37,9 @@ _JITTER_TRIES = 8
 # Columns of U are padded to a multiple of the widest vector.
 _PADDING = 8
 # Size of the pieces of C that are in memory at once.
-_PIECE_BYTES = 64 * 2**20
+_PIECE_BYTES = 16 * 2**20
+# Training points of a piece: a multiple of this, the widest vector of the assembly.
+_LEAST_POINTS = 8
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class Preconditioner:
 def memory(n_train: int, n_coord: int, n_columns: int) -> int:
     """Return the bytes that a preconditioner of `n_columns` columns needs while it is built."""
     n = n_train * n_coord
-    return 4 * n * n_columns + 3 * 8 * n_columns**2 + 4 * 8 * n * n_coord + 4 * _PIECE_BYTES
+    piece = max(_PIECE_BYTES, 8 * _LEAST_POINTS * n_coord * n_columns)
+    return 4 * n * n_columns + 3 * 8 * n_columns**2 + 8 * n * n_coord + 4 * piece
 
 
 def build(
@@ -135,7 +138,7 @@ def build(
     inner = np.zeros((k, k), order="F")
     np.fill_diagonal(inner, 1.0)
     roots = np.empty((n_train, n_coord, n_coord))
-    step = max(8, _PIECE_BYTES // (8 * n_coord * k) // 8 * 8)
+    step = max(_LEAST_POINTS, _PIECE_BYTES // (8 * n_coord * k) // _LEAST_POINTS * _LEAST_POINTS)
     pieces = [range(first, min(first + step, n_train)) for first in range(0, n_train, step)]
     for piece in pieces:
         L = assemble_rows(x, g, tables, sig, piece, points, cols, n_threads, energies)

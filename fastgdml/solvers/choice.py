@@ -1,0 +1,260 @@
+"""Closed form or iteration: which solver the training equations get, and why."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+import psutil
+
+from ..descriptor import Array
+from ..errors import InsufficientMemoryError, UsageError
+from ..group import GroupTables
+from ..progress import Callback, Step
+from .cg import (
+    STEPS_AT_MOST,
+    IterativeSolution,
+    IterativeSolver,
+    Rates,
+    choose_n_columns,
+    closed_form_seconds,
+    iteration_seconds,
+)
+from .cholesky import ClosedFormSolution, memory_estimate, solve_closed_form
+
+_log = logging.getLogger(__name__)
+
+SOLVERS = ("auto", "closed", "cg")
+
+# Up to this order the closed form takes seconds; comparing is not worth the while.
+_SMALL_ORDER = 5000
+# The estimate for the iteration, with the most steps it may need, must be below this share of that for the closed form.
+_ADVANTAGE = 0.7
+# An iteration that takes this many times what the closed form would have taken is given up for it.
+_PATIENCE = 1.5
+
+
+@dataclass(frozen=True)
+class TrainingEquations:
+    """(-K + lam I) x = y of a task; the fields are the arguments of the solvers."""
+
+    R: Array
+    R_desc: Array
+    R_d_desc: Array
+    tables: GroupTables
+    sig: float
+    lam: float
+    y: Array
+    y_E: Array | None
+    periodic: bool
+    n_threads: int
+
+    @property
+    def energies(self) -> bool:
+        """Whether energies are constrained point by point."""
+        return self.y_E is not None
+
+    @property
+    def order(self) -> int:
+        """Order of the matrix of the closed form, without rigid motions."""
+        n_train, n_atoms = self.R.shape[:2]
+        return n_train * (max(3 * n_atoms - (3 if self.periodic else 6), 1) + int(self.energies))
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments that both solvers take."""
+        names = ("R", "R_desc", "R_d_desc", "tables", "sig", "lam", "y", "y_E", "periodic", "n_threads")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class SolverOptions:
+    """What the caller asked for.
+
+    Attributes
+    ----------
+    solver : {'auto', 'closed', 'cg'}
+        Which solver.
+    tol : float
+        Relative tolerance of the iteration.
+    max_iter : int, optional
+        Most steps of the iteration.
+    max_memory : float, optional
+        Limit in GB (2**30 bytes); what is free by default.
+    start : tuple, optional
+        alphas_F, alphas_E and number of steps of an earlier run.
+    columns : array_like of int, optional
+        Columns of the preconditioner of an earlier run, in sgdml's order.
+    """
+
+    solver: str = "auto"
+    tol: float = 1e-4
+    max_iter: int | None = None
+    max_memory: float | None = None
+    start: tuple[Array, Array | None, int] | None = None
+    columns: npt.ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise UsageError(f"solver must be one of {', '.join(SOLVERS)}; got {self.solver!r}.")
+        if not 0 < self.tol < 1 or (self.max_iter is not None and self.max_iter < 1):
+            raise UsageError(f"tol must be between 0 and 1 and max_iter positive; got {self.tol} and {self.max_iter}.")
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Coefficients, and how they were found.
+
+    Attributes
+    ----------
+    solver_name : str
+        'analytic' or 'cg', as in model files.
+    reason : str
+        Why this solver.
+    alphas_F, alphas_E : ndarray
+        Coefficients.
+    lam : float
+        Regularisation used.
+    entries : dict
+        What else a model file holds of an iterative solution, under sgdml's keys.
+    """
+
+    solver_name: str
+    reason: str
+    alphas_F: Array
+    alphas_E: Array | None
+    lam: float
+    entries: dict[str, Any] = field(default_factory=dict)
+
+
+def solve(
+    equations: TrainingEquations,
+    options: SolverOptions,
+    callback: Callback | None = None,
+    checkpoint: Callable[[Solution], None] | None = None,
+    monitor: Callable[[Solution], bool] | None = None,
+) -> Solution:
+    """Solve with the solver that is asked for; 'auto' takes the faster of those that fit the memory limit.
+
+    Parameters
+    ----------
+    equations : TrainingEquations
+        The equations.
+    options : SolverOptions
+        What is asked for.
+    callback : callable, optional
+        Progress; see `fastgdml.progress.Callback`.
+    checkpoint, monitor : callable, optional
+        See `IterativeSolver.solve`.
+
+    Raises
+    ------
+    InsufficientMemoryError
+        If the solver does not fit into the memory limit.
+    SolverError
+        If there is no solution.
+    """
+    n_train, n_atoms = equations.R.shape[:2]
+    limit = psutil.virtual_memory().available if options.max_memory is None else options.max_memory * 2**30
+    needed = memory_estimate(n_train, n_atoms, len(equations.tables.perm), equations.periodic, equations.energies)
+    fits = needed <= limit
+    memory = f"the closed form needs {needed / 2**30:.3g} GB, the limit is {limit / 2**30:.3g} GB"
+    if options.solver == "closed" or (options.solver == "auto" and fits and equations.order <= _SMALL_ORDER):
+        if not fits:
+            raise InsufficientMemoryError(
+                f"For {n_train} points of {n_atoms} atoms {memory}. Use the iterative solver (solver='cg', --solver "
+                "cg), fewer training points or a larger limit (max_memory, -m)."
+            )
+        reason = "asked for" if options.solver == "closed" else f"{memory}; the matrix is small"
+        return closed_form(equations, reason, callback)
+
+    iteration = IterativeSolver(**equations.arguments())
+    columns, rates, per_product = None, None, 0.0
+    if options.columns is not None:
+        columns = iteration.columns_from_sgdml(options.columns)
+    if columns is None or (options.solver == "auto" and fits):
+        rates, per_product = Rates.measure(equations.n_threads), iteration.seconds_per_product()
+    if columns is None and rates is not None:
+        count = choose_n_columns(
+            n_train,
+            iteration.n // n_train,
+            per_product,
+            rates,
+            limit - iteration.fixed_memory(),
+            options.tol,
+        )
+        columns = iteration.choose_columns(count)
+    assert columns is not None
+
+    deadline = None
+    reason = "asked for" if options.solver == "cg" else memory
+    if options.solver == "auto" and fits and rates is not None:
+        closed = closed_form_seconds(equations.order, rates)
+        seconds = iteration_seconds(iteration.n, len(columns), per_product, rates, tol=options.tol)
+        worst = iteration_seconds(iteration.n, len(columns), per_product, rates, STEPS_AT_MOST, options.tol)
+        reason = f"closed form about {closed:.0f} s, iteration about {seconds:.0f} s, at worst {worst:.0f} s"
+        if worst > _ADVANTAGE * closed:
+            del iteration
+            return closed_form(equations, reason, callback)
+        deadline = time.perf_counter() + _PATIENCE * closed
+    _log.info("Iterative solver (conjugate gradients), %d of %d columns: %s.", len(columns), iteration.n, reason)
+
+    def wrapped(found: IterativeSolution) -> Solution:
+        return _iterative(found, reason, options.tol)
+
+    found = iteration.solve(
+        columns,
+        options.tol,
+        options.max_iter,
+        options.start,
+        callback,
+        None if checkpoint is None else lambda found: checkpoint(wrapped(found)),
+        None if monitor is None else lambda found: monitor(wrapped(found)),
+        deadline,
+    )
+    if not found.converged and deadline is not None and time.perf_counter() > deadline:
+        _log.warning("The iteration takes longer than the closed form would: starting that instead.")
+        return closed_form(equations, f"{reason}; the iteration was slower", callback)
+    if not found.converged:
+        _log.warning(
+            "The iteration stopped after %d steps with a relative residual of %.1e; %.0e was asked for. `resume` "
+            "(create_task_from_model) goes on from there.",
+            found.iterations,
+            found.residual / found.norm_y,
+            options.tol,
+        )
+    return wrapped(found)
+
+
+def closed_form(
+    equations: TrainingEquations,
+    reason: str,
+    callback: Callback | None = None,
+    solver: Callable[..., ClosedFormSolution] = solve_closed_form,
+) -> Solution:
+    """Solve in closed form, with the function of the CPU or of the GPU."""
+    _log.info("Closed form: %s.", reason)
+    assembling = Step(callback, "Assembling kernel matrix")
+    solving: list[Step] = []
+
+    def start_solving() -> None:
+        assembling.done()
+        solving.append(Step(callback, "Solving linear system (Cholesky factorization)"))
+
+    found = solver(**equations.arguments(), assembly_progress=assembling, on_solving=start_solving)
+    solving[-1].done()
+    return Solution("analytic", reason, found.alphas_F, found.alphas_E, found.lam)
+
+
+def _iterative(found: IterativeSolution, reason: str, tol: float) -> Solution:
+    entries = {
+        "solver_tol": tol,
+        "solver_iters": found.iterations,
+        "solver_resid": found.residual,
+        "norm_y_train": found.norm_y,
+        "inducing_pts_idxs": found.inducing_columns,
+    }
+    return Solution("cg", reason, found.alphas_F, found.alphas_E, found.lam, entries)
