@@ -13,7 +13,8 @@ import psutil
 
 from ._version import __version__
 from .backend import array_module, resolve_backend
-from .dataset import check_dataset, check_same_system, dataset_md5, text
+from .cell import Cell, check_image_rule, image_rule_of
+from .dataset import check_dataset, check_same_system, dataset_md5, lattice_of, text
 from .descriptor import (
     Array,
     IntArray,
@@ -92,6 +93,7 @@ class GDMLTrain:
         callback: Callback | None = None,
         seed: int | None = None,
         max_group_size: int = MAX_GROUP_SIZE,
+        image_rule: str = "minimum",
     ) -> Task:
         """Create a task: draw the points, find the symmetries, record the parameters.
 
@@ -119,6 +121,9 @@ class GDMLTrain:
             Seed of the draws, recorded in the task. Without it, NumPy's global generator is used, as sgdml does.
         max_group_size : int
             A search gives up on groups of this size or larger; crystals need more than the default, sgdml's.
+        image_rule : {'minimum', 'rounding'}
+            With a lattice: which image of a neighbour counts, the nearest or the one that sgdml takes; see
+            `fastgdml.cell`. Recorded in the task and the model.
 
         Returns
         -------
@@ -140,6 +145,7 @@ class GDMLTrain:
             raise UsageError("Energy constraints (use_E_cstr, --E_cstr) are not available yet.")
         if not (sig > 0 and lam >= 0):
             raise UsageError(f"sigma must be positive and lambda not negative; got {sig} and {lam}.")
+        check_image_rule(image_rule)
         train_dataset, valid_dataset = dict(train_dataset), dict(valid_dataset)
         check_dataset(train_dataset, "training dataset")
         if valid_dataset.keys() != train_dataset.keys() or valid_dataset["R"] is not train_dataset["R"]:
@@ -179,16 +185,22 @@ class GDMLTrain:
             task["seed"] = seed
         if use_E:
             task["E_train"] = np.asarray(train_dataset["E"][idxs_train], dtype=np.float64)
-        for key in ("lattice", "r_unit", "e_unit"):
+        for key in ("r_unit", "e_unit"):
             if key in train_dataset:
                 task[key] = train_dataset[key]
-        task["perms"] = self._choose_perms(train_dataset, R_train, perms, use_sym, rng, callback, max_group_size)
+        lattice = lattice_of(train_dataset, idxs_train)
+        cell = None
+        if lattice is not None:
+            task["lattice"], task["image_rule"] = lattice, image_rule
+            cell = Cell(lattice, image_rule)
+        task["perms"] = self._choose_perms(train_dataset, R_train, cell, perms, use_sym, rng, callback, max_group_size)
         return task
 
     def _choose_perms(
         self,
         dataset: Mapping[str, Any],
         R_train: Array,
+        cell: Cell | None,
         perms: npt.ArrayLike | None,
         use_sym: bool,
         rng: np.random.RandomState,
@@ -207,12 +219,11 @@ class GDMLTrain:
                 raise UsageError(f"The permutations are for {perms.shape[1]} atoms, the dataset has {n_atoms}.")
             return perms
         if len(R_train) > _MAX_SYMMETRY_POINTS:
-            R_train = R_train[rng.choice(len(R_train), _MAX_SYMMETRY_POINTS, replace=False)]
+            drawn = rng.choice(len(R_train), _MAX_SYMMETRY_POINTS, replace=False)
+            R_train, cell = R_train[drawn], cell and cell.part(drawn)
             _log.info("The symmetry search is restricted to %d random training points.", _MAX_SYMMETRY_POINTS)
         step = Step(callback, "Finding permutational symmetries")
-        found = find_perms(
-            R_train, dataset["z"], dataset.get("lattice"), max_group_size, n_threads=self._n_threads, progress=step
-        )
+        found = find_perms(R_train, dataset["z"], cell, max_group_size, n_threads=self._n_threads, progress=step)
         step.done(f"found {len(found)} symmetries")
         return found
 
@@ -280,12 +291,12 @@ class GDMLTrain:
         if task["use_E_cstr"]:
             raise UsageError("Energy constraints (use_E_cstr, --E_cstr) are not available yet.")
         R = np.asarray(task["R_train"], dtype=np.float64)
-        lattice = task.get("lattice")
+        cell = Cell.of(task)
         tables = GroupTables.from_perms(task["perms"])
-        solve = self._solver(len(R), R.shape[1], len(tables.perm), lattice is not None)
+        solve = self._solver(len(R), R.shape[1], len(tables.perm), cell is not None)
 
         step = Step(callback, "Generating descriptors and their Jacobians")
-        R_desc, R_d_desc = from_R(R, lattice, self._n_threads)
+        R_desc, R_d_desc = from_R(R, cell, self._n_threads)
         step.done()
 
         y = np.asarray(task["F_train"], dtype=np.float64).ravel()
@@ -308,7 +319,7 @@ class GDMLTrain:
             float(task["sig"]),
             float(task["lam"]),
             y / std,
-            lattice is not None,
+            cell is not None,
             self._n_threads,
             assembling,
             start_solving,
@@ -411,6 +422,8 @@ class GDMLTrain:
         for key in ("lattice", "r_unit", "e_unit", "seed"):
             if key in task:
                 model[key] = task[key]
+        if "lattice" in task:
+            model["image_rule"] = image_rule_of(task)
         return model
 
     def _recov_int_const(
@@ -433,7 +446,7 @@ class GDMLTrain:
             Descriptors and Jacobians of the training points, if at hand.
         """
         if R_desc is None or R_d_desc is None:
-            R_desc, R_d_desc = from_R(task["R_train"], task.get("lattice"), self._n_threads)
+            R_desc, R_d_desc = from_R(task["R_train"], Cell.of(task), self._n_threads)
         predictor = GDMLPredict(model, max_processes=self._n_threads, backend=self._backend)
         predictor.set_R_desc(R_desc)
         predictor.set_R_d_desc(R_d_desc)

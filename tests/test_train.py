@@ -52,7 +52,11 @@ def test_create_task_equals_sgdml_with_the_same_seed(shared, reference):
     dataset = load_dataset(shared(f"data/{source}.npz"))
     dataset["z"] = dataset["z"].astype(np.int64)
     arguments = (dataset, len(reference["R_train"]), dataset, len(reference["R_test"]), 20)
-    options = {"use_sym": reference["case"] != "ethanol_gdml", "use_E": bool(reference["use_E"])}
+    options = {
+        "use_sym": reference["case"] != "ethanol_gdml",
+        "use_E": bool(reference["use_E"]),
+        "image_rule": "rounding",
+    }
     task = GDMLTrain().create_task(*arguments, **options, seed=1)
     np.testing.assert_array_equal(task["R_train"], reference["R_train"])
     np.testing.assert_array_equal(dataset["R"][task["idxs_valid"]], reference["R_test"])

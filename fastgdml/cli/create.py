@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..cell import image_rule_of
 from ..dataset import Dataset, check_same_system, load_dataset, text
 from ..errors import FileFormatError, UsageError
 from ..evaluate import same_fingerprint
@@ -92,7 +93,8 @@ def _new_template(
     if "E" not in dataset:
         console.warning("The dataset has no energies: points are drawn uniformly instead of stratified by energy.")
     if "lattice" in dataset:
-        console.info("Lattice vectors found: periodic boundary conditions are applied.")
+        several = ", one cell for each geometry" if np.ndim(dataset["lattice"]) == 3 else ""
+        console.info(f"Lattice vectors found: periodic boundary conditions are applied{several}.")
     return GDMLTrain().create_task(
         dataset,
         args.n_train,
@@ -107,6 +109,7 @@ def _new_template(
         callback=console.progress,
         seed=seed,
         max_group_size=args.max_group,
+        image_rule=args.image_rule,
     )
 
 
@@ -141,6 +144,8 @@ def _require_same_search(
         "--no_E": not args.use_E,
         "--E_cstr": args.use_E_cstr,
     }
+    if "lattice" in template:
+        found["--image_rule"], wanted["--image_rule"] = image_rule_of(template), args.image_rule
     if args.seed is not None:
         found["--seed"], wanted["--seed"] = int(template.get("seed", -1)), args.seed
     differences += [f"{key} ({found[key]}, not {wanted[key]})" for key in wanted if found[key] != wanted[key]]
