@@ -13,8 +13,8 @@ from fastgdml.dataset import create_dataset, dataset_md5
 from fastgdml.descriptor import from_R
 from fastgdml.errors import DataError, UsageError
 from fastgdml.evaluate import prediction_errors
-from fastgdml.kernel import assemble_full
 from fastgdml.group import GroupTables
+from fastgdml.kernel import assemble_full
 from fastgdml.model import load_model, normalize_model, save_model
 from fastgdml.permutations import find_perms
 from fastgdml.predict import GDMLPredict

@@ -128,7 +128,7 @@ def _require_same_search(
         differences.append(f"training dataset (fingerprint {text(template['md5_train'])})")
     if not same_fingerprint(template["md5_valid"], valid_dataset["md5"]):
         differences.append(f"validation dataset (fingerprint {text(template['md5_valid'])})")
-    found = {
+    found: dict[str, object] = {
         "n_train": len(template["idxs_train"]),
         "n_valid": len(template["idxs_valid"]),
         "--lam": float(template["lam"]),
@@ -136,7 +136,7 @@ def _require_same_search(
         "--no_E": not bool(template["use_E"]),
         "--E_cstr": bool(template["use_E_cstr"]),
     }
-    wanted = {
+    wanted: dict[str, object] = {
         "n_train": args.n_train,
         "n_valid": args.n_valid,
         "--lam": args.lam,
