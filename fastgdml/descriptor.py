@@ -118,17 +118,15 @@ def perms_from_lin(lin: npt.ArrayLike, n_desc: int) -> IntArray:
     if n_atoms == 2:
         return np.tile(np.arange(2), (len(pairs), 1))
     high, low = np.tril_indices(n_atoms, -1)
-
-    def image(pair_perm: IntArray, a: int, b: int) -> set[int]:
-        k = pair_perm[max(a, b) * (max(a, b) - 1) // 2 + min(a, b)]
-        return {int(high[k]), int(low[k])}
-
     # Atom a is what the pairs (a, b) and (a, c) share, and so are their images.
     perms = np.empty((len(pairs), n_atoms), dtype=np.int64)
-    for p, pair_perm in enumerate(pairs):
-        for a in range(n_atoms):
-            b, c = [other for other in range(3) if other != a][:2]
-            (perms[p, a],) = image(pair_perm, a, b) & image(pair_perm, a, c)
+    for a in range(n_atoms):
+        b, c = [other for other in range(3) if other != a][:2]
+        one, other = (pairs[:, max(a, e) * (max(a, e) - 1) // 2 + min(a, e)] for e in (b, c))
+        shared = (high[one] == high[other]) | (high[one] == low[other])
+        perms[:, a] = np.where(shared, high[one], low[one])
+    if not np.array_equal(pairs, [pair_permutation(p) for p in perms]):
+        raise DataError("tril_perms_lin does not hold permutations of atoms. The file is damaged.")
     return perms
 
 

@@ -134,8 +134,8 @@ def _perms_along_tree(pairs: IntArray, matches: IntArray, better: npt.NDArray[np
 def complete_group(perms: IntArray, max_group_size: int | None = None) -> IntArray | None:
     """Complete permutations (P, N) to the group that they generate.
 
-    Every member is reached by multiplying with generators one at a time, so that a group of P members and n generators
-    costs P n products.
+    Every member is reached by multiplying with generators one at a time. Given permutations that others generate are
+    left out of these, and each of the rest at least doubles the group, so that P members cost P log(P) products.
 
     Parameters
     ----------
@@ -150,18 +150,30 @@ def complete_group(perms: IntArray, max_group_size: int | None = None) -> IntArr
         The members, given ones first; None when there are `max_group_size` of them or more. Groups of fewer than
         `MAX_GROUP_SIZE` members come in the order in which sgdml finds them.
     """
-    generators = [np.asarray(p, dtype=np.int64) for p in perms]
-    members = list(generators)
+    given = [np.asarray(p, dtype=np.int64) for p in perms]
+    members = list(given)
     known = {p.tobytes() for p in members}
-    for member in members:  # grows while it is gone through
-        for generator in generators:
-            product = member[generator]
-            if product.tobytes() not in known:
-                known.add(product.tobytes())
-                members.append(product)
-                if max_group_size is not None and len(members) >= max_group_size:
-                    return None
-    return np.array(members) if len(members) >= MAX_GROUP_SIZE else _in_order_of_sgdml(generators)
+    generated: set[bytes] = set()
+    generators: list[IntArray] = []
+    for perm in given:
+        if perm.tobytes() in generated:
+            continue  # a product of others: no generator is needed for it
+        generators.append(perm)
+        reached = [perm]
+        generated = {perm.tobytes()}
+        for member in reached:  # grows while it is gone through
+            for generator in generators:
+                product = member[generator]
+                key = product.tobytes()
+                if key not in generated:
+                    generated.add(key)
+                    reached.append(product)
+                    if key not in known:
+                        known.add(key)
+                        members.append(product)
+                    if max_group_size is not None and len(members) >= max_group_size:
+                        return None
+    return np.array(members) if len(members) >= MAX_GROUP_SIZE else _in_order_of_sgdml(given)
 
 
 def _in_order_of_sgdml(generators: list[IntArray]) -> IntArray:

@@ -26,6 +26,9 @@ from .threads import prediction_threads, resolve_n_threads
 
 _log = logging.getLogger(__name__)
 
+# Scratch that a thread may take for the permutations of one geometry.
+_SCRATCH_BYTES = 2**24
+
 
 class GDMLPredict:
     """Predict energies and forces with a trained model.
@@ -115,7 +118,7 @@ class GDMLPredict:
     def _lay_out(self, v: Array) -> Any:
         """Return the native predictor for the coefficients v = J alpha (M, D)."""
         c = self._classes
-        tile = _tile_size(self.n_train)
+        tile = _tile_size(self.n_train, c.class_image[-1] + self.n_perms)
         n_tiles = -(-self.n_train // tile)
         train = np.zeros((n_tiles, 2, self.n_desc, tile))
         for t in range(n_tiles):
@@ -307,12 +310,14 @@ class GDMLPredict:
         return (E, F) if return_E else (F,)
 
 
-def _tile_size(n_train: int, smallest: int = 48, largest: int = 112, lanes: int = 16) -> int:
+def _tile_size(n_train: int, n_rows: int, smallest: int = 48, largest: int = 112, lanes: int = 16) -> int:
     """Return the number of training points of a tile: a multiple of `lanes` that leaves the least padding.
 
-    The same for every instruction set and number of threads, because it decides the order of summation.
+    The same for every instruction set and number of threads, because it decides the order of summation. Scratch holds
+    `n_rows` pairs of numbers for each point of a tile: tiles are smaller for large permutation groups.
     """
+    largest = min(largest, max(8, _SCRATCH_BYTES // (16 * n_rows) // 8 * 8))
     if n_train <= largest:
         return -(-n_train // 8) * 8
-    sizes = range(smallest, largest + 1, lanes)
+    sizes = range(min(smallest, largest), largest + 1, lanes)
     return min(sizes, key=lambda tile: (-(-n_train // tile) * tile, -tile))

@@ -317,6 +317,8 @@ cdef class KernelAssembly:
 
 # Pair-images of training data below which a parallel region costs more than it saves (about 30 us of work).
 cdef int64_t PARALLEL_THRESHOLD = 60000
+# Bytes of scratch of one thread above which fewer geometries are predicted together: large permutation groups.
+cdef size_t SCRATCH_LIMIT = 2**25
 
 
 cdef struct query_block:
@@ -455,10 +457,13 @@ cdef class Predictor:
         cdef:
             const gdml_kernels *kernels = select_kernels()
             int64_t n_query = min(<int64_t> GDML_QUERY_BLOCK, max(<int64_t> 1, n_geo // n_threads))
-            int64_t n_blocks = (n_geo + n_query - 1) // n_query
+            int64_t n_blocks
             int64_t work = self.model.n_tiles * self.model.tile * self.n_pair_images
         if n_geo == 0:
             return -1
+        while n_query > 1 and self.block_size(kernels, n_query) > SCRATCH_LIMIT:
+            n_query -= 1
+        n_blocks = (n_geo + n_query - 1) // n_query
         if work * n_geo < PARALLEL_THRESHOLD:
             n_threads = 1
         elif n_blocks < n_threads and work < PARALLEL_THRESHOLD:

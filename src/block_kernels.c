@@ -500,29 +500,39 @@ static void kernel_tile(const gdml_kernel_job *job, int64_t j0, int64_t c_begin,
 #define BACKWARD_PAIRS 3
 #endif
 
+/* Images of queries that are laid out at a time, so that scratch does not grow with images times pairs. */
+#define CHUNK_COLUMNS 64
 typedef struct {
-    double *y;         /* per class [n_pairs][n_images Q]  images of the queries, scaled */
+    double *y;         /* [n_pairs][chunk Q]  images of the queries of one chunk of a class, scaled */
     double *image_s;   /* [all images Q][T]  a class's part of |d_p|^2 under each image; later the sums of w1 */
     double *image_t;   /* [all images Q][T]  the same for d_p . v and w2 */
     double *w1;        /* [P Q][T] */
     double *w2;        /* [P Q][T] */
-    double *sums;      /* [n_images Q][n_pairs]  one class's sums over the tile */
+    double *sums;      /* [chunk Q][n_pairs]  their sums over the tile */
     int64_t *row;      /* [n_classes]  where the images of one permutation are */
 } predict_workspace;
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
 
 static predict_workspace predict_layout(const gdml_predictor *m, int64_t n_query, arena *a)
 {
     const int64_t n_images = m->class_image[m->n_classes];
-    int64_t n_sums = 0;
-    for (int64_t h = 0; h < m->n_classes; ++h)
-        if (m->image_begin[h + 1] - m->image_begin[h] > n_sums) n_sums = m->image_begin[h + 1] - m->image_begin[h];
+    int64_t largest = 0;
+    for (int64_t h = 0; h < m->n_classes; ++h) {
+        const int64_t n_pairs = m->class_begin[h + 1] - m->class_begin[h];
+        const int64_t size = n_pairs * smaller(m->class_image[h + 1] - m->class_image[h], CHUNK_COLUMNS / n_query);
+        if (size > largest) largest = size;
+    }
     predict_workspace w;
-    w.y = take(a, m->image_begin[m->n_classes] * n_query);
+    w.y = take(a, largest * n_query);
     w.image_s = take(a, n_images * n_query * m->tile);
     w.image_t = take(a, n_images * n_query * m->tile);
     w.w1 = take(a, m->n_perms * n_query * m->tile);
     w.w2 = take(a, m->n_perms * n_query * m->tile);
-    w.sums = take(a, n_sums * n_query);
+    w.sums = take(a, largest * n_query);
     w.row = (int64_t *)take(a, m->n_classes);
     return w;
 }
@@ -687,21 +697,21 @@ static void predict_tile(const gdml_predictor *m, int64_t tile_index, int64_t n_
     const predict_workspace w = predict_layout(m, n_query, &a);
 
     const int64_t row = n_query * tile;                   /* the rows of all queries for one image */
+    const int64_t chunk = CHUNK_COLUMNS / n_query;        /* images at a time */
 
-    double *y = w.y;
     for (int64_t h = 0; h < m->n_classes; ++h) {
         const int64_t first = m->class_begin[h], n_pairs = m->class_begin[h + 1] - first;
         const int64_t image = m->class_image[h], n_images = m->class_image[h + 1] - image;
-        const int64_t n_columns = n_images * n_query;
-        for (int64_t g = 0; g < n_images; ++g) {
-            const int32_t *pair = m->image_pair + m->image_begin[h] + g * n_pairs;
-            for (int64_t k = 0; k < n_pairs; ++k)
-                for (int64_t i = 0; i < n_query; ++i)
-                    y[k * n_columns + g * n_query + i] = inverse_length * query[i].x[pair[k]];
+        for (int64_t begin = 0; begin < n_images; begin += chunk) {
+            const int64_t n_columns = smaller(chunk, n_images - begin) * n_query;
+            const int32_t *pair = m->image_pair + m->image_begin[h] + begin * n_pairs;
+            for (int64_t column = 0; column < n_columns; column += n_query, pair += n_pairs)
+                for (int64_t k = 0; k < n_pairs; ++k)
+                    for (int64_t i = 0; i < n_query; ++i)
+                        w.y[k * n_columns + column + i] = inverse_length * query[i].x[pair[k]];
+            forward(n_columns, n_pairs, x + first * tile, v + first * tile, tile, w.y,
+                    w.image_s + (image + begin) * row, w.image_t + (image + begin) * row);
         }
-        forward(n_columns, n_pairs, x + first * tile, v + first * tile, tile, y, w.image_s + image * row,
-                w.image_t + image * row);
-        y += n_columns * n_pairs;
     }
 
     for (int64_t i = 0; i < n_query; ++i) energy[i] = 0.0;
@@ -712,11 +722,9 @@ static void predict_tile(const gdml_predictor *m, int64_t tile_index, int64_t n_
     }
 
     memset(force_x, 0, (size_t)(n_query * n_desc) * sizeof *force_x);
-    y = w.y;
     for (int64_t h = 0; h < m->n_classes; ++h) {
         const int64_t first = m->class_begin[h], n_pairs = m->class_begin[h + 1] - first;
         const int64_t image = m->class_image[h], n_images = m->class_image[h + 1] - image;
-        const int64_t n_columns = n_images * n_query;
         double *w1 = w.image_s + image * row, *w2 = w.image_t + image * row;
         for (int64_t g = 0; g < n_images; ++g) {
             const int32_t *member = m->image_perm + m->image_perm_begin[image + g];
@@ -724,20 +732,22 @@ static void predict_tile(const gdml_predictor *m, int64_t tile_index, int64_t n_
             sum_rows(row, w.w1, member, end, w1 + g * row);
             sum_rows(row, w.w2, member, end, w2 + g * row);
         }
-        backward(n_columns, n_pairs, x + first * tile, v + first * tile, tile, w1, w2, w.sums);
-        for (int64_t g = 0; g < n_images; ++g) {
-            const int32_t *pair = m->image_pair + m->image_begin[h] + g * n_pairs;
-            for (int64_t i = 0; i < n_query; ++i) {
-                const int64_t column = g * n_query + i;
-                double *out = force_x + i * n_desc;
+        for (int64_t begin = 0; begin < n_images; begin += chunk) {
+            const int64_t n_columns = smaller(chunk, n_images - begin) * n_query;
+            const double *w1_chunk = w1 + begin * row;
+            const int32_t *pair = m->image_pair + m->image_begin[h] + begin * n_pairs;
+            backward(n_columns, n_pairs, x + first * tile, v + first * tile, tile, w1_chunk, w2 + begin * row, w.sums);
+            for (int64_t column = 0; column < n_columns; ++column) {
+                const gdml_query *q = query + column % n_query;
+                double *out = force_x + (column % n_query) * n_desc;
                 vd total = splat(0.0);
-                for (int64_t j = 0; j < tile; j += W) total += load(w1 + column * tile + j);
-                const double sum_w1 = vsum(total);
+                for (int64_t j = 0; j < tile; j += W) total += load(w1_chunk + column * tile + j);
+                const double scale = inverse_length * vsum(total);
                 for (int64_t k = 0; k < n_pairs; ++k)
-                    out[pair[k]] += sum_w1 * y[k * n_columns + column] - w.sums[column * n_pairs + k];
+                    out[pair[k]] += scale * q->x[pair[k]] - w.sums[column * n_pairs + k];
+                if (column % n_query == n_query - 1) pair += n_pairs;
             }
         }
-        y += n_columns * n_pairs;
     }
 }
 
