@@ -92,7 +92,7 @@ class PairClasses:
         if leftover:
             classes.append((np.arange(n_perms), np.arange(n_perms), sorted(leftover)))
 
-        image_pair = [images[np.ix_(examples, pairs)].ravel() for examples, _, pairs in classes]
+        image_pair = [images[np.ix_(examples, np.array(pairs))].ravel() for examples, _, pairs in classes]
         class_image = _offsets([len(examples) for examples, _, _ in classes])
         perm_image = np.array([number for _, number, _ in classes], dtype=np.int32) + class_image[:-1, None]
         return cls(

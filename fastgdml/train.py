@@ -23,6 +23,7 @@ from .descriptor import (
     perms_from_lin,
     tril_perms_lin,
 )
+from .diagnostics import Finding, check_duplicates, check_energies, check_linearity, check_solution
 from .errors import DataError, InsufficientMemoryError, UsageError
 from .group import GroupTables, check_perms
 from .kernel import assemble_columns, assemble_full
@@ -304,6 +305,10 @@ class GDMLTrain:
         if not std > 0:
             raise DataError("All training forces are equal; there is nothing to learn from them.")
 
+        _report(check_duplicates(R_desc, task["F_train"], task["perms"], task["idxs_train"]))
+        if cell is None:
+            _report(check_linearity(R))
+
         assembling = Step(callback, "Assembling kernel matrix")
         solving: list[Step] = []
 
@@ -330,6 +335,7 @@ class GDMLTrain:
             task, "analytic", R_desc, R_d_desc, tril_perms_lin(task["perms"]), std, solution.alphas_F
         )
         model["lam"] = solution.lam
+        self._check_solution(model, R, task["F_train"], R_desc, R_d_desc)
         if model["use_E"]:
             model["c"] = self._recov_int_const(model, task, R_desc, R_d_desc)
         return model
@@ -426,6 +432,15 @@ class GDMLTrain:
             model["image_rule"] = image_rule_of(task)
         return model
 
+    def _check_solution(self, model: Model, R: Array, F: npt.ArrayLike, R_desc: Array, R_d_desc: Array) -> None:
+        """Warn when rounding errors spoil the solution: compare predicted training forces with their labels."""
+        predictor = GDMLPredict(model, max_processes=self._n_threads, backend=self._backend)
+        predictor.set_R_desc(R_desc)
+        predictor.set_R_d_desc(R_d_desc)
+        (F_pred,) = predictor.predict(return_E=False)
+        F, lam, std = np.asarray(F, dtype=np.float64), float(model["lam"]), float(model["std"])
+        _report(check_solution(R, F, F_pred, model["alphas_F"], std, lam, "lattice" in model))
+
     def _recov_int_const(
         self,
         model: Mapping[str, Any],
@@ -452,7 +467,7 @@ class GDMLTrain:
         predictor.set_R_d_desc(R_d_desc)
         E_pred = predictor.predict()[0]
         E_ref = np.asarray(task["E_train"], dtype=np.float64).ravel()
-        _diagnose_energies(E_ref, E_pred)
+        _report(check_energies(E_ref, E_pred))
         return float(np.mean(E_ref - E_pred))
 
     # ---- kernel matrix ------------------------------------------------------------------------------------------
@@ -517,35 +532,6 @@ def _draw(dataset: Mapping[str, Any], n: int, rng: np.random.RandomState, excl_i
     return draw_uniform(len(dataset["F"]), n, rng, excl_idxs)
 
 
-def _diagnose_energies(E_ref: Array, E_pred: Array) -> None:
-    """Warn about energy labels that do not fit the integrated forces (sGDML's three checks)."""
-    if len(E_ref) < 2 or np.ptp(E_ref) == 0 or np.ptp(E_pred) == 0:
-        return
-    slope = np.polyfit(E_pred, E_ref, 1)[0]
-    correlation = np.corrcoef(E_ref, E_pred)[0, 1]
-    evidence = (
-        f"Over the {len(E_ref)} training points the energy labels follow the integrated forces with slope {slope:.2f} "
-        f"and correlation {correlation:.2f}."
-    )
-    few = "With very few training points this may also be harmless."
-    if slope < 0:
-        _log.warning(
-            "The force labels seem to have the wrong sign (gradients instead of forces). %s Check the sign of F. %s",
-            evidence,
-            few,
-        )
-    if correlation < 0.95:
-        _log.warning(
-            "Energy and force labels seem inconsistent. %s Check that energies belong to their geometries, that "
-            "energies and forces come from the same method and are converged, and that no geometry is duplicated or "
-            "broken. %s",
-            evidence,
-            few,
-        )
-    if abs(slope - 1) > 0.1:
-        _log.warning(
-            "Energies and forces seem to be in different units. %s A slope of 1 is expected: check the units of E and "
-            "F. Energies predicted by this model will be off. %s",
-            evidence,
-            few,
-        )
+def _report(findings: list[Finding]) -> None:
+    for finding in findings:
+        _log.warning("%s", finding)
