@@ -1,8 +1,8 @@
 """Datasets: geometries with reference energies and forces.
 
 A dataset is a dict with the keys of sgdml's files: ``z`` (N,), ``R`` (M, N, 3), ``F`` (M, N, 3), optionally ``E``
-(M,), ``lattice`` (3, 3, vectors as columns), ``perms`` (P, N), ``r_unit``, ``e_unit``, and ``name``, ``theory``,
-``md5``.
+(M,), ``lattice`` (3, 3) or (M, 3, 3) (vectors as columns; one cell for all geometries, or one for each), ``perms``
+(P, N), ``r_unit``, ``e_unit``, and ``name``, ``theory``, ``md5``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .descriptor import from_R, invert_lattice
+from .cell import Cell
+from .descriptor import from_R
 from .errors import DataError, FileFormatError
 from .group import check_perms
 from .npz import load_npz, save_npz
@@ -66,8 +67,8 @@ def create_dataset(
         Forces (the negative gradient of the energy).
     E : array_like, shape (M,), optional
         Energies.
-    lattice : array_like, shape (3, 3), optional
-        Lattice vectors as columns.
+    lattice : array_like, shape (3, 3) or (M, 3, 3), optional
+        Lattice vectors as columns; one cell for all geometries, or one for each.
     r_unit, e_unit : str, optional
         Units of length and energy, for display.
 
@@ -226,10 +227,11 @@ def check_dataset(dataset: Dataset, source: str) -> None:
             raise DataError(f"{source}: E has shape {E.shape}; one energy for each of {n_geo} geometries is needed.")
         _check_numbers(source, "E", E)
         dataset["E"] = E.reshape(n_geo)
-    lattice = dataset.get("lattice")
-    if lattice is not None:
+    cell = None
+    if dataset.get("lattice") is not None:
         try:
-            invert_lattice(lattice)
+            cell = Cell(dataset["lattice"])
+            cell.require_for(n_geo)
         except DataError as error:
             raise DataError(f"{source}: {error}") from None
     if "perms" in dataset:
@@ -237,13 +239,13 @@ def check_dataset(dataset: Dataset, source: str) -> None:
         if perms.shape[1] != n_atoms:
             raise DataError(f"{source}: perms is for {perms.shape[1]} atoms; the geometries have {n_atoms}.")
     for first in range(0, n_geo, _CHECK_CHUNK):
-        chunk = R[first : first + _CHECK_CHUNK]
+        part = slice(first, first + _CHECK_CHUNK)
         try:
-            from_R(chunk, lattice)
+            from_R(R[part], cell and cell.part(part))
         except DataError:
-            for i, r in enumerate(chunk, start=first):
+            for i, r in enumerate(R[part], start=first):
                 try:
-                    from_R(r[None], lattice)
+                    from_R(r[None], cell and cell.part(slice(i, i + 1)))
                 except DataError as error:
                     raise DataError(f"{source}: " + str(error).replace("geometry 0", f"geometry {i}")) from None
 
@@ -259,6 +261,14 @@ def _check_numbers(source: str, key: str, array: npt.NDArray[Any]) -> None:
             f"{source}: {key} has {np.count_nonzero(~finite)} values that are not finite (first: {place}). "
             "Remove those geometries."
         )
+
+
+def lattice_of(dataset: Mapping[str, Any], idxs: npt.NDArray[np.integer]) -> npt.NDArray[np.float64] | None:
+    """Return the lattice vectors of points of a dataset, (3, 3) or (n, 3, 3), or None for molecules."""
+    if dataset.get("lattice") is None:
+        return None
+    lattice = np.asarray(dataset["lattice"], dtype=np.float64)
+    return lattice[idxs] if lattice.ndim == 3 else lattice
 
 
 def check_same_system(one: Mapping[str, Any], other: Mapping[str, Any], one_name: str, other_name: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from .cell import Cell
 from .errors import DataError
 from .threads import resolve_n_threads
 
@@ -29,32 +30,15 @@ def n_atoms_of(n_desc: int) -> int:
     return (1 + isqrt(8 * n_desc + 1)) // 2
 
 
-def invert_lattice(lattice: npt.ArrayLike) -> Array:
-    """Return the inverse of a (3, 3) lattice matrix, or raise DataError when it has none."""
-    matrix = np.asarray(lattice, dtype=np.float64)
-    if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
-        raise DataError(
-            f"The lattice must be a finite 3 x 3 matrix of column vectors; found shape {matrix.shape}: {matrix!r}."
-        )
-    volume, scale = abs(np.linalg.det(matrix)), np.prod(np.linalg.norm(matrix, axis=0))
-    if not volume > 1e-10 * scale:
-        raise DataError(
-            f"The lattice vectors are linearly dependent (cell volume {volume:g}): three independent vectors are "
-            "needed. Give a vacuum direction a long vector of its own."
-        )
-    return np.ascontiguousarray(np.linalg.inv(matrix))
-
-
-def from_R(R: npt.ArrayLike, lattice: npt.ArrayLike | None = None, n_threads: int | None = None) -> tuple[Array, Array]:
+def from_R(R: npt.ArrayLike, cell: Cell | None = None, n_threads: int | None = None) -> tuple[Array, Array]:
     """Compute descriptors and their Jacobians.
 
     Parameters
     ----------
     R : array_like, shape (n_geo, n_atoms, 3)
         Cartesian coordinates.
-    lattice : array_like, shape (3, 3), optional
-        Lattice vectors as columns, in the unit of `R`. Differences d are then folded by sGDML's rule,
-        d - L round(L^-1 d).
+    cell : Cell, optional
+        Periodic cell or cells, and the rule by which differences are folded into them.
     n_threads : int, optional
         Number of threads; all by default.
 
@@ -68,18 +52,16 @@ def from_R(R: npt.ArrayLike, lattice: npt.ArrayLike | None = None, n_threads: in
     Raises
     ------
     DataError
-        If coordinates are not finite or two atoms of a geometry coincide.
+        If coordinates are not finite, two atoms of a geometry coincide, or the numbers of cells and geometries differ.
     """
     R = np.ascontiguousarray(R, dtype=np.float64)
     if R.ndim != 3 or R.shape[2] != 3 or R.shape[1] < 2:
         raise DataError(f"Geometries must have shape (n_geo, n_atoms >= 2, 3); found {R.shape}.")
     dim = n_pairs(R.shape[1])
     x, g = np.empty((len(R), dim)), np.empty((len(R), dim, 3))
-    inverse = None
-    if lattice is not None:
-        lattice = np.ascontiguousarray(lattice, dtype=np.float64)
-        inverse = invert_lattice(lattice)
-    bad = _core.descriptors(R, lattice, inverse, x, g, resolve_n_threads(n_threads))
+    if cell is not None:
+        cell.require_for(len(R))
+    bad = _core.descriptors(R, None if cell is None else cell.native, x, g, resolve_n_threads(n_threads))
     if bad is not None:
         raise geometry_error(R[bad[0]], bad[0], bad[1])
     return x, g
@@ -136,17 +118,15 @@ def perms_from_lin(lin: npt.ArrayLike, n_desc: int) -> IntArray:
     if n_atoms == 2:
         return np.tile(np.arange(2), (len(pairs), 1))
     high, low = np.tril_indices(n_atoms, -1)
-
-    def image(pair_perm: IntArray, a: int, b: int) -> set[int]:
-        k = pair_perm[max(a, b) * (max(a, b) - 1) // 2 + min(a, b)]
-        return {int(high[k]), int(low[k])}
-
     # Atom a is what the pairs (a, b) and (a, c) share, and so are their images.
     perms = np.empty((len(pairs), n_atoms), dtype=np.int64)
-    for p, pair_perm in enumerate(pairs):
-        for a in range(n_atoms):
-            b, c = [other for other in range(3) if other != a][:2]
-            (perms[p, a],) = image(pair_perm, a, b) & image(pair_perm, a, c)
+    for a in range(n_atoms):
+        b, c = [other for other in range(3) if other != a][:2]
+        one, other = (pairs[:, max(a, e) * (max(a, e) - 1) // 2 + min(a, e)] for e in (b, c))
+        shared = (high[one] == high[other]) | (high[one] == low[other])
+        perms[:, a] = np.where(shared, high[one], low[one])
+    if not np.array_equal(pairs, [pair_permutation(p) for p in perms]):
+        raise DataError("tril_perms_lin does not hold permutations of atoms. The file is damaged.")
     return perms
 
 

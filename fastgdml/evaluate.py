@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .dataset import same_fingerprint
+from .dataset import lattice_of, same_fingerprint
 from .descriptor import Array, IntArray
 from .errors import NoPointsLeftError
 from .predict import GDMLPredict
@@ -47,7 +47,7 @@ def prediction_errors(
     predictor : GDMLPredict
         The model.
     dataset : mapping
-        Labelled geometries.
+        Labelled geometries. If it has lattice vectors, these are used, not the model's.
     idxs : ndarray of int
         The points.
     use_E : bool
@@ -64,7 +64,8 @@ def prediction_errors(
     count: dict[str, int] = {}
     for first in range(0, len(idxs), _CHUNK):
         chunk = idxs[first : first + _CHUNK]
-        E, F = predictor.predict(np.asarray(dataset["R"][chunk], dtype=np.float64).reshape(len(chunk), -1))
+        R = np.asarray(dataset["R"][chunk], dtype=np.float64).reshape(len(chunk), -1)
+        E, F = predictor.predict(R, lattice=lattice_of(dataset, chunk))
         deviations = _force_deviations(F, np.asarray(dataset["F"][chunk], dtype=np.float64))
         if use_E:
             deviations["energy"] = E - np.asarray(dataset["E"][chunk], dtype=np.float64).ravel()

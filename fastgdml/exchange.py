@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from .cell import Cell
 from .dataset import text
 from .errors import DataError
 from .model import normalize_model
@@ -53,16 +53,17 @@ def to_sgdml(model: Mapping[str, Any]) -> dict[str, Any]:
     """
     entries = normalize_model(model)
     entries.pop("schema", None)
+    entries.pop("solver_reason", None)
     rule = text(entries.pop("image_rule", "rounding"))
     lattice = np.asarray(entries.get("lattice", np.eye(3)), dtype=np.float64)
     if lattice.shape != (3, 3):
         raise DataError(
             f"The model has lattices of shape {lattice.shape}; sgdml knows one cell for all geometries only."
         )
-    if rule != "rounding" and not _is_rectangular(lattice):
+    if rule != "rounding" and not Cell(lattice).rounding_is_minimal:
         raise DataError(
             f"The model folds distances into its cell by the rule '{rule}'. sgdml knows only its own, 'rounding', "
-            "which gives other distances in a cell that is not rectangular. Train with image_rule='rounding' to use "
+            "which gives other distances in this skewed cell. Train with image_rule='rounding' to use "
             "the model in sgdml."
         )
     for key in _ERRORS:
@@ -106,12 +107,6 @@ def export_sgdml(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None
         with zipfile.ZipFile(file, "a") as archive:
             for key, value in objects.items():
                 archive.writestr(zipfile.ZipInfo(f"{key}.npy"), _pickled(value))
-
-
-def _is_rectangular(lattice: npt.NDArray[np.float64]) -> bool:
-    """Return whether the vectors (columns) of a cell are perpendicular: rounding then finds the nearest image."""
-    products = lattice.T @ lattice
-    return bool(np.allclose(products, np.diag(np.diag(products)), rtol=0, atol=1e-9 * products.max()))
 
 
 def _pickled(value: dict[str, float]) -> bytes:

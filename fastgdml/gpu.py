@@ -18,7 +18,8 @@ import psutil
 from threadpoolctl import threadpool_limits
 
 from .backend import array_module, energies_on_gpu_error
-from .descriptor import Array, geometry_error, invert_lattice, n_atoms_of, n_pairs, pair_perms_from_lin
+from .cell import Cell
+from .descriptor import Array, geometry_error, n_atoms_of, n_pairs, pair_perms_from_lin
 from .errors import DataError, InsufficientMemoryError
 from .gpu_kernels import add_blocks, assemble_lower, cholesky, cholesky_solve
 from .group import GroupTables
@@ -73,15 +74,15 @@ weights(double *st, const double *yy, const double *xx, const double *xv, double
 # ---- descriptors ------------------------------------------------------------------------------------------------
 
 
-def from_R(R: Any, lattice: npt.ArrayLike | None = None, first: int = 0, *, xp: ModuleType) -> tuple[Any, Any]:
+def from_R(R: Any, cell: Cell | None = None, first: int = 0, *, xp: ModuleType) -> tuple[Any, Any]:
     """Compute descriptors and their Jacobians; twin of `fastgdml.descriptor.from_R`.
 
     Parameters
     ----------
     R : array, shape (n_geo, n_atoms, 3)
         Cartesian coordinates.
-    lattice : array_like, shape (3, 3), optional
-        Lattice vectors as columns, in the unit of `R`; sGDML's minimum image, d - L round(L^-1 d).
+    cell : Cell, optional
+        Periodic cell or cells, and the rule by which differences are folded into them.
     first : int
         Number of the first geometry, for error messages.
     xp : module
@@ -102,10 +103,8 @@ def from_R(R: Any, lattice: npt.ArrayLike | None = None, first: int = 0, *, xp: 
         raise DataError(f"Geometries must have shape (n_geo, n_atoms >= 2, 3); found {R.shape}.")
     a, b = (xp.asarray(atom) for atom in np.tril_indices(R.shape[1], -1))
     d = R[:, a] - R[:, b]
-    if lattice is not None:
-        L = xp.asarray(np.asarray(lattice, dtype=np.float64))
-        inverse = xp.asarray(invert_lattice(lattice))
-        d -= xp.rint(d @ inverse.T) @ L.T
+    if cell is not None:
+        d = _fold(d, cell, xp)
     squared = (d * d).sum(axis=2)
     # The one place that waits for the device: a geometry that cannot be used must not pass.
     unusable = ~((squared > 0) & (squared < xp.inf))
@@ -114,6 +113,19 @@ def from_R(R: Any, lattice: npt.ArrayLike | None = None, first: int = 0, *, xp: 
         raise geometry_error(to_numpy(R[index]), first + index, pair)
     x = 1 / xp.sqrt(squared)
     return x, d * (x * x * x)[:, :, None]
+
+
+def _fold(d: Any, cell: Cell, xp: ModuleType) -> Any:
+    """Return differences (n_geo, D, 3) folded into the cell; see src/cell.c."""
+    basis, inverse, shifts = (xp.asarray(table) for table in cell.native.tables())
+    d = d - xp.rint(d @ inverse.swapaxes(1, 2)) @ basis.swapaxes(1, 2)
+    nearest, shortest = d, (d * d).sum(axis=2)
+    for k in range(shifts.shape[1]):
+        image = d - shifts[:, k, None, :]
+        squared = (image * image).sum(axis=2)
+        shorter = squared < shortest
+        nearest, shortest = xp.where(shorter[:, :, None], image, nearest), xp.where(shorter, squared, shortest)
+    return nearest
 
 
 def to_numpy(array: Any) -> np.ndarray:
@@ -146,8 +158,8 @@ class GPUPredictor:
         Permutations of pairs; see `fastgdml.descriptor.pair_perms_from_lin`.
     sig, std, c : float
         Length scale, scale of the labels, integration constant.
-    lattice : array_like, shape (3, 3), optional
-        Lattice vectors as columns.
+    cell : Cell, optional
+        The model's own periodic cell, used unless another is given.
     xp : module, optional
         numpy or cupy; cupy by default.
 
@@ -165,7 +177,7 @@ class GPUPredictor:
         sig: float,
         std: float,
         c: float,
-        lattice: npt.ArrayLike | None = None,
+        cell: Cell | None = None,
         xp: ModuleType | None = None,
     ) -> None:
         self.xp = xp = array_module("gpu") if xp is None else xp
@@ -178,7 +190,7 @@ class GPUPredictor:
                 "to one molecule."
             )
         self.sig, self.std, self.c = float(sig), float(std), float(c)
-        self.lattice = None if lattice is None else np.asarray(lattice, dtype=np.float64)
+        self.cell = cell
         self._q = sqrt(5) / self.sig
         # x_i - P_p x_j, read with the permutation on the query; and the way back, over (P D,).
         self._images = xp.asarray(np.argsort(pair_perms, axis=1))
@@ -217,7 +229,7 @@ class GPUPredictor:
             float(model["sig"]),
             float(model["std"]),
             float(model["c"]),
-            model.get("lattice"),
+            Cell.of(model),
             xp,
         )
 
@@ -227,7 +239,7 @@ class GPUPredictor:
         V[:] = self.xp.asarray(v, dtype=self.xp.float64)
         self._x_dot_v = (X * V).sum(axis=1)
 
-    def predict(self, R: Any, return_E: bool = True) -> tuple[Any, ...]:
+    def predict(self, R: Any, return_E: bool = True, cell: Cell | None = None) -> tuple[Any, ...]:
         """Predict energies and forces.
 
         Parameters
@@ -238,6 +250,8 @@ class GPUPredictor:
             they are.
         return_E : bool
             False leaves out the energies.
+        cell : Cell, optional
+            Periodic cell or cells to predict in; the model's own by default.
 
         Returns
         -------
@@ -261,9 +275,13 @@ class GPUPredictor:
                 f"(n_geo, {n_coord}) expected."
             )
         r = r.reshape(-1, self.n_atoms, 3)
+        cell = self.cell if cell is None else cell
+        if cell is not None:
+            cell.require_for(len(r))
 
         def batch_of(begin: int, end: int) -> tuple[Any, Any]:
-            return from_R(self.xp.asarray(r[begin:end]), self.lattice, begin, xp=self.xp)
+            part = cell and cell.part(slice(begin, end))
+            return from_R(self.xp.asarray(r[begin:end]), part, begin, xp=self.xp)
 
         E, F = self._in_batches(len(r), batch_of, self.xp if on_device else np)
         return (E, F) if return_E else (F,)

@@ -6,6 +6,7 @@ that take two atoms to the same places, and pairs of atoms that no permutation m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,21 +68,23 @@ class GroupTables:
         perm = check_perms(perms).astype(np.int32)
         n_perms, n_atoms = perm.shape
         inverse = np.argsort(perm, axis=1).astype(np.int32)
-        pair = np.array([pair_permutation(q) for q in inverse], dtype=np.int32)
+        pair = np.array([pair_permutation(q).astype(np.int32) for q in inverse])
 
-        # Every (p, a, c) with its c' = p[a] and e = q[c].
-        shape = (n_perms, n_atoms, n_atoms)
-        p = np.broadcast_to(np.arange(n_perms)[:, None, None], shape).ravel()
-        a, c = (np.broadcast_to(x, shape).ravel() for x in np.mgrid[:n_atoms, :n_atoms])
-        image = np.broadcast_to(perm[:, :, None], shape).ravel().astype(np.int64)
-        source = np.broadcast_to(inverse[:, None, :], shape).ravel().astype(np.int64)
-        key = ((a * n_atoms + c) * n_atoms + image) * n_atoms + source
-        order = np.argsort(key, kind="stable")
-        _, first, size = np.unique(key[order], return_index=True, return_counts=True)
-        subset, subset_begin, subset_perm = _number_subsets(p[order], first, size, n_perms)
-        a, c, image, source = (x[order][first] for x in (a, c, image, source))
-        column_begin, column_term = _group_terms(a * n_atoms + c, image, source, subset, n_atoms)
-        image_begin, image_term = _group_terms(a * n_atoms + image, c, source, subset, n_atoms)
+        # For one atom a after the other, so that memory stays small: every (c, c' = p[a], e = q[c]) and the
+        # permutations that give it.
+        subsets = _Subsets(n_perms)
+        column, image = _Terms(n_atoms), _Terms(n_atoms)
+        for a in range(n_atoms):
+            key = (np.arange(n_atoms) * n_atoms + perm[:, a, None].astype(np.int64)) * n_atoms + inverse
+            order = np.argsort(key, axis=None, kind="stable")
+            distinct, first = np.unique(key.ravel()[order], return_index=True)
+            marks = subsets.add((order // n_atoms).astype(np.int32), first)
+            c, to, source = distinct // n_atoms**2, distinct // n_atoms % n_atoms, distinct % n_atoms
+            column.add(c, to, source, marks)
+            image.add(to, c, source, marks)
+        subset_begin, subset_perm, number = subsets.finish()
+        column_begin, column_term = column.finish(number)
+        image_begin, image_term = image.finish(number)
 
         is_fixed = np.zeros((n_atoms, n_atoms), dtype=bool)
         high, low = np.tril_indices(n_atoms, -1)
@@ -113,23 +116,61 @@ def check_perms(perms: npt.ArrayLike) -> IntArray:
     return array
 
 
-def _number_subsets(members: IntArray, first: IntArray, size: IntArray, n_perms: int) -> tuple[Int32, IntArray, Int32]:
-    """Return the number of the set that each run of `members` forms, and the distinct sets."""
-    # A set is told by the sum of random 64-bit marks of its members: two sets agree by chance once in 10^19.
-    marks = np.random.default_rng(0).integers(0, 2**64, n_perms, dtype=np.uint64)
-    sums = np.add.reduceat(marks[members], first)
-    _, example, number = np.unique(sums, return_index=True, return_inverse=True)
-    sets = [members[first[k] : first[k] + size[k]] for k in example]
-    return number.ravel().astype(np.int32), _offsets([len(s) for s in sets]), np.concatenate(sets).astype(np.int32)
+class _Subsets:
+    """The distinct sets of permutations among those that are added."""
+
+    def __init__(self, n_perms: int) -> None:
+        # A set is told by the sum of random 64-bit marks of its members: two sets agree by chance once in 10^19.
+        self._mark = np.random.default_rng(0).integers(0, 2**64, n_perms, dtype=np.uint64)
+        self._known = np.empty(0, dtype=np.uint64)
+        self._sets: dict[int, Int32] = {}
+
+    def add(self, members: Int32, first: IntArray) -> npt.NDArray[np.uint64]:
+        """Add the sets that `members` consists of, each beginning at one of `first`; return what tells them."""
+        sums = np.add.reduceat(self._mark[members], first)
+        end = np.append(first[1:], len(members))
+        new, example = np.unique(sums, return_index=True)
+        unknown = ~np.isin(new, self._known, assume_unique=True)
+        for mark, k in zip(new[unknown].tolist(), example[unknown], strict=True):
+            self._sets[mark] = members[first[k] : end[k]].copy()
+        self._known = np.union1d(self._known, new)
+        return sums
+
+    def finish(self) -> tuple[IntArray, Int32, Callable[[npt.NDArray[np.uint64]], Int32]]:
+        """Return where each set begins, the members of all, and a function from marks to numbers of sets."""
+        sets = [self._sets[mark] for mark in self._known.tolist()]
+        known = self._known
+        return (
+            _offsets([len(s) for s in sets]),
+            np.concatenate(sets),
+            lambda marks: np.searchsorted(known, marks).astype(np.int32),
+        )
 
 
-def _group_terms(
-    group: IntArray, atom: IntArray, source: IntArray, subset: Int32, n_atoms: int
-) -> tuple[IntArray, Int32]:
-    """Sort terms (atom, source, subset) by `group`; return where each group begins, and the terms."""
-    order = np.argsort(group, kind="stable")
-    begin = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=n_atoms**2))]).astype(np.int64)
-    return begin, np.column_stack([atom, source, subset])[order].astype(np.int32)
+class _Terms:
+    """Terms (atom, source, subset) in groups, first by an outer atom, then by an inner one."""
+
+    def __init__(self, n_atoms: int) -> None:
+        self._n_atoms = n_atoms
+        self._sizes: list[IntArray] = []
+        self._parts: list[tuple[Int32, npt.NDArray[np.uint64]]] = []
+
+    def add(self, inner: IntArray, atom: IntArray, source: IntArray, marks: npt.NDArray[np.uint64]) -> None:
+        """Add the terms of the next outer atom."""
+        order = np.argsort(inner, kind="stable")
+        self._sizes.append(np.bincount(inner, minlength=self._n_atoms))
+        self._parts.append((np.column_stack([atom, source])[order].astype(np.int32), marks[order]))
+
+    def finish(self, number: Callable[[npt.NDArray[np.uint64]], Int32]) -> tuple[IntArray, Int32]:
+        """Return where each group begins, and the terms."""
+        begin = np.concatenate([[0], np.cumsum(np.concatenate(self._sizes))]).astype(np.int64)
+        terms = np.empty((begin[-1], 3), dtype=np.int32)
+        at = 0
+        for atoms, marks in self._parts:
+            terms[at : at + len(atoms), :2] = atoms
+            terms[at : at + len(atoms), 2] = number(marks)
+            at += len(atoms)
+        return begin, terms
 
 
 def _partners(relation: npt.NDArray[np.bool_]) -> tuple[IntArray, Int32]:

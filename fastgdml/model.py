@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .cell import Cell
 from .descriptor import n_pairs, perms_from_lin
 from .errors import DataError
 from .npz import load_npz, save_npz
@@ -103,6 +104,12 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
         model.setdefault(key, np.empty(0, dtype=np.int64))
     for key in ("md5_train", "md5_valid"):
         model.setdefault(key, np.array(b""))
+    try:
+        cell = Cell.of(model)
+        if cell is not None:
+            cell.require_for(x.shape[1])
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
     unknown = {key for key, value in model.items() if value is None}
     for key in unknown:
         del model[key]

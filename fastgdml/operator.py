@@ -50,11 +50,9 @@ class KernelOperator:
         self._sig = sig
         self._n_threads = resolve_n_threads(n_threads)
         self._classes = PairClasses.from_pair_images(tables.pair)
-        self._tiles = lay_out_descriptors(self._x, self._classes.order, sig)
+        self._tiles = lay_out_descriptors(self._x, self._classes, sig)
         self._energy = np.zeros((self._tiles.shape[0], self._tiles.shape[3])) if energies else None
-        self._predictor = _core.Predictor(
-            self._n_atoms, self._classes, self._tiles, self._energy, sig, 1.0, 0.0, None, None
-        )
+        self._predictor = _core.Predictor(self._n_atoms, self._classes, self._tiles, self._energy, sig, 1.0, 0.0)
         self._E = np.empty(len(x))
         self._F = np.empty((len(x), 3 * self._n_atoms))
 

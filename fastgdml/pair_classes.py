@@ -14,8 +14,11 @@ import numpy.typing as npt
 
 Int32 = npt.NDArray[np.int32]
 
-# Arithmetic per pair, image and training point, and bookkeeping per class, permutation and training point.
-_COST_PAIR, _COST_CLASS = 5, 4
+# Arithmetic per pair, image and training point, and bookkeeping per class, permutation and training point. With many
+# permutations, the numbers to be looked up no longer lie in the fastest cache.
+_COST_PAIR, _COST_CLASS, _COST_CLASS_MANY, _MANY_PERMS = 5, 4, 25, 64
+# Images of all classes, but for the one where every permutation has its own: a bound on the scratch of prediction.
+_MAX_IMAGES = 2**14
 
 
 @dataclass(frozen=True)
@@ -60,35 +63,41 @@ class PairClasses:
         images : ndarray, shape (P, D)
             Image of each pair under each permutation.
         """
-        n_perms = len(images)
-        representatives = _first_with_equal_image(images)
-        patterns, member = np.unique(representatives.T, axis=0, return_inverse=True)
-        member = member.ravel()
+        n_perms, n_desc = images.shape
+        # A pair's pattern: for each permutation, the first that gives the pair the same image.
+        alike: dict[bytes, list[int]] = {}
+        first = np.empty(n_desc, dtype=np.int32)
+        backwards = np.arange(n_perms - 1, -1, -1, dtype=np.int32)
+        for k in range(n_desc):
+            image = images[:, k]
+            first[image[::-1]] = backwards  # the last assignment counts
+            alike.setdefault(first[image].tobytes(), []).append(k)
 
-        identity = np.arange(n_perms)
-        classes: list[tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]] = []
-        leftover = np.zeros(images.shape[1], dtype=bool)
-        for h, representative in enumerate(patterns):
-            pairs = np.flatnonzero(member == h)
-            pattern: npt.NDArray[np.integer] = np.unique(representative, return_inverse=True)[1]
-            n_images = pattern.max() + 1
-            shared_cost = _COST_PAIR * n_images * len(pairs) + _COST_CLASS * n_perms
-            if shared_cost < _COST_PAIR * n_perms * len(pairs):
-                classes.append((pattern, pairs))
+        # Classes that save work, those that save most for each image first; the other pairs share nothing.
+        cost_class = _COST_CLASS if n_perms <= _MANY_PERMS else _COST_CLASS_MANY
+        candidates = []
+        for pattern, pairs in alike.items():
+            examples, number = np.unique(np.frombuffer(pattern, dtype=np.int32), return_inverse=True)
+            saving = _COST_PAIR * (n_perms - len(examples)) * len(pairs) - cost_class * n_perms
+            candidates.append((saving / len(examples), examples, number, pairs))
+        classes: list[tuple[npt.NDArray[np.integer], npt.NDArray[np.integer], list[int]]] = []
+        leftover: list[int] = []
+        n_images = 0
+        for saving, examples, number, pairs in sorted(candidates, key=lambda candidate: -candidate[0]):
+            if saving > 0 and n_images + len(examples) <= _MAX_IMAGES:
+                classes.append((examples, number, pairs))
+                n_images += len(examples)
             else:
-                leftover[pairs] = True
-        if leftover.any():
-            classes.append((identity, np.flatnonzero(leftover)))
+                leftover += pairs
+        if leftover:
+            classes.append((np.arange(n_perms), np.arange(n_perms), sorted(leftover)))
 
-        image_pair = []
-        for pattern, pairs in classes:
-            examples = np.array([np.flatnonzero(pattern == image)[0] for image in range(pattern.max() + 1)])
-            image_pair.append(images[np.ix_(examples, pairs)].ravel())
-        class_image = _offsets([pattern.max() + 1 for pattern, _ in classes])
-        perm_image = np.array([pattern for pattern, _ in classes]) + class_image[:-1, None]
+        image_pair = [images[np.ix_(examples, np.array(pairs))].ravel() for examples, _, pairs in classes]
+        class_image = _offsets([len(examples) for examples, _, _ in classes])
+        perm_image = np.array([number for _, number, _ in classes], dtype=np.int32) + class_image[:-1, None]
         return cls(
-            order=np.concatenate([pairs for _, pairs in classes]),
-            class_begin=_offsets([len(pairs) for _, pairs in classes]),
+            order=np.concatenate([pairs for _, _, pairs in classes]).astype(np.int64),
+            class_begin=_offsets([len(pairs) for _, _, pairs in classes]),
             class_image=class_image,
             image_begin=_offsets([len(p) for p in image_pair]),
             image_pair=np.concatenate(image_pair).astype(np.int32),
@@ -96,18 +105,6 @@ class PairClasses:
             image_perm_begin=_offsets(np.bincount(perm_image.ravel()).tolist()),
             image_perm=(np.argsort(perm_image.ravel(), kind="stable") % n_perms).astype(np.int32),
         )
-
-
-def _first_with_equal_image(images: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """Return, for each permutation and pair, the first permutation that gives the pair the same image."""
-    order = np.argsort(images, axis=0, kind="stable")
-    in_order = np.take_along_axis(images, order, axis=0)
-    starts = np.ones(images.shape, dtype=bool)
-    starts[1:] = in_order[1:] != in_order[:-1]
-    start = np.maximum.accumulate(np.where(starts, np.arange(len(images))[:, None], 0), axis=0)
-    first = np.empty(images.shape, dtype=np.int64)
-    np.put_along_axis(first, order, np.take_along_axis(order, start, axis=0), axis=0)
-    return first
 
 
 def _offsets(lengths: list[int]) -> Int32:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from .cell import Cell
 from .descriptor import Array, IntArray, from_R
 from .threads import resolve_n_threads
 
@@ -28,7 +29,7 @@ _PAIRS_PER_STEP = 20_000
 def find_perms(
     R: npt.ArrayLike,
     z: npt.ArrayLike,
-    lattice: npt.ArrayLike | None = None,
+    cell: Cell | None = None,
     max_group_size: int = MAX_GROUP_SIZE,
     n_threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -41,8 +42,8 @@ def find_perms(
         Geometries.
     z : array_like of int, shape (N,)
         Atomic numbers; only atoms of one element are exchanged.
-    lattice : array_like, shape (3, 3), optional
-        Lattice vectors as columns.
+    cell : Cell, optional
+        Periodic cell or cells.
     max_group_size : int
         Give up the closure at this many permutations and keep a subgroup.
     n_threads : int, optional
@@ -56,7 +57,7 @@ def find_perms(
         The permutations, the identity among them.
     """
     R = np.asarray(R, dtype=np.float64)
-    pairs, matches, better, cost = match_all(R, np.asarray(z), lattice, n_threads, progress)
+    pairs, matches, better, cost = match_all(R, np.asarray(z), cell, n_threads, progress)
     tree_perms = _perms_along_tree(pairs, matches, better, cost)
     group = complete_group(tree_perms, max_group_size)
     if group is None:
@@ -74,7 +75,7 @@ def find_perms(
 def match_all(
     R: Array,
     z: npt.NDArray[np.integer],
-    lattice: npt.ArrayLike | None = None,
+    cell: Cell | None = None,
     n_threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[IntArray, IntArray, npt.NDArray[np.bool_], Array]:
@@ -92,7 +93,7 @@ def match_all(
         Frobenius distance of the distance matrices under the better of matching and given order.
     """
     n_geo, n_atoms = R.shape[:2]
-    distances = _distance_matrices(R, lattice, n_threads)
+    distances = _distance_matrices(R, cell, n_threads)
     # Columns of the eigenvector matrix in descending order of the eigenvalues; signs do not matter.
     vectors = np.ascontiguousarray(np.abs(np.linalg.eigh(distances)[1])[:, :, ::-1])
     penalty = (z[:, None] != z[None, :]).astype(np.float64)
@@ -113,11 +114,11 @@ def match_all(
     return pairs, matches.astype(np.int64), better, np.minimum(before, after)
 
 
-def _distance_matrices(R: Array, lattice: npt.ArrayLike | None, n_threads: int | None) -> Array:
+def _distance_matrices(R: Array, cell: Cell | None, n_threads: int | None) -> Array:
     n_geo, n_atoms = R.shape[:2]
     a, b = np.tril_indices(n_atoms, -1)
     distances = np.zeros((n_geo, n_atoms, n_atoms))
-    distances[:, a, b] = distances[:, b, a] = 1 / from_R(R, lattice, n_threads)[0]
+    distances[:, a, b] = distances[:, b, a] = 1 / from_R(R, cell, n_threads)[0]
     return distances
 
 
@@ -133,8 +134,8 @@ def _perms_along_tree(pairs: IntArray, matches: IntArray, better: npt.NDArray[np
 def complete_group(perms: IntArray, max_group_size: int | None = None) -> IntArray | None:
     """Complete permutations (P, N) to the group that they generate.
 
-    Every member is reached by multiplying with generators one at a time, so that a group of P members and n generators
-    costs P n products.
+    Every member is reached by multiplying with generators one at a time. Given permutations that others generate are
+    left out of these, and each of the rest at least doubles the group, so that P members cost P log(P) products.
 
     Parameters
     ----------
@@ -149,18 +150,30 @@ def complete_group(perms: IntArray, max_group_size: int | None = None) -> IntArr
         The members, given ones first; None when there are `max_group_size` of them or more. Groups of fewer than
         `MAX_GROUP_SIZE` members come in the order in which sgdml finds them.
     """
-    generators = [np.asarray(p, dtype=np.int64) for p in perms]
-    members = list(generators)
+    given = [np.asarray(p, dtype=np.int64) for p in perms]
+    members = list(given)
     known = {p.tobytes() for p in members}
-    for member in members:  # grows while it is gone through
-        for generator in generators:
-            product = member[generator]
-            if product.tobytes() not in known:
-                known.add(product.tobytes())
-                members.append(product)
-                if max_group_size is not None and len(members) >= max_group_size:
-                    return None
-    return np.array(members) if len(members) >= MAX_GROUP_SIZE else _in_order_of_sgdml(generators)
+    generated: set[bytes] = set()
+    generators: list[IntArray] = []
+    for perm in given:
+        if perm.tobytes() in generated:
+            continue  # a product of others: no generator is needed for it
+        generators.append(perm)
+        reached = [perm]
+        generated = {perm.tobytes()}
+        for member in reached:  # grows while it is gone through
+            for generator in generators:
+                product = member[generator]
+                key = product.tobytes()
+                if key not in generated:
+                    generated.add(key)
+                    reached.append(product)
+                    if key not in known:
+                        known.add(key)
+                        members.append(product)
+                    if max_group_size is not None and len(members) >= max_group_size:
+                        return None
+    return np.array(members) if len(members) >= MAX_GROUP_SIZE else _in_order_of_sgdml(given)
 
 
 def _in_order_of_sgdml(generators: list[IntArray]) -> IntArray:

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from . import _core
 from .backend import array_module, energies_on_gpu_error, resolve_backend
+from .cell import Cell
 from .descriptor import (
     Array,
     geometry_error,
-    invert_lattice,
     jacobian_dot,
     n_pairs,
     pair_perms_from_lin,
@@ -84,8 +84,8 @@ class GDMLPredict(LegacyPredict):
         self.sig = float(model["sig"])
         self.std = float(model["std"])
         self.c = float(model["c"])
-        self.lattice = None if model.get("lattice") is None else np.ascontiguousarray(model["lattice"], dtype=float)
-        self._lattice_inv = None if self.lattice is None else invert_lattice(self.lattice)
+        # The model's own cell; those of the training geometries if each had its own.
+        self._cell = Cell.of(model)
 
         x = np.asarray(model["R_desc"], dtype=np.float64).T
         v = np.asarray(model["R_d_desc_alpha"], dtype=np.float64)
@@ -110,7 +110,7 @@ class GDMLPredict(LegacyPredict):
                 raise energies_on_gpu_error()
             from .gpu import GPUPredictor
 
-            self._gpu = GPUPredictor(x, v, pair_perms, self.sig, self.std, self.c, self.lattice, array_module("gpu"))
+            self._gpu = GPUPredictor(x, v, pair_perms, self.sig, self.std, self.c, self._cell, array_module("gpu"))
         else:
             self._predictor = self._lay_out(v, alphas_E)
         self._R_desc: Array | None = None
@@ -131,7 +131,7 @@ class GDMLPredict(LegacyPredict):
     def _lay_out(self, v: Array, alphas_E: Array | None) -> Any:
         """Return the native predictor for the coefficients v = J alpha (M, D) and alphas_E (M,)."""
         c = self._classes
-        tiles = lay_out_descriptors(self._x, c.order, self.sig)
+        tiles = lay_out_descriptors(self._x, c, self.sig)
         lay_out_coefficients(v, c.order, tiles)
         energy = None if alphas_E is None else lay_out_energies(alphas_E, tiles, self.sig)
         return _core.Predictor(
@@ -142,11 +142,11 @@ class GDMLPredict(LegacyPredict):
             self.sig,
             self.std,
             self.c,
-            self.lattice,
-            self._lattice_inv,
         )
 
-    def predict(self, R: npt.ArrayLike | None = None, return_E: bool = True) -> tuple[Array, ...]:
+    def predict(
+        self, R: npt.ArrayLike | None = None, return_E: bool = True, lattice: npt.ArrayLike | None = None
+    ) -> tuple[Array, ...]:
         """Predict energies and forces of geometries.
 
         Parameters
@@ -157,6 +157,9 @@ class GDMLPredict(LegacyPredict):
             geometries are evaluated.
         return_E : bool
             False leaves out the energies.
+        lattice : array_like, shape (3, 3) or (n_geo, 3, 3), optional
+            Lattice vectors as columns, for all geometries or for each; those of the model by default. Needed if the
+            training geometries had different ones.
 
         Returns
         -------
@@ -168,12 +171,18 @@ class GDMLPredict(LegacyPredict):
         Raises
         ------
         DataError
-            If the number of coordinates does not fit the model, a coordinate is not finite or two atoms coincide.
+            If the number of coordinates does not fit the model, a coordinate is not finite, two atoms coincide, or the
+            lattice vectors span no cell.
+        UsageError
+            If a lattice is needed but not given, or given to a model of a molecule.
         """
         if R is None:
+            if lattice is not None:
+                raise UsageError("predict(lattice=...) needs geometries R: the training geometries have their own.")
             return self._predict_training_set(return_E)
+        cell = self._cell_for(lattice)
         if self._gpu is not None:
-            result: tuple[Array, ...] = self._gpu.predict(R, return_E)
+            result: tuple[Array, ...] = self._gpu.predict(R, return_E, cell)
             return result
         r = np.ascontiguousarray(R, dtype=np.float64)
         n_coord = 3 * self.n_atoms
@@ -183,12 +192,27 @@ class GDMLPredict(LegacyPredict):
                 f"(n_geo, {n_coord}) expected."
             )
         r = r.reshape(-1, n_coord)
+        if cell is not None:
+            cell.require_for(len(r))
         E, F = np.empty(len(r)), np.empty(r.shape)
         with prediction_threads.take(self.n_threads) as n_threads:
-            bad = self._predictor.predict(r, E, F, n_threads)
+            bad = self._predictor.predict(r, None if cell is None else cell.native, E, F, n_threads)
         if bad >= 0:
             raise geometry_error(r[bad].reshape(-1, 3), bad)
         return (E, F) if return_E else (F,)
+
+    def _cell_for(self, lattice: npt.ArrayLike | None) -> Cell | None:
+        """Return the cell to predict in."""
+        if lattice is None:
+            if self._cell is not None and self._cell.varies:
+                raise UsageError(
+                    "This model was trained on geometries with different lattice vectors: say which to predict with, "
+                    "predict(R, lattice=...), of shape (3, 3) or (n_geo, 3, 3), vectors as columns."
+                )
+            return self._cell
+        if self._cell is None:
+            raise UsageError("This model was trained without lattice vectors; it cannot be used with a lattice.")
+        return Cell(lattice, self._cell.image_rule)
 
     def prepare_parallel(
         self, n_bulk: int = 1, n_reps: int = 1, return_is_from_cache: bool = False
@@ -217,10 +241,11 @@ class GDMLPredict(LegacyPredict):
         # Geometries spread along a line: any set of distinct positions costs the same.
         n_bulk = max(1, int(n_bulk))
         r = np.tile(np.arange(3.0 * self.n_atoms) ** 1.1 + 1.0, (n_bulk, 1))
+        lattice = self._cell.lattice[0] if self._cell is not None and self._cell.varies else None
         best, spent, done = np.inf, 0.0, 0
         while done < max(1, n_reps) or (spent < 0.1 and done < 20):
             start = time.perf_counter()
-            self.predict(r)
+            self.predict(r, lattice=lattice)
             elapsed = time.perf_counter() - start
             best, spent, done = min(best, elapsed), spent + elapsed, done + 1
         rate = n_bulk / best

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .cell import Cell
 from .dataset import text
 from .errors import DataError, FileFormatError
 from .npz import load_npz, save_npz
@@ -77,6 +78,12 @@ def check_task(task: Mapping[str, Any], source: str) -> None:
         raise DataError(f"{source}: energies are not finite.")
     if np.atleast_2d(task["perms"]).shape[1] != len(z):
         raise DataError(f"{source}: perms is for {np.atleast_2d(task['perms']).shape[1]} atoms, z for {len(z)}.")
+    try:
+        cell = Cell.of(task)
+        if cell is not None:
+            cell.require_for(len(R))
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
     if not (float(task["sig"]) > 0 and float(task["lam"]) >= 0):
         raise DataError(
             f"{source}: sigma must be positive and lambda not negative; found {task['sig']}, {task['lam']}."

@@ -5,31 +5,38 @@ from __future__ import annotations
 import numpy as np
 
 from .descriptor import Array, IntArray
+from .pair_classes import PairClasses
 
 # Time that a tile costs beside that of its points, in points.
 _TILE_OVERHEAD = 7
 
 
-def tile_size(n_train: int, smallest: int = 48, largest: int = 128, lanes: int = 8) -> int:
+# Scratch that a thread may take for the permutations of one geometry.
+_SCRATCH_BYTES = 2**24
+
+
+def tile_size(n_train: int, n_rows: int, smallest: int = 48, largest: int = 128, lanes: int = 8) -> int:
     """Return the number of training points of a tile: the multiple of `lanes` that costs the least.
 
-    The same for every instruction set and number of threads, because it decides the order of summation.
+    The same for every instruction set and number of threads, because it decides the order of summation. Scratch holds
+    `n_rows` pairs of numbers for each point of a tile: tiles are smaller for large permutation groups.
     """
+    largest = min(largest, max(lanes, _SCRATCH_BYTES // (16 * n_rows) // lanes * lanes))
     if n_train <= largest:
         return -(-n_train // lanes) * lanes
-    sizes = range(smallest, largest + 1, lanes)
+    sizes = range(min(smallest, largest), largest + 1, lanes)
     return min(sizes, key=lambda tile: (-(-n_train // tile) * (tile + _TILE_OVERHEAD), -tile))
 
 
-def lay_out_descriptors(x: Array, order: IntArray, sig: float) -> Array:
+def lay_out_descriptors(x: Array, classes: PairClasses, sig: float) -> Array:
     """Return tiles with the descriptors x (M, D) in place and coefficients of zero.
 
     Parameters
     ----------
     x : ndarray, shape (M, D)
         Descriptors of the training points.
-    order : ndarray of int, shape (D,)
-        Pairs in the order of their classes.
+    classes : PairClasses
+        Classes of pairs; pairs are stored in their order.
     sig : float
         Length scale; descriptors are stored multiplied by sqrt(5) / sig.
 
@@ -38,10 +45,10 @@ def lay_out_descriptors(x: Array, order: IntArray, sig: float) -> Array:
     ndarray, shape (n_tiles, 2, D, tile)
         Descriptors, then room for coefficients; points past M are zero.
     """
-    tile = tile_size(len(x))
+    tile = tile_size(len(x), int(classes.class_image[-1]) + classes.perm_image.shape[1])
     tiles = np.zeros((-(-len(x) // tile), 2, x.shape[1], tile))
     for t, rows in _tiles(len(x), tile):
-        tiles[t, 0, :, : len(rows)] = (x[rows][:, order] * (np.sqrt(5) / sig)).T
+        tiles[t, 0, :, : len(rows)] = (x[rows][:, classes.order] * (np.sqrt(5) / sig)).T
     return tiles
 
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from ._version import __version__
 from .backend import array_module, energies_on_gpu_error, resolve_backend
-from .dataset import check_dataset, check_same_system, dataset_md5, same_fingerprint, text
+from .cell import Cell, check_image_rule, image_rule_of
+from .dataset import check_dataset, check_same_system, dataset_md5, lattice_of, same_fingerprint, text
 from .descriptor import (
     Array,
     IntArray,
@@ -21,6 +22,7 @@ from .descriptor import (
     perms_from_lin,
     tril_perms_lin,
 )
+from .diagnostics import Finding, check_duplicates, check_energies, check_linearity, check_solution
 from .errors import DataError, UsageError
 from .group import GroupTables, check_perms
 from .kernel import assemble_columns, assemble_full, check_columns, energies_last, n_coordinates
@@ -93,6 +95,7 @@ class GDMLTrain:
         callback: Callback | None = None,
         seed: int | None = None,
         max_group_size: int = MAX_GROUP_SIZE,
+        image_rule: str = "minimum",
     ) -> Task:
         """Create a task: draw the points, find the symmetries, record the parameters.
 
@@ -120,6 +123,9 @@ class GDMLTrain:
             Seed of the draws, recorded in the task. Without it, NumPy's global generator is used, as sgdml does.
         max_group_size : int
             A search gives up on groups of this size or larger; crystals need more than the default, sgdml's.
+        image_rule : {'minimum', 'rounding'}
+            With a lattice: which image of a neighbour counts, the nearest or the one that sgdml takes; see
+            `fastgdml.cell`. Recorded in the task and the model.
 
         Returns
         -------
@@ -141,6 +147,7 @@ class GDMLTrain:
             raise UsageError("Energy constraints (use_E_cstr=True) need energies: they exclude use_E=False.")
         if not (sig > 0 and lam >= 0):
             raise UsageError(f"sigma must be positive and lambda not negative; got {sig} and {lam}.")
+        check_image_rule(image_rule)
         train_dataset, valid_dataset = dict(train_dataset), dict(valid_dataset)
         check_dataset(train_dataset, "training dataset")
         if valid_dataset.keys() != train_dataset.keys() or valid_dataset["R"] is not train_dataset["R"]:
@@ -180,16 +187,22 @@ class GDMLTrain:
             task["seed"] = seed
         if use_E:
             task["E_train"] = np.asarray(train_dataset["E"][idxs_train], dtype=np.float64)
-        for key in ("lattice", "r_unit", "e_unit"):
+        for key in ("r_unit", "e_unit"):
             if key in train_dataset:
                 task[key] = train_dataset[key]
-        task["perms"] = self._choose_perms(train_dataset, R_train, perms, use_sym, rng, callback, max_group_size)
+        lattice = lattice_of(train_dataset, idxs_train)
+        cell = None
+        if lattice is not None:
+            task["lattice"], task["image_rule"] = lattice, image_rule
+            cell = Cell(lattice, image_rule)
+        task["perms"] = self._choose_perms(train_dataset, R_train, cell, perms, use_sym, rng, callback, max_group_size)
         return task
 
     def _choose_perms(
         self,
         dataset: Mapping[str, Any],
         R_train: Array,
+        cell: Cell | None,
         perms: npt.ArrayLike | None,
         use_sym: bool,
         rng: np.random.RandomState,
@@ -208,12 +221,11 @@ class GDMLTrain:
                 raise UsageError(f"The permutations are for {perms.shape[1]} atoms, the dataset has {n_atoms}.")
             return perms
         if len(R_train) > _MAX_SYMMETRY_POINTS:
-            R_train = R_train[rng.choice(len(R_train), _MAX_SYMMETRY_POINTS, replace=False)]
+            drawn = rng.choice(len(R_train), _MAX_SYMMETRY_POINTS, replace=False)
+            R_train, cell = R_train[drawn], cell and cell.part(drawn)
             _log.info("The symmetry search is restricted to %d random training points.", _MAX_SYMMETRY_POINTS)
         step = Step(callback, "Finding permutational symmetries")
-        found = find_perms(
-            R_train, dataset["z"], dataset.get("lattice"), max_group_size, n_threads=self._n_threads, progress=step
-        )
+        found = find_perms(R_train, dataset["z"], cell, max_group_size, n_threads=self._n_threads, progress=step)
         step.done(f"found {len(found)} symmetries")
         return found
 
@@ -293,13 +305,16 @@ class GDMLTrain:
         check_task(task, "task")
         options = SolverOptions(solver, tol, max_iter, self._max_memory, *_earlier_run(task))
         R = np.asarray(task["R_train"], dtype=np.float64)
-        lattice = task.get("lattice")
+        cell = Cell.of(task)
 
         step = Step(callback, "Generating descriptors and their Jacobians")
-        R_desc, R_d_desc = from_R(R, lattice, self._n_threads)
+        R_desc, R_d_desc = from_R(R, cell, self._n_threads)
         step.done()
 
         labels = _Labels.of(task)
+        _report(check_duplicates(R_desc, task["F_train"], task["perms"], task["idxs_train"]))
+        if cell is None:
+            _report(check_linearity(R))
         equations = TrainingEquations(
             R,
             R_desc,
@@ -309,7 +324,7 @@ class GDMLTrain:
             float(task["lam"]),
             labels.y,
             labels.y_E,
-            lattice is not None,
+            cell is not None,
             self._n_threads,
         )
 
@@ -340,6 +355,8 @@ class GDMLTrain:
                 None if held_out is None else _EarlyStop(*held_out, model_of, self._n_threads),
             )
         model = model_of(solution)
+        if solution.solver_name == "analytic":
+            self._check_solution(model, R, task["F_train"], R_desc, R_d_desc)
         if model["use_E"] and not equations.energies:
             model["c"] = self._recov_int_const(model, task, R_desc, R_d_desc)
         return model
@@ -412,6 +429,7 @@ class GDMLTrain:
             "use_E",
             "perms",
             "lattice",
+            "image_rule",
             "r_unit",
             "e_unit",
             "seed",
@@ -494,7 +512,18 @@ class GDMLTrain:
         for key in ("lattice", "r_unit", "e_unit", "seed"):
             if key in task:
                 model[key] = task[key]
+        if "lattice" in task:
+            model["image_rule"] = image_rule_of(task)
         return model
+
+    def _check_solution(self, model: Model, R: Array, F: npt.ArrayLike, R_desc: Array, R_d_desc: Array) -> None:
+        """Warn when rounding errors spoil the solution: compare predicted training forces with their labels."""
+        predictor = GDMLPredict(model, max_processes=self._n_threads, backend=self._backend)
+        predictor.set_R_desc(R_desc)
+        predictor.set_R_d_desc(R_d_desc)
+        (F_pred,) = predictor.predict(return_E=False)
+        F, lam, std = np.asarray(F, dtype=np.float64), float(model["lam"]), float(model["std"])
+        _report(check_solution(R, F, F_pred, model["alphas_F"], std, lam, "lattice" in model))
 
     def _recov_int_const(
         self,
@@ -516,13 +545,13 @@ class GDMLTrain:
             Descriptors and Jacobians of the training points, if at hand.
         """
         if R_desc is None or R_d_desc is None:
-            R_desc, R_d_desc = from_R(task["R_train"], task.get("lattice"), self._n_threads)
+            R_desc, R_d_desc = from_R(task["R_train"], Cell.of(task), self._n_threads)
         predictor = GDMLPredict(model, max_processes=self._n_threads, backend=self._backend)
         predictor.set_R_desc(R_desc)
         predictor.set_R_d_desc(R_d_desc)
         E_pred = predictor.predict()[0]
         E_ref = np.asarray(task["E_train"], dtype=np.float64).ravel()
-        _diagnose_energies(E_ref, E_pred)
+        _report(check_energies(E_ref, E_pred))
         return float(np.mean(E_ref - E_pred))
 
     # ---- kernel matrix ------------------------------------------------------------------------------------------
@@ -646,35 +675,6 @@ def _draw(dataset: Mapping[str, Any], n: int, rng: np.random.RandomState, excl_i
     return draw_uniform(len(dataset["F"]), n, rng, excl_idxs)
 
 
-def _diagnose_energies(E_ref: Array, E_pred: Array) -> None:
-    """Warn about energy labels that do not fit the integrated forces (sGDML's three checks)."""
-    if len(E_ref) < 2 or np.ptp(E_ref) == 0 or np.ptp(E_pred) == 0:
-        return
-    slope = np.polyfit(E_pred, E_ref, 1)[0]
-    correlation = np.corrcoef(E_ref, E_pred)[0, 1]
-    evidence = (
-        f"Over the {len(E_ref)} training points the energy labels follow the integrated forces with slope {slope:.2f} "
-        f"and correlation {correlation:.2f}."
-    )
-    few = "With very few training points this may also be harmless."
-    if slope < 0:
-        _log.warning(
-            "The force labels seem to have the wrong sign (gradients instead of forces). %s Check the sign of F. %s",
-            evidence,
-            few,
-        )
-    if correlation < 0.95:
-        _log.warning(
-            "Energy and force labels seem inconsistent. %s Check that energies belong to their geometries, that "
-            "energies and forces come from the same method and are converged, and that no geometry is duplicated or "
-            "broken. %s",
-            evidence,
-            few,
-        )
-    if abs(slope - 1) > 0.1:
-        _log.warning(
-            "Energies and forces seem to be in different units. %s A slope of 1 is expected: check the units of E and "
-            "F. Energies predicted by this model will be off. %s",
-            evidence,
-            few,
-        )
+def _report(findings: list[Finding]) -> None:
+    for finding in findings:
+        _log.warning("%s", finding)

@@ -20,6 +20,13 @@ cdef extern from "gdml.h" nogil:
     ctypedef enum gdml_storage:
         GDML_DENSE
         GDML_RFP
+    int GDML_MAX_SHIFTS
+    ctypedef struct gdml_cell:
+        double basis[9]
+        double inverse[9]
+        int64_t n_shifts
+        double shift[26][3]
+    int gdml_cell_init(gdml_cell *cell, const double *lattice, int minimum)
     ctypedef struct gdml_term:
         pass
     ctypedef struct gdml_group:
@@ -84,8 +91,7 @@ cdef extern from "gdml.h" nogil:
     ctypedef struct gdml_kernels:
         const char *name
         int lanes
-        int64_t (*descriptor)(int64_t, const double *, const double *, const double *, double *,
-                              double *) noexcept nogil
+        int64_t (*descriptor)(int64_t, const double *, const gdml_cell *, double *, double *) noexcept nogil
         size_t (*kernel_scratch)(const gdml_group *) noexcept nogil
         void (*kernel_tile)(const gdml_kernel_job *, int64_t, int64_t, int64_t, void *) noexcept nogil
         void (*predict_images)(const gdml_predictor *, int64_t, const gdml_query *, double *) noexcept nogil
@@ -165,27 +171,79 @@ def openmp_version():
 
 # ---- descriptor -------------------------------------------------------------------------------------------------
 
-def descriptors(const double[:, :, ::1] R, const double[:, ::1] lattice, const double[:, ::1] lattice_inv,
-                double[:, ::1] x, double[:, :, ::1] g, int n_threads):
-    """Fill x (M, D) and g (M, D, 3). Return the first geometry with coincident atoms and the pair, or None."""
+cdef class Cells:
+    """Periodic cells, prepared: one for all geometries, or one for each.
+
+    Parameters
+    ----------
+    lattices : lattice vectors as columns (n, 3, 3), invertible
+    minimum : fold to the nearest image, or by sGDML's rule
+    """
+    cdef gdml_cell *cell
+    cdef readonly int64_t n_cells
+
+    def __cinit__(self, const double[:, :, ::1] lattices, bint minimum):
+        cdef int64_t i
+        self.n_cells = lattices.shape[0]
+        self.cell = <gdml_cell *> gdml_scratch_new(max(self.n_cells, <int64_t> 1) * sizeof(gdml_cell))
+        if self.cell is NULL:
+            raise MemoryError(f"No memory for {self.n_cells} cells.")
+        for i in range(self.n_cells):
+            if not gdml_cell_init(&self.cell[i], &lattices[i, 0, 0], minimum):
+                raise ValueError(f"cell {i} cannot be inverted")
+
+    def __dealloc__(self):
+        gdml_scratch_free(self.cell)
+
+    cdef int64_t step(self) noexcept nogil:
+        """Cells from one geometry to the next."""
+        return self.n_cells > 1
+
+    def tables(self):
+        """Bases (n, 3, 3), their inverses (n, 3, 3), and shifts (n, n_shifts, 3), zeros where a cell has fewer."""
+        cdef int64_t i, k, m, most = 0
+        for i in range(self.n_cells):
+            most = max(most, self.cell[i].n_shifts)
+        cdef double[:, ::1] basis = np.empty((self.n_cells, 9))
+        cdef double[:, ::1] inverse = np.empty((self.n_cells, 9))
+        cdef double[:, :, ::1] shift = np.zeros((self.n_cells, most, 3))
+        for i in range(self.n_cells):
+            for k in range(9):
+                basis[i, k] = self.cell[i].basis[k]
+                inverse[i, k] = self.cell[i].inverse[k]
+            for k in range(self.cell[i].n_shifts):
+                for m in range(3):
+                    shift[i, k, m] = self.cell[i].shift[k][m]
+        return np.asarray(basis).reshape(-1, 3, 3), np.asarray(inverse).reshape(-1, 3, 3), np.asarray(shift)
+
+
+def descriptors(const double[:, :, ::1] R, Cells cells, double[:, ::1] x, double[:, :, ::1] g, int n_threads):
+    """Fill x (M, D) and g (M, D, 3). Return the first geometry with coincident atoms and the pair, or None.
+
+    cells : one, or one for each geometry; None for molecules
+    """
     cdef:
         const gdml_kernels *kernels = select_kernels()
         int64_t n_geo = R.shape[0], n_atoms = R.shape[1], i, bad_geo = -1
-        const double *lat = NULL
-        const double *inv = NULL
+        const gdml_cell *cell = NULL
+        int64_t step = 0
         int64_t[::1] bad = np.full(n_geo, -1, dtype=np.int64)
-    if lattice is not None:
-        lat = &lattice[0, 0]
-        inv = &lattice_inv[0, 0]
+    if cells is not None:
+        cell = cells.cell
+        step = cells.step()
     if n_geo == 0 or n_atoms < 2:
         return None
     for i in prange(n_geo, nogil=True, num_threads=n_threads, schedule="static"):
-        bad[i] = kernels.descriptor(n_atoms, &R[i, 0, 0], lat, inv, &x[i, 0], &g[i, 0, 0])
+        bad[i] = kernels.descriptor(n_atoms, &R[i, 0, 0], cell_at(cell, i * step), &x[i, 0], &g[i, 0, 0])
     for i in range(n_geo):
         if bad[i] >= 0:
             bad_geo = i
             break
     return None if bad_geo < 0 else (bad_geo, bad[bad_geo])
+
+
+cdef inline const gdml_cell *cell_at(const gdml_cell *cells, int64_t i) noexcept nogil:
+    return NULL if cells is NULL else cells + i
 
 
 # ---- kernel matrix ----------------------------------------------------------------------------------------------
@@ -270,6 +328,8 @@ cdef class KernelAssembly:
 
 # Pair-images of training data below which a parallel region costs more than it saves (about 30 us of work).
 cdef int64_t PARALLEL_THRESHOLD = 60000
+# Bytes of scratch of one thread above which fewer geometries are predicted together: large permutation groups.
+cdef size_t SCRATCH_LIMIT = 2**25
 
 
 # Tiles whose sums are held at a time, for each thread, when the tiles of one block of geometries run in parallel.
@@ -287,6 +347,8 @@ cdef struct query_block:
 cdef struct geometries:
     # What to predict: coordinates, or descriptors and Jacobians computed before.
     const double *r            # [n_geo][N][3] or NULL
+    const gdml_cell *cells     # NULL for molecules
+    int64_t cell_step          # 1 if every geometry has its own
     const double *x            # [n_geo][D]
     const double *g            # [n_geo][D][3]
 
@@ -302,19 +364,15 @@ cdef class Predictor:
     energy : (n_tiles, tile) coefficients of energy constraints, scaled, or None
     sig : length scale
     std, c : scale and offset of the energy
-    lattice, lattice_inv : (3, 3) lattice vectors as columns, or None
     """
     cdef gdml_predictor model
     cdef double std, c
     cdef int64_t n_desc, padded_desc, n_pair_images
-    cdef const double *lattice
-    cdef const double *lattice_inv
     cdef tuple keep_alive
 
     def __init__(self, int64_t n_atoms, object classes, const double[:, :, :, ::1] train,
-                 const double[:, ::1] energy, double sig, double std, double c, const double[:, ::1] lattice,
-                 const double[:, ::1] lattice_inv):
-        self.keep_alive = (classes, train, energy, lattice, lattice_inv)
+                 const double[:, ::1] energy, double sig, double std, double c):
+        self.keep_alive = (classes, train, energy)
         self.model.n_atoms = n_atoms
         self.model.n_classes, self.model.n_perms = classes.perm_image.shape
         self.model.n_tiles = train.shape[0]
@@ -334,8 +392,6 @@ cdef class Predictor:
         self.n_desc = train.shape[2]
         self.padded_desc = (self.n_desc + GDML_MAX_LANES - 1) // GDML_MAX_LANES * GDML_MAX_LANES
         self.n_pair_images = len(classes.image_pair)
-        self.lattice = NULL if lattice is None else &lattice[0, 0]
-        self.lattice_inv = NULL if lattice is None else &lattice_inv[0, 0]
 
     cdef size_t block_size(self, const gdml_kernels *kernels, int64_t n_query) noexcept nogil:
         return (kernels.predict_scratch(&self.model, n_query)
@@ -365,8 +421,9 @@ cdef class Predictor:
             if geo.r is NULL:
                 block.query[i].x = <double *> geo.x + (first + i) * self.n_desc
                 block.query[i].g = <double *> geo.g + 3 * (first + i) * self.n_desc
-            elif kernels.descriptor(self.model.n_atoms, geo.r + 3 * self.model.n_atoms * (first + i), self.lattice,
-                                    self.lattice_inv, block.query[i].x, block.query[i].g) >= 0 and bad < 0:
+            elif kernels.descriptor(self.model.n_atoms, geo.r + 3 * self.model.n_atoms * (first + i),
+                                    cell_at(geo.cells, (first + i) * geo.cell_step), block.query[i].x,
+                                    block.query[i].g) >= 0 and bad < 0:
                 bad = first + i
         kernels.predict_images(&self.model, n_query, block.query, block.images)
         memset(block.sums, 0, n_query * gdml_n_sums(&self.model) * sizeof(double))
@@ -381,9 +438,17 @@ cdef class Predictor:
             gdml_force_from_descriptor(self.model.n_atoms, block.query[i].g, block.query[i].force_x, self.std,
                                        force + 3 * self.model.n_atoms * i)
 
-    def predict(self, const double[:, ::1] R, double[::1] E, double[:, ::1] F, int n_threads):
-        """Energies and forces of R (n_geo, 3 N). Returns the first geometry with coincident atoms, or -1."""
-        cdef geometries geo = geometries(&R[0, 0], NULL, NULL) if R.shape[0] else geometries(NULL, NULL, NULL)
+    def predict(self, const double[:, ::1] R, Cells cells, double[::1] E, double[:, ::1] F, int n_threads):
+        """Energies and forces of R (n_geo, 3 N). Returns the first geometry with coincident atoms, or -1.
+
+        cells : one, or one for each geometry; None for molecules
+        """
+        cdef geometries geo = geometries(NULL, NULL, 0, NULL, NULL)
+        if R.shape[0]:
+            geo.r = &R[0, 0]
+        if cells is not None:
+            geo.cells = cells.cell
+            geo.cell_step = cells.step()
         return self.evaluate(&geo, R.shape[0], E, F, n_threads)
 
     def predict_descriptors(self, const double[:, ::1] x, const double[:, :, ::1] g, double[::1] E,
@@ -391,7 +456,7 @@ cdef class Predictor:
         """The same for descriptors x (n_geo, D) and compressed Jacobians g (n_geo, D, 3)."""
         cdef geometries geo
         if x.shape[0]:
-            geo = geometries(NULL, &x[0, 0], &g[0, 0, 0])
+            geo = geometries(NULL, NULL, 0, &x[0, 0], &g[0, 0, 0])
             self.evaluate(&geo, x.shape[0], E, F, n_threads)
 
     cdef int64_t evaluate(self, const geometries *geo, int64_t n_geo, double[::1] E, double[:, ::1] F,
@@ -404,10 +469,13 @@ cdef class Predictor:
         cdef:
             const gdml_kernels *kernels = select_kernels()
             int64_t n_query = min(<int64_t> GDML_QUERY_BLOCK, max(<int64_t> 1, n_geo // n_threads))
-            int64_t n_blocks = (n_geo + n_query - 1) // n_query
+            int64_t n_blocks
             int64_t work = self.model.n_tiles * self.model.tile * self.n_pair_images
         if n_geo == 0:
             return -1
+        while n_query > 1 and self.block_size(kernels, n_query) > SCRATCH_LIMIT:
+            n_query -= 1
+        n_blocks = (n_geo + n_query - 1) // n_query
         if work * n_geo < PARALLEL_THRESHOLD:
             n_threads = 1
         elif n_blocks < n_threads and work < PARALLEL_THRESHOLD:

@@ -23,6 +23,21 @@
 /* Geometries evaluated together by the prediction kernel: their images share each load of training data. */
 #define GDML_QUERY_BLOCK 4
 
+/* A periodic cell: how a difference of two positions is folded to its image; see cell.c. */
+#define GDML_MAX_SHIFTS 26
+
+typedef struct {
+    double basis[9];              /* [3][3]  lattice vectors as columns; of the true minimum image, a short basis */
+    double inverse[9];            /* [3][3] */
+    double safe;                  /* |d|^2 up to which no shift makes a folded difference d shorter */
+    int64_t n_shifts;
+    double shift[GDML_MAX_SHIFTS][3]; /* lattice vectors to try after rounding */
+} gdml_cell;
+
+/* Prepare a cell from lattice vectors, the columns of lattice [3][3]. `minimum`: fold to the nearest image; otherwise
+ * by sGDML's rule, d - L round(L^-1 d). Returns 0 when the vectors are linearly dependent or not finite. */
+int gdml_cell_init(gdml_cell *cell, const double *lattice, int minimum);
+
 /* Permutations that act alike on two atoms; see gdml_group. */
 typedef struct {
     int32_t atom;
@@ -125,10 +140,8 @@ typedef struct {
     const char *name;
     int lanes;
     /* Descriptor and Jacobian of r [N][3]. Returns -1, or the first pair whose atoms coincide or are
-     * not at finite places.
-     * lattice and lattice_inv are [3][3], lattice vectors as columns, or NULL. */
-    int64_t (*descriptor)(int64_t n_atoms, const double *r, const double *lattice, const double *lattice_inv,
-                          double *x, double *g);
+     * not at finite places. cell: NULL for a molecule. */
+    int64_t (*descriptor)(int64_t n_atoms, const double *r, const gdml_cell *cell, double *x, double *g);
     /* Bytes of aligned scratch that kernel_tile needs. */
     size_t (*kernel_scratch)(const gdml_group *group);
     /* Blocks of `lanes` training points from j0 on (rows) against col_point[c_begin .. c_end) (columns). */

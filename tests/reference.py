@@ -6,7 +6,22 @@ Nothing of the package is imported here.
 import numpy as np
 
 
-def descriptor(r, lattice=None):
+def rounded(d, lattice):
+    """The image of d by sGDML's rule."""
+    return d - lattice @ np.round(np.linalg.inv(lattice) @ d)
+
+
+def nearest(d, lattice):
+    """The nearest image of d: every lattice vector that can be nearest is tried."""
+    d = rounded(d, lattice)
+    # |L n| <= |d| + |d - L n| <= 2 |d|, and n = L^-1 (L n).
+    reach = np.floor(2 * np.linalg.norm(d) * np.linalg.norm(np.linalg.inv(lattice), axis=1)).astype(int)
+    n = np.stack(np.meshgrid(*[np.arange(-m, m + 1) for m in reach], indexing="ij"), -1).reshape(-1, 3)
+    images = d - n @ lattice.T
+    return images[np.argmin((images**2).sum(axis=1))]
+
+
+def descriptor(r, lattice=None, image=rounded):
     """x (D,) and the dense Jacobian dx/dr (D, 3 N) of one geometry r (N, 3)."""
     n_atoms = len(r)
     pairs = list(zip(*np.tril_indices(n_atoms, -1), strict=True))
@@ -14,7 +29,7 @@ def descriptor(r, lattice=None):
     for k, (a, b) in enumerate(pairs):
         d = r[a] - r[b]
         if lattice is not None:
-            d = d - lattice @ np.round(np.linalg.inv(lattice) @ d)
+            d = image(d, lattice)
         x[k] = 1 / np.linalg.norm(d)
         J[k, a] = -d * x[k] ** 3
         J[k, b] = d * x[k] ** 3

@@ -291,7 +291,9 @@ def test_kernel_worker_needs_shared_arrays():
 
 def test_kernel_matrix_with_columns_and_rows(reference):
     arguments = (reference["R_desc"], reference["R_d_desc"], reference["tril_perms_lin"], float(reference["sig"]))
-    K = GDMLTrain()._assemble_kernel_mat(*arguments, None, bool(reference["use_E_cstr"]), col_idxs=[0, 3, 7], alloc_extra_rows=2)
+    K = GDMLTrain()._assemble_kernel_mat(
+        *arguments, None, bool(reference["use_E_cstr"]), col_idxs=[0, 3, 7], alloc_extra_rows=2
+    )
     n_rows = len(reference["K"])
     assert K.shape == (n_rows + 2, 3)
     np.testing.assert_allclose(

@@ -228,6 +228,68 @@ def test_energy_constraints(capsys):
     assert "pointwise constraints" in capsys.readouterr().out
 
 
+def test_show_of_a_molecule_and_its_model(capsys):
+    run("create", *SMALL)
+    run("train", FOLDER, "ethanol")
+    capsys.readouterr()
+    run("show", f"{FOLDER}/model-train30-sym6-sig0010.npz")
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    for label, value in (
+        ("Lattice", "n/a"),
+        ("Units", "energy kcal/mol, force kcal/mol/Ang"),
+        ("Symmetries", "6"),
+        ("Length scale", "10"),
+        ("Regularization", "1e-10"),
+        ("Type", "analytic (closed form)"),
+        ("Energies", "global integration constant"),
+        ("Tested on", "[pending]"),
+    ):
+        assert [line.split(":", 1)[1].strip() for line in lines if line.startswith(f"{label}:")] == [value]
+    assert "Expected errors, from the validation (MAE / RMSE)" in lines
+
+
+@pytest.mark.parametrize("varying", [False, True])
+def test_periodic_data_from_beginning_to_end(capsys, varying):
+    lattice = np.array([[5.0, 3.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 9.0]])
+    dataset = load_dataset("ethanol")
+    rng = np.random.default_rng(0)
+    R = dataset["R"][:300, :5] + rng.integers(-1, 2, (300, 5, 1)) * lattice[:, 0]
+    if varying:
+        lattice = lattice * rng.uniform(0.97, 1.03, (300, 1, 1))
+    F = dataset["F"][:300, :5]
+    save_dataset(
+        "cell.npz", create_dataset("cell", "x", dataset["z"][:5], R, F, dataset["E"][:300], lattice, "Ang", "eV")
+    )
+    assert run("all", "cell.npz", 30, 40, 50, "-s", 10, 20, "--seed", 0) == 0
+    out = capsys.readouterr().out
+    assert "periodic boundary conditions are applied" in out
+    (model_file,) = Path(".").glob("cell-x-train30-sym*.npz")
+    model = load_model(model_file)
+    assert model["image_rule"] == "minimum"
+    assert model["lattice"].shape == ((30, 3, 3) if varying else (3, 3))
+    run("show", model_file)
+    out = capsys.readouterr().out
+    assert "gamma = 53.1301" in out
+    assert re.search(r"Image rule: +nearest image\n", out)
+    run("show", "cell.npz")
+    out = capsys.readouterr().out
+    assert 'pbc="T T T"' in out
+    if varying:
+        assert re.search(r"Lattice: +300, one for each geometry\n +Lengths \[Ang\]: +a = 4\.\d+ to 5\.\d+, ", out)
+    else:
+        assert re.search(r"Lattice: +a +b +c\n +5 +3 +0\n +0 +4 +0\n +0 +0 +9\n", out)
+        assert 'Lattice="5 0 0 3 4 0 0 0 9"' in out
+
+
+def test_a_search_with_another_image_rule_is_refused(capsys):
+    dataset = load_dataset("ethanol")
+    arrays = [dataset[key][:200] for key in ("R", "F", "E")]
+    save_dataset("cell.npz", create_dataset("cell", "x", dataset["z"], *arrays, np.eye(3) * 20))
+    assert run("create", "cell.npz", 10, 10, "-s", 10, "--seed", 0, "--image_rule", "rounding") == 0
+    assert run("create", "cell.npz", 10, 10, "-s", 10, "--seed", 0) == 1
+    assert "--image_rule (rounding, not minimum)" in capsys.readouterr().err
+
+
 def test_reset(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert run("reset") == 0

@@ -10,6 +10,7 @@ import scipy.linalg
 from conftest import cyclic_group, random_molecules, symmetric_group_of_three
 
 from fastgdml import backend, descriptor, gpu, gpu_kernels
+from fastgdml.cell import Cell
 from fastgdml.errors import DataError, InsufficientMemoryError, SolverError, UsageError
 from fastgdml.group import GroupTables
 from fastgdml.kernel import Coordinates, assemble_full
@@ -26,9 +27,9 @@ GROUPS = {
 }
 
 
-def make_model(R_train, perms, sig=3.0, std=2.5, c=-7.0, seed=0, lattice=None):
+def make_model(R_train, perms, sig=3.0, std=2.5, c=-7.0, seed=0, cell=None):
     alphas = np.random.default_rng(seed).normal(size=(len(R_train), 3 * R_train.shape[1]))
-    x, g = descriptor.from_R(R_train, lattice)
+    x, g = descriptor.from_R(R_train, cell)
     model = {
         "z": np.ones(R_train.shape[1], dtype=int),
         "R_desc": x.T,
@@ -38,19 +39,42 @@ def make_model(R_train, perms, sig=3.0, std=2.5, c=-7.0, seed=0, lattice=None):
         "std": std,
         "c": c,
     }
-    if lattice is not None:
-        model["lattice"] = lattice
+    if cell is not None:
+        model |= {"lattice": cell.lattice, "image_rule": cell.image_rule}
     return model, alphas
 
 
 # ---- descriptors
 
 
-@pytest.mark.parametrize("lattice", [None, [[3.1, 0.4, 0.0], [0.0, 2.9, 0.2], [0.0, 0.0, 3.3]]])
-def test_descriptors_equal_cpu(lattice):
+SKEWED = np.array([[3.1, 1.4, -0.9], [0.0, 2.9, 1.2], [0.0, 0.0, 3.3]])
+CELLS = [
+    None,
+    Cell(SKEWED, "rounding"),
+    Cell(SKEWED, "minimum"),
+    Cell([scale * SKEWED for scale in (1, 1.1, 1.2, 1.3, 1.4, 1.5)], "minimum"),
+    Cell([np.diag([3.0, 3.1, 3.2]), *[SKEWED] * 5], "minimum"),
+]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_descriptors_equal_cpu(cell):
     R = random_molecules(6, 7)
-    for ours, theirs in zip(gpu.from_R(R, lattice, xp=np), descriptor.from_R(R, lattice), strict=True):
+    for ours, theirs in zip(gpu.from_R(R, cell, xp=np), descriptor.from_R(R, cell), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-13, atol=1e-15)
+
+
+def test_predictions_in_other_cells_equal_cpu():
+    cell = Cell(2 * SKEWED)
+    model, _ = make_model(random_molecules(9, 5), cyclic_group(5, 5), cell=cell)
+    R = random_molecules(6, 5, seed=1).reshape(6, -1)
+    for lattice in (None, 2.2 * SKEWED, [scale * SKEWED for scale in (2.0, 2.1, 2.2, 2.3, 2.4, 2.5)]):
+        E_ref, F_ref = GDMLPredict(model).predict(R, lattice=lattice)
+        E, F = gpu.GPUPredictor.from_model(model, np).predict(R, cell=None if lattice is None else Cell(lattice))
+        np.testing.assert_allclose(F, F_ref, rtol=0, atol=1e-10 * np.abs(F_ref).max())
+        np.testing.assert_allclose(E, E_ref, rtol=1e-10)
+    with pytest.raises(DataError, match="2 lattices for 6 geometries"):
+        gpu.GPUPredictor.from_model(model, np).predict(R, cell=Cell([SKEWED, SKEWED]))
 
 
 def test_unusable_geometries_are_named():
@@ -118,7 +142,7 @@ def test_center_does_not_depend_on_permutations():
 
 
 def test_forces_are_derivatives():
-    model, _ = make_model(random_molecules(9, 5), cyclic_group(5, 5), lattice=np.diag([4.5, 5.0, 5.5]))
+    model, _ = make_model(random_molecules(9, 5), cyclic_group(5, 5), cell=Cell(np.diag([4.5, 5.0, 5.5])))
     predictor = gpu.GPUPredictor.from_model(model, np)
     r = random_molecules(1, 5, seed=4).ravel()
     steps = 1e-4 * np.eye(15)
@@ -258,7 +282,7 @@ def test_assembly_equals_oracle(group, n_atoms, n_train):
 
 def test_assembly_equals_cpu(reference):
     R = reference["R_train"][:4]
-    x, g = descriptor.from_R(R, reference.get("lattice"))
+    x, g = descriptor.from_R(R, Cell.of(reference))
     tables = GroupTables.from_perms(reference["perms"])
     expected = assemble_full(x, g, tables, float(reference["sig"]))
     rows = drop_rigid_motions(R, "lattice" in reference).rows

@@ -6,6 +6,7 @@ from conftest import cyclic_group, random_molecules, symmetric_group_of_three
 from reference import kernel_matrix
 from scipy.linalg.lapack import dtfttr
 
+from fastgdml.cell import Cell
 from fastgdml.descriptor import from_R
 from fastgdml.errors import UsageError
 from fastgdml.group import GroupTables
@@ -13,7 +14,7 @@ from fastgdml.kernel import Coordinates, assemble_columns, assemble_full, assemb
 
 
 def setup(R, perms, lattice=None):
-    x, g = from_R(R, lattice)
+    x, g = from_R(R, None if lattice is None else Cell(lattice, "rounding"))
     return x, g, GroupTables.from_perms(perms)
 
 
@@ -86,7 +87,7 @@ def test_equals_sgdml(reference, isa):
 
 
 def setup_reference(reference):
-    x, g = from_R(reference["R_train"], reference.get("lattice"))
+    x, g = from_R(reference["R_train"], Cell.of(reference))
     return x, g, GroupTables.from_perms(reference["perms"])
 
 

@@ -8,6 +8,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import minimum_spanning_tree
 
 from fastgdml import _core
+from fastgdml.cell import Cell
 from fastgdml.dataset import load_dataset
 from fastgdml.permutations import _cycles, complete_group, find_perms, match_all, salvage_subgroup
 
@@ -24,7 +25,7 @@ def test_finds_what_sgdml_finds_in_small_samples(reference):
     if reference["case"] in ("ethanol_gdml", "aspirin_sgdml"):
         pytest.skip("the permutations of this case were given, not searched for")
     np.testing.assert_array_equal(
-        find_perms(reference["R_train"], reference["z"], reference.get("lattice")), reference["perms"]
+        find_perms(reference["R_train"], reference["z"], Cell.of(reference)), reference["perms"]
     )
 
 

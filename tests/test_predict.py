@@ -264,8 +264,10 @@ def test_incomplete_models_are_refused(ethanol_model):
 
 @pytest.mark.parametrize("n_train", [1, 7, 48, 112, 113, 200, 500, 1000, 5001])
 def test_tiles_cover_the_training_set_with_little_padding(n_train):
-    tile = tile_size(n_train)
+    tile = tile_size(n_train, 50)
     padded = -(-n_train // tile) * tile
     assert tile % 8 == 0
     assert padded >= n_train
     assert padded <= 1.1 * n_train + 8
+    assert tile_size(n_train, 10**5) in (8, 16)
+    assert tile_size(n_train, 10**9) == 8

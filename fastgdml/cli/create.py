@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..cell import image_rule_of
 from ..dataset import Dataset, check_same_system, load_dataset, same_fingerprint, text
 from ..errors import FileFormatError, UsageError
 from ..npz import load_npz
@@ -91,7 +92,8 @@ def _new_template(
     if "E" not in dataset:
         console.warning("The dataset has no energies: points are drawn uniformly instead of stratified by energy.")
     if "lattice" in dataset:
-        console.info("Lattice vectors found: periodic boundary conditions are applied.")
+        several = ", one cell for each geometry" if np.ndim(dataset["lattice"]) == 3 else ""
+        console.info(f"Lattice vectors found: periodic boundary conditions are applied{several}.")
     return GDMLTrain().create_task(
         dataset,
         args.n_train,
@@ -106,6 +108,7 @@ def _new_template(
         callback=console.progress,
         seed=seed,
         max_group_size=args.max_group,
+        image_rule=args.image_rule,
     )
 
 
@@ -124,7 +127,7 @@ def _require_same_search(
         differences.append(f"training dataset (fingerprint {text(template['md5_train'])})")
     if not same_fingerprint(template["md5_valid"], valid_dataset["md5"]):
         differences.append(f"validation dataset (fingerprint {text(template['md5_valid'])})")
-    found = {
+    found: dict[str, object] = {
         "n_train": len(template["idxs_train"]),
         "n_valid": len(template["idxs_valid"]),
         "--lam": float(template["lam"]),
@@ -132,7 +135,7 @@ def _require_same_search(
         "--no_E": not bool(template["use_E"]),
         "--E_cstr": bool(template["use_E_cstr"]),
     }
-    wanted = {
+    wanted: dict[str, object] = {
         "n_train": args.n_train,
         "n_valid": args.n_valid,
         "--lam": args.lam,
@@ -140,6 +143,8 @@ def _require_same_search(
         "--no_E": not args.use_E,
         "--E_cstr": args.use_E_cstr,
     }
+    if "lattice" in template:
+        found["--image_rule"], wanted["--image_rule"] = image_rule_of(template), args.image_rule
     if args.seed is not None:
         found["--seed"], wanted["--seed"] = int(template.get("seed", -1)), args.seed
     differences += [f"{key} ({found[key]}, not {wanted[key]})" for key in wanted if found[key] != wanted[key]]

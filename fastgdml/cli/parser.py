@@ -147,6 +147,12 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--lam", metavar="<lambda>", type=positive_float, default=1e-10, help="regularisation (default: 1e-10)"
         )
+        command.add_argument(
+            "--image_rule",
+            choices=("minimum", "rounding"),
+            default="minimum",
+            help="periodic cells: nearest image of a neighbour, or sgdml's rule (default: minimum)",
+        )
 
     train.add_argument("task_dir", metavar="<task_dir_or_file>", help="task directory or file")
     train.add_argument("valid_dataset", metavar="<valid_dataset>", help=f"validation dataset: {_DATASET_HELP}")

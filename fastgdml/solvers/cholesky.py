@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from .. import lapack
 from ..descriptor import Array
+from ..diagnostics import explain_singular
 from ..errors import SolverError
 from ..group import GroupTables
 from ..kernel import Progress, assemble_packed, packed_size
@@ -162,26 +163,6 @@ def solve_with_rising_lambda(solve: Callable[[float], Array | None], lam: float,
             return z, lam
         if attempt < _LAMBDA_TRIES:
             raised = max(lam, 1e-15) * _LAMBDA_STEP
-            _log.warning(
-                "The kernel matrix is not positive definite with lambda = %.0e; trying %.0e. %s",
-                lam,
-                raised,
-                _likely_cause(R_desc),
-            )
+            _log.warning("%s Trying lambda = %.0e.", explain_singular(R_desc, lam), raised)
             lam = raised
-    raise SolverError(
-        f"The kernel matrix is not positive definite, even with lambda = {lam:.0e}. {_likely_cause(R_desc)}"
-    )
-
-
-def _likely_cause(R_desc: Array) -> str:
-    """Return what most likely makes a kernel matrix singular."""
-    order = np.argsort(R_desc.sum(axis=1))
-    near = np.abs(np.diff(R_desc[order], axis=0)).max(axis=1, initial=0.0)
-    if len(near) and near.min() < 1e-9:
-        k = int(near.argmin())
-        one, other = sorted((int(order[k]), int(order[k + 1])))
-        return f"Training points {one} and {other} have the same geometry: remove duplicates from the dataset."
-    return (
-        "Training points may be nearly identical, or sigma too large for them: try a smaller sigma or a larger lambda."
-    )
+    raise SolverError(f"{explain_singular(R_desc, lam)} No larger lambda is tried by itself.")

@@ -8,6 +8,7 @@ cupy = pytest.importorskip("cupy", reason="CuPy is not installed: these tests ne
 
 from fastgdml import gpu, gpu_kernels  # noqa: E402 (nothing of this is needed without CuPy)
 from fastgdml.backend import resolve_backend  # noqa: E402
+from fastgdml.cell import Cell  # noqa: E402
 from fastgdml.descriptor import from_R, jacobian_dot, tril_perms_lin  # noqa: E402
 from fastgdml.errors import DataError, InsufficientMemoryError, UsageError  # noqa: E402
 from fastgdml.group import GroupTables  # noqa: E402
@@ -27,7 +28,7 @@ def device_problem():
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(device_problem()), reason=device_problem() or "-")]
 
-CELL = np.array([[6.1, 0.4, 0.0], [0.0, 6.9, 0.2], [0.0, 0.0, 6.3]])
+CELL = Cell([[6.1, 2.4, 0.0], [0.0, 6.9, 0.2], [0.0, 0.0, 6.3]])
 GROUPS = {
     "one": lambda n: np.arange(n)[None, :],
     "all move": lambda n: cyclic_group(n, n),
@@ -35,10 +36,10 @@ GROUPS = {
 }
 
 
-def make_model(n_train, n_atoms, perms, lattice=None, sig=10.0):
+def make_model(n_train, n_atoms, perms, cell=None, sig=10.0):
     R_train = random_molecules(n_train, n_atoms)
     alphas = np.random.default_rng(1).normal(size=(n_train, 3 * n_atoms))
-    x, g = from_R(R_train, lattice)
+    x, g = from_R(R_train, cell)
     model = {
         "z": np.ones(n_atoms, dtype=int),
         "R_desc": x.T,
@@ -48,8 +49,8 @@ def make_model(n_train, n_atoms, perms, lattice=None, sig=10.0):
         "std": 2.5,
         "c": -7.0,
     }
-    if lattice is not None:
-        model["lattice"] = lattice
+    if cell is not None:
+        model |= {"lattice": cell.lattice, "image_rule": cell.image_rule}
     return model
 
 
@@ -57,25 +58,25 @@ def assert_close(ours, theirs, tolerance):
     np.testing.assert_allclose(gpu.to_numpy(ours), theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("lattice", [None, CELL])
-def test_descriptors(lattice):
+@pytest.mark.parametrize("cell", [None, CELL])
+def test_descriptors(cell):
     R = random_molecules(100, 12)
-    for ours, theirs in zip(gpu.from_R(R, lattice, xp=cupy), from_R(R, lattice), strict=True):
+    for ours, theirs in zip(gpu.from_R(R, cell, xp=cupy), from_R(R, cell), strict=True):
         assert isinstance(ours, cupy.ndarray)
         assert_close(ours, theirs, 1e-14)
     R[77, 3] = R[77, 9]
     with pytest.raises(DataError, match=r"geometry 77 .*atoms 3 and 9"):
-        gpu.from_R(R, lattice, xp=cupy)
+        gpu.from_R(R, cell, xp=cupy)
 
 
 # ---- prediction
 
 
-@pytest.mark.parametrize("lattice", [None, CELL])
+@pytest.mark.parametrize("cell", [None, CELL])
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize(("n_atoms", "n_train", "n_geo"), [(3, 1, 4), (9, 200, 500), (21, 130, 70)])
-def test_predictions_equal_cpu(group, n_atoms, n_train, n_geo, lattice):
-    model = make_model(n_train, n_atoms, GROUPS[group](n_atoms), lattice)
+def test_predictions_equal_cpu(group, n_atoms, n_train, n_geo, cell):
+    model = make_model(n_train, n_atoms, GROUPS[group](n_atoms), cell)
     R = random_molecules(n_geo, n_atoms, seed=5).reshape(n_geo, -1)
     E, F = gpu.GPUPredictor.from_model(model).predict(R)
     E_ref, F_ref = GDMLPredict(model).predict(R)

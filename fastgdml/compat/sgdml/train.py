@@ -10,7 +10,11 @@ __all__ = ["GDMLTrain", "_assemble_kernel_mat_wkr", "_share_array", "glob"]
 
 
 class GDMLTrain(_GDMLTrain):
-    """`fastgdml.train.GDMLTrain`, whose models have sgdml's keys (``f_err`` and ``e_err`` are dictionaries)."""
+    """`fastgdml.train.GDMLTrain` with sgdml's rule for periodic images and keys of models (``f_err``, ``e_err``)."""
+
+    def create_task(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Create a task, with sgdml's rule for periodic images; see `fastgdml.train.GDMLTrain.create_task`."""
+        return super().create_task(*args, **{"image_rule": "rounding", **kwargs})
 
     def create_model(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Make a model; see `fastgdml.train.GDMLTrain.create_model`."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fastgdml.cell import Cell
 from fastgdml.descriptor import Array, IntArray, from_R, n_atoms_of, n_pairs, pair_permutation
 
 Lattice = tuple[Array, Array] | None  # vectors as columns, and their inverse
@@ -43,8 +44,8 @@ class Desc:
 
         For one geometry both lack the first dimension, as in sgdml.
         """
-        lattice = None if lat_and_inv is None else lat_and_inv[0]
-        x, g = from_R(np.reshape(R, (-1, self.n_atoms, 3)), lattice, max_processes or self.max_processes)
+        cell = None if lat_and_inv is None else Cell(lat_and_inv[0], "rounding")
+        x, g = from_R(np.reshape(R, (-1, self.n_atoms, 3)), cell, max_processes or self.max_processes)
         if callback is not None:
             callback(len(x), len(x))
         return (x[0], g[0]) if len(x) == 1 else (x, g)

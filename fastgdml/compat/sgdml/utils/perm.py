@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastgdml import permutations
+from fastgdml.cell import Cell
 from fastgdml.descriptor import Array, IntArray
 from fastgdml.permutations import salvage_subgroup
 from fastgdml.progress import Step
@@ -22,8 +23,8 @@ def find_perms(
 ) -> IntArray:
     """Find the permutational symmetries of geometries (M, N, 3); see `fastgdml.permutations.find_perms`."""
     step = Step(callback, "Finding permutational symmetries")
-    lattice = None if lat_and_inv is None else lat_and_inv[0]
-    perms = permutations.find_perms(R, z, lattice, n_threads=max_processes, progress=step)
+    cell = None if lat_and_inv is None else Cell(lat_and_inv[0], "rounding")
+    perms = permutations.find_perms(R, z, cell, n_threads=max_processes, progress=step)
     step.done(f"found {len(perms)} symmetries")
     return perms
 

@@ -1,0 +1,369 @@
+"""Periodic cells: both image rules against brute force and ASE, cells that vary, and training in them."""
+
+import numpy as np
+import pytest
+from conftest import cyclic_group, random_molecules
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from reference import descriptor, nearest, rounded
+
+from fastgdml import _core
+from fastgdml.cell import Cell, image_rule_of
+from fastgdml.dataset import create_dataset, dataset_md5
+from fastgdml.descriptor import from_R
+from fastgdml.errors import DataError, UsageError
+from fastgdml.evaluate import prediction_errors
+from fastgdml.group import GroupTables
+from fastgdml.kernel import assemble_full
+from fastgdml.model import load_model, normalize_model, save_model
+from fastgdml.permutations import find_perms
+from fastgdml.predict import GDMLPredict
+from fastgdml.solvers.cholesky import solve_closed_form
+from fastgdml.task import check_task
+from fastgdml.train import GDMLTrain
+
+HEXAGONAL = np.array([[4.0, 2.0, 0.0], [0.0, 4.0 * np.sqrt(0.75), 0.0], [0.0, 0.0, 6.0]])
+FCC = np.array([[0.0, 2.0, 2.0], [2.0, 0.0, 2.0], [2.0, 2.0, 0.0]])
+TRICLINIC = np.array([[4.0, 1.1, -0.7], [0.0, 5.0, 1.9], [0.0, 0.0, 4.4]])
+SHEARED = np.array([[4.0, 11.0, -17.0], [0.0, 5.0, 23.0], [0.0, 0.0, 4.4]])
+LATTICES = {"hexagonal": HEXAGONAL, "fcc": FCC, "triclinic": TRICLINIC, "sheared": SHEARED}
+
+
+def folded(d, cell):
+    """Differences d (n, 3) as the native descriptor folds them."""
+    pairs = np.zeros((len(d), 2, 3))
+    pairs[:, 1] = d  # pair (1, 0): r_1 - r_0
+    x, g = from_R(pairs, cell)
+    return g[:, 0] / x[:, 0, None] ** 3
+
+
+@pytest.mark.parametrize("name", LATTICES)
+def test_minimum_image_equals_brute_force(name, isa):
+    d = np.random.default_rng(0).uniform(-30, 30, (60, 3))
+    ours = folded(d, Cell(LATTICES[name]))
+    brute = np.array([nearest(di, LATTICES[name]) for di in d])
+    np.testing.assert_allclose(ours, brute, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LATTICES)
+def test_minimum_image_equals_ase(name):
+    geometry = pytest.importorskip("ase.geometry", reason="ASE is not installed")
+    d = np.random.default_rng(1).uniform(-30, 30, (2000, 3))
+    vectors, lengths = geometry.find_mic(d, LATTICES[name].T)
+    ours = folded(d, Cell(LATTICES[name]))
+    np.testing.assert_allclose(np.linalg.norm(ours, axis=1), lengths, rtol=1e-12)
+    np.testing.assert_allclose(ours, vectors, rtol=0, atol=1e-11)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 3.0), st.integers(0, 20))
+def test_minimum_image_in_random_cells(seed, spread, shear):
+    """Cells of any shape: elongated by e^spread, then sheared by up to `shear` lattice vectors."""
+    rng = np.random.default_rng(seed)
+    L = rng.normal(size=(3, 3)) * np.exp(rng.uniform(-spread, spread, 3) / 2)
+    assume(abs(np.linalg.det(L)) > 1e-2 * np.prod(np.linalg.norm(L, axis=0)))
+    d = L @ rng.uniform(-3, 3, 3)
+    sheared = L.copy()
+    for i, j in rng.permutation([(0, 1), (1, 2), (2, 0)]):
+        sheared[:, i] += rng.integers(-shear, shear + 1) * sheared[:, j]
+    assume(abs(np.linalg.det(sheared)) > 1e-9 * np.prod(np.linalg.norm(sheared, axis=0)))
+    ours = folded(d[None], Cell(sheared))[0]
+    brute = nearest(d, L)  # of the same lattice
+    scale = np.abs(sheared).max()
+    assert abs(np.linalg.norm(ours) - np.linalg.norm(brute)) < 1e-12 * scale
+    n = np.linalg.solve(L, d - ours)
+    np.testing.assert_allclose(n, np.round(n), rtol=0, atol=1e-9 * scale / np.abs(L).min())
+
+
+@pytest.mark.parametrize("name", LATTICES)
+def test_descriptors_equal_the_oracle(name, isa):
+    R = random_molecules(3, 6)
+    for rule, image in (("minimum", nearest), ("rounding", rounded)):
+        x, g = from_R(R, Cell(LATTICES[name], rule))
+        for i, r in enumerate(R):
+            x_ref, J_ref = descriptor(r, LATTICES[name], image)
+            np.testing.assert_allclose(x[i], x_ref, rtol=1e-12)
+            for k, (a, b) in enumerate(zip(*np.tril_indices(6, -1), strict=True)):
+                np.testing.assert_allclose(g[i, k], J_ref[k, 3 * b : 3 * b + 3], rtol=1e-11, atol=1e-12)
+                np.testing.assert_allclose(-g[i, k], J_ref[k, 3 * a : 3 * a + 3], rtol=1e-11, atol=1e-12)
+
+
+def test_a_60_degree_cell_shows_the_difference():
+    d = HEXAGONAL @ [[0.49], [0.49], [0.0]]
+    near, far = (np.linalg.norm(folded(d.T, Cell(HEXAGONAL, rule))) for rule in ("minimum", "rounding"))
+    assert far == pytest.approx(0.98 * 4 * np.sqrt(0.75))
+    assert near == pytest.approx(4 * np.sqrt(0.49**2 + 0.51**2 - 0.49 * 0.51))
+
+
+@pytest.mark.parametrize(
+    ("lattice", "agree"),
+    [
+        (np.diag([3.0, 4.0, 50.0]), True),
+        (np.eye(3)[[2, 0, 1]] * 4.0, True),
+        (HEXAGONAL, False),
+        (FCC, False),
+        (TRICLINIC, False),
+        (SHEARED, False),
+        # Nearly orthogonal is not orthogonal: a corner of the cell is nearer to another image.
+        (np.array([[4.0, 0.1, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 4.0]]), False),
+    ],
+)
+def test_rules_agree_where_they_say_so(lattice, agree):
+    cell = Cell(lattice)
+    assert cell.rounding_is_minimal is agree
+    assert Cell([np.eye(3), lattice]).rounding_is_minimal is agree
+    # Corners, where the rules differ if they differ anywhere, and random places.
+    f = np.array([[i, j, k] for i in (-0.499, 0.499) for j in (-0.499, 0.499) for k in (-0.499, 0.499)])
+    f = np.vstack([f, np.random.default_rng(0).uniform(-2, 2, (2000, 3))])
+    d = f @ lattice.T
+    same = np.allclose(folded(d, cell), folded(d, Cell(lattice, "rounding")), rtol=0, atol=1e-12)
+    assert same is agree
+
+
+def test_orthogonal_cells_try_no_further_images():
+    for lattice, n_shifts in ((np.diag([3.0, 4.0, 50.0]), 0), (HEXAGONAL, 4), (FCC, 14)):
+        assert Cell(lattice).native.tables()[2].shape[1] <= n_shifts
+    assert Cell(HEXAGONAL, "rounding").native.tables()[2].shape[1] == 0
+
+
+def test_the_kink_half_a_cell_away():
+    """docs/periodic.md: the distance is continuous at half the cell, its derivative is not."""
+    cell = Cell(np.diag([4.0, 20.0, 20.0]))
+    (x0, x1), (g0, g1) = (a[:, 0] for a in from_R([[[0, 0, 0], [1.999999, 1, 0]], [[0, 0, 0], [2.000001, 1, 0]]], cell))
+    assert x0 == pytest.approx(x1, rel=1e-5)
+    np.testing.assert_allclose(g0 * [-1, 1, 1], g1, rtol=1e-5)
+    assert abs(g0[0]) > 0.1
+
+
+# ---- cells that vary
+
+
+@pytest.mark.parametrize("rule", ["minimum", "rounding"])
+def test_one_cell_for_each_geometry(rule, isa):
+    R = random_molecules(4, 5)
+    lattices = np.array([HEXAGONAL, FCC, TRICLINIC, np.diag([3.0, 4.0, 5.0])])
+    x, g = from_R(R, Cell(lattices, rule))
+    for i in range(4):
+        xi, gi = from_R(R[i : i + 1], Cell(lattices[i], rule))
+        np.testing.assert_array_equal(x[i], xi[0])
+        np.testing.assert_array_equal(g[i], gi[0])
+    with pytest.raises(DataError, match="4 lattices for 3 geometries"):
+        from_R(R[:3], Cell(lattices, rule))
+
+
+def test_part_of_the_cells():
+    cell = Cell([HEXAGONAL, FCC, TRICLINIC])
+    np.testing.assert_array_equal(cell.part(slice(1, 3)).lattice, [FCC, TRICLINIC])
+    np.testing.assert_array_equal(cell.part(np.array([2, 0])).lattice, [TRICLINIC, HEXAGONAL])
+    one = Cell(FCC)
+    assert one.part(slice(0, 1)) is one
+
+
+@pytest.mark.parametrize(
+    "lattice",
+    [
+        np.zeros((3, 3)),
+        np.eye(2),
+        np.full((3, 3), np.nan),
+        np.array([[1, 2, 3], [2, 4, 6.0], [0, 0, 1]]),
+        np.eye(3)[None, None],
+    ],
+)
+def test_bad_lattices_are_refused(lattice):
+    with pytest.raises(DataError, match="lattice"):
+        Cell(lattice)
+
+
+def test_the_bad_one_of_many_is_named():
+    with pytest.raises(DataError, match="geometry 2 are linearly dependent"):
+        Cell([np.eye(3), np.eye(3), np.zeros((3, 3))])
+
+
+def test_image_rules():
+    with pytest.raises(UsageError, match="no image rule 'nearest'"):
+        Cell(np.eye(3), "nearest")
+    assert image_rule_of({"lattice": np.eye(3)}) == "rounding"
+    assert image_rule_of({"image_rule": np.array("minimum")}) == "minimum"
+    with pytest.raises(DataError, match="newer version"):
+        image_rule_of({"image_rule": "other"})
+    assert Cell.of({"z": [1]}) is None
+    assert _core.Cells(np.empty((0, 3, 3)), True).n_cells == 0
+
+
+# ---- the pipeline
+
+
+def springs(R, cell):
+    """Energies and forces of a Morse potential between every pair, at its image in the cell."""
+    x, g = from_R(R, cell)
+    decay = np.exp(-0.7 * (1 / x - 2.2))
+    E, dE_dx = (1 - decay) ** 2, -1.4 * (1 - decay) * decay / x**2
+    F = np.zeros(R.shape)
+    for k, (a, b) in enumerate(zip(*np.tril_indices(R.shape[1], -1), strict=True)):
+        F[:, b] -= dE_dx[:, k, None] * g[:, k]
+        F[:, a] += dE_dx[:, k, None] * g[:, k]
+    return E.sum(axis=1), F
+
+
+def crystal(n_geo, lattice, seed=0, n_atoms=4):
+    """Geometries with atoms that rattle about fixed fractional places in one cell, or in one for each."""
+    rng = np.random.default_rng(seed)
+    places = np.array([[0.05, 0.1, 0.1], [0.45, 0.1, 0.2], [0.1, 0.55, 0.15], [0.15, 0.2, 0.6]])[:n_atoms]
+    lattice = np.broadcast_to(lattice, (n_geo, 3, 3))
+    R = np.einsum("nij,aj->nai", lattice, places) + rng.uniform(-0.15, 0.15, (n_geo, n_atoms, 3))
+    shifts = rng.integers(-1, 2, (n_geo, n_atoms, 3))  # wrapped anyhow
+    return R + np.einsum("nij,naj->nai", lattice, shifts)
+
+
+def periodic_dataset(lattice, n_geo=160, rule="minimum"):
+    lattice = np.asarray(lattice)
+    R = crystal(n_geo, lattice)
+    E, F = springs(R, Cell(lattice, rule))
+    return create_dataset("cell", "morse", [14, 14, 6, 8][: R.shape[1]], R, F, E, lattice=lattice)
+
+
+def varying_lattices(n_geo, seed=3):
+    rng = np.random.default_rng(seed)
+    return TRICLINIC * 1.3 @ (np.eye(3) + rng.uniform(-0.03, 0.03, (n_geo, 3, 3)))
+
+
+@pytest.mark.parametrize("rule", ["minimum", "rounding"])
+def test_training_in_a_skewed_cell(rule, tmp_path):
+    dataset = periodic_dataset(1.3 * HEXAGONAL, rule=rule)
+    train = GDMLTrain()
+    task = train.create_task(dataset, 60, dataset, 60, sig=5, seed=0, image_rule=rule)
+    model = train.train(task)
+    assert task["image_rule"] == model["image_rule"] == rule
+    save_model(tmp_path / "model.npz", model)
+    model = load_model(tmp_path / "model.npz")
+    predictor = GDMLPredict(model)
+    errors = prediction_errors(predictor, dataset, task["idxs_valid"], use_E=True)
+    assert errors.mae["force"] < 0.03 * np.abs(dataset["F"]).mean()
+    # the other rule is another function
+    other = {**model, "image_rule": {"minimum": "rounding", "rounding": "minimum"}[rule]}
+    R = dataset["R"][:20].reshape(20, -1)
+    assert rule_matters(predictor.predict(R)[1], GDMLPredict(other).predict(R)[1])
+
+
+def rule_matters(F, F_other):
+    return np.abs(F - F_other).max() > 1e-3 * np.abs(F).max()
+
+
+def test_forces_are_derivatives_in_a_skewed_cell():
+    dataset = periodic_dataset(1.3 * TRICLINIC)
+    model = GDMLTrain().train(GDMLTrain().create_task(dataset, 40, dataset, 10, sig=5, seed=0))
+    predictor = GDMLPredict(model)
+    r = dataset["R"][7].ravel()
+    steps = 1e-4 * np.eye(r.size)
+    E_plus, E_minus = predictor.predict(r + steps)[0], predictor.predict(r - steps)[0]
+    F = predictor.predict(r)[1][0]
+    np.testing.assert_allclose(-(E_plus - E_minus) / 2e-4, F, rtol=0, atol=1e-6 * np.abs(F).max())
+
+
+def test_training_with_one_cell_for_each_geometry(tmp_path):
+    lattices = varying_lattices(160)
+    dataset = periodic_dataset(lattices)
+    assert dataset["md5"].item() == dataset_md5({k: v for k, v in dataset.items() if k != "lattice"})
+    train = GDMLTrain()
+    task = train.create_task(dataset, 60, dataset, 60, sig=5, seed=0)
+    np.testing.assert_array_equal(task["lattice"], lattices[task["idxs_train"]])
+    model = train.train(task)
+    save_model(tmp_path / "model.npz", model)
+    predictor = GDMLPredict(load_model(tmp_path / "model.npz"))
+    errors = prediction_errors(predictor, dataset, task["idxs_valid"], use_E=True)
+    assert errors.mae["force"] < 0.03 * np.abs(dataset["F"]).mean()
+
+    R = dataset["R"][:5].reshape(5, -1)
+    with pytest.raises(UsageError, match="different lattice vectors"):
+        predictor.predict(R)
+    with pytest.raises(DataError, match="3 lattices for 5 geometries"):
+        predictor.predict(R, lattice=lattices[:3])
+    together = predictor.predict(R, lattice=lattices[:5])
+    for i in range(5):
+        E, F = predictor.predict(R[i], lattice=lattices[i])
+        np.testing.assert_allclose(E[0], together[0][i], rtol=1e-12)
+        np.testing.assert_allclose(F[0], together[1][i], rtol=0, atol=1e-12 * np.abs(F).max())
+    assert predictor.prepare_parallel(2) > 0
+
+
+def test_another_lattice_for_a_model_with_one():
+    dataset = periodic_dataset(1.3 * TRICLINIC)
+    model = GDMLTrain().train(GDMLTrain().create_task(dataset, 40, dataset, 10, sig=5, seed=0))
+    predictor = GDMLPredict(model)
+    R = dataset["R"][:3].reshape(3, -1)
+    np.testing.assert_array_equal(predictor.predict(R, lattice=dataset["lattice"])[1], predictor.predict(R)[1])
+    assert rule_matters(predictor.predict(R)[1], predictor.predict(R, lattice=1.01 * dataset["lattice"])[1])
+    with pytest.raises(UsageError, match="needs geometries"):
+        predictor.predict(lattice=dataset["lattice"])
+    with pytest.raises(DataError, match="linearly dependent"):
+        predictor.predict(R, lattice=np.zeros((3, 3)))
+
+
+def test_a_molecule_has_no_lattice(ethanol_model, ethanol):
+    with pytest.raises(UsageError, match="without lattice"):
+        GDMLPredict(ethanol_model).predict(ethanol["R"][0], lattice=np.eye(3) * 20)
+
+
+def test_varying_cells_with_many_training_points_are_searched_for_symmetries(monkeypatch):
+    """The search is restricted to some of the points: they must keep their own cells."""
+    monkeypatch.setattr("fastgdml.train._MAX_SYMMETRY_POINTS", 30)
+    seen = []
+    monkeypatch.setattr("fastgdml.train.find_perms", lambda R, z, cell, *_, **__: seen.append((R, cell)) or [[0]])
+    dataset = periodic_dataset(varying_lattices(80), 80)
+    GDMLTrain().create_task(dataset, 60, dataset, 10, sig=5, seed=0)
+    ((R, cell),) = seen
+    assert len(R) == 30
+    for r, lattice in zip(R, cell.lattice, strict=True):
+        (at,) = np.flatnonzero((dataset["R"] == r).all(axis=(1, 2)))
+        np.testing.assert_array_equal(dataset["lattice"][at], lattice)
+
+
+def test_symmetries_follow_the_image_rule():
+    """Two atoms that swap places across the corner of a 60-degree cell look alike only at their nearest images."""
+    rng = np.random.default_rng(0)
+    f = np.array([[0.0, 0.0, 0.0], [0.46, 0.46, 0.0], [-0.46, -0.46, 0.0]])
+    R = (f @ HEXAGONAL.T)[None] + rng.uniform(-0.4, 0.4, (40, 3, 3))
+    z = np.array([8, 1, 1])
+    for rule in ("minimum", "rounding"):
+        cell = Cell(HEXAGONAL, rule)
+        dense = np.array([[np.linalg.norm(folded((r[a] - r[b])[None], cell)) for a, b in ((1, 0), (2, 0))] for r in R])
+        x = from_R(R, cell)[0]
+        np.testing.assert_allclose(1 / x[:, :2], dense, rtol=1e-12)
+        assert len(find_perms(R, z, cell)) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lattice": np.zeros((3, 3))}, "linearly dependent"),
+        ({"lattice": np.tile(np.eye(3), (3, 1, 1))}, "3 lattices for"),
+        ({"image_rule": "other"}, "unknown"),
+    ],
+)
+def test_damaged_tasks_and_models_are_refused(change, message):
+    dataset = periodic_dataset(1.3 * TRICLINIC, 40)
+    task = GDMLTrain().create_task(dataset, 10, dataset, 10, sig=5, seed=0)
+    model = GDMLTrain().train(task)
+    with pytest.raises(DataError, match=message):
+        check_task({**task, **change}, "task")
+    with pytest.raises(DataError, match=message):
+        normalize_model({**model, **change})
+
+
+@pytest.mark.parametrize("rule", ["minimum", "rounding"])
+@pytest.mark.parametrize("n_perms", [1, 2])
+def test_reduced_solution_predicts_what_the_full_one_does(rule, n_perms):
+    """Dropping three coordinates a point is exact: compare with the solve of all 3 N M equations."""
+    cell = Cell(1.3 * TRICLINIC, rule)
+    R = crystal(12, 1.3 * TRICLINIC)
+    x, g = from_R(R, cell)
+    tables = GroupTables.from_perms(cyclic_group(4, n_perms))
+    y = springs(R, cell)[1].ravel()
+    sig, lam = 3.0, 1e-6
+    K = assemble_full(x, g, tables, sig)
+    full = -np.linalg.solve(-K + lam * np.eye(len(K)), y)
+    reduced = solve_closed_form(R, x, g, tables, sig, lam, y, periodic=True).alphas_F
+    # All that differs is a part that K annihilates: translations of each point.
+    np.testing.assert_allclose(K @ reduced, K @ full, rtol=0, atol=1e-9 * np.abs(y).max())
+    np.testing.assert_allclose(reduced.reshape(12, 4, 3).sum(axis=1), 0, atol=1e-9 * np.abs(reduced).max())
+    np.testing.assert_allclose(reduced, full, rtol=0, atol=1e-7 * np.abs(full).max())
