@@ -56,6 +56,11 @@ class KernelOperator:
         self._E = np.empty(len(x))
         self._F = np.empty((len(x), 3 * self._n_atoms))
 
+    @property
+    def n_pair_images(self) -> int:
+        """Distinct images of all pairs under the permutations, sum_h n_h D_h."""
+        return len(self._classes.image_pair)
+
     def __call__(self, v: Array) -> Array:
         """Return K v, shape (n,), of v (n,): point by point, 3 N coordinates and perhaps the energy."""
         parts = v.reshape(len(self._x), -1)

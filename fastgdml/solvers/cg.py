@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from .. import _core
 from ..descriptor import Array, IntArray
 from ..errors import InsufficientMemoryError, SolverError
 from ..group import GroupTables
@@ -29,7 +28,7 @@ from .rigid import drop_rigid_motions, remove_rigid_motions
 _log = logging.getLogger(__name__)
 
 # Steps to a residual of 1e-4 are about this times n / k: 10 for ethanol, 45 to 60 for aspirin.
-_STEPS = 30.0
+STEPS = 30.0
 STEPS_AT_MOST = 60.0
 # Shares of the columns that are considered.
 _SHARES = np.geomspace(1 / 400, 1 / 3, 24)
@@ -56,6 +55,8 @@ class IterativeSolution:
         Regularisation.
     iterations : int
         Steps taken, those of earlier runs included.
+    steps : int
+        Steps of this run.
     residual : float
         Norm of the residual.
     norm_y : float
@@ -70,6 +71,7 @@ class IterativeSolution:
     alphas_E: Array | None
     lam: float
     iterations: int
+    steps: int
     residual: float
     norm_y: float
     inducing_columns: IntArray
@@ -78,56 +80,50 @@ class IterativeSolution:
 
 @dataclass(frozen=True)
 class Rates:
-    """What this machine does in a second.
+    """What a machine does in a second; only the ratios matter for the choices that are made.
+
+    They are fixed, those of two cores with AVX-512, and not measured on the spot: the same task has the same solution
+    wherever and whenever it is solved.
 
     Attributes
     ----------
-    flops : float
-        Operations of a matrix product.
+    blas : float
+        Operations of matrix products and factorisations.
+    kernels : float
+        Operations of products with the matrix-free kernel.
     bytes : float
         Bytes read from memory.
     """
 
-    flops: float
-    bytes: float
-
-    @classmethod
-    def measure(cls, n_threads: int | None = None) -> Rates:
-        """Measure them, in about a twentieth of a second."""
-        threads = resolve_n_threads(n_threads)
-        a = np.ones((768, 768))
-        u = np.ones((16384, 1024), dtype=np.float32)
-        b = np.ones(len(u))
-        with threadpool_limits(limits=threads, user_api="blas"):
-            flops = 2 * 768**3 / _fastest(lambda: a @ a)
-        return cls(flops, u.nbytes / _fastest(lambda: _core.low_rank_project(u, b, threads)))
+    blas: float = 90e9
+    kernels: float = 45e9
+    bytes: float = 15e9
 
 
-def _fastest(work: Callable[[], object]) -> float:
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+RATES = Rates()
 
 
-def closed_form_seconds(n: int, rates: Rates) -> float:
+def closed_form_seconds(n: int, rates: Rates = RATES) -> float:
     """Return the time that the factorisation of a matrix of order n will take."""
-    return n**3 / 3 / rates.flops
+    return n**3 / 3 / rates.blas
+
+
+def expected_steps(n: int, k: int, tol: float, steps: float = STEPS) -> float:
+    """Return the number of steps to the tolerance with k of n columns."""
+    return steps * n / k * max(np.log10(1 / tol) / 4, 0.25)
 
 
 def iteration_seconds(
-    n: int, k: int, seconds_per_product: float, rates: Rates, steps: float = _STEPS, tol: float = 1e-4
+    n: int, k: int, product: float, rates: Rates = RATES, steps: float = STEPS, tol: float = 1e-4
 ) -> float:
-    """Return the time that the iterative solver will take with k of n columns."""
-    build = (2.0 * n * k**2 + k**3) / rates.flops
-    step = seconds_per_product + (2 * 4.0 * n * k + 2 * 8.0 * k**2) / rates.bytes
-    return float(build + steps * n / k * max(np.log10(1 / tol) / 4, 0.25) * step)
+    """Return the time that the iterative solver will take with k of n columns; a product K v takes `product` flops."""
+    build = (2.0 * n * k**2 + k**3) / rates.blas
+    step = product / rates.kernels + (2 * 4.0 * n * k + 2 * 8.0 * k**2) / rates.bytes
+    return float(build + expected_steps(n, k, tol, steps) * step)
 
 
 def choose_n_columns(
-    n_train: int, n_coord: int, seconds_per_product: float, rates: Rates, max_bytes: float, tol: float = 1e-4
+    n_train: int, n_coord: int, product: float, max_bytes: float, rates: Rates = RATES, tol: float = 1e-4
 ) -> int:
     """Return the number of columns that makes the iterative solver fastest within `max_bytes`.
 
@@ -147,7 +143,7 @@ def choose_n_columns(
             f"{needed / 2**30:.2g} GB, the limit is {max_bytes / 2**30:.2g} GB. Use fewer training points or a larger "
             "limit (max_memory, -m)."
         )
-    return min(fitting, key=lambda k: iteration_seconds(n, k, seconds_per_product, rates, tol=tol))
+    return min(fitting, key=lambda k: (iteration_seconds(n, k, product, rates, tol=tol), k))
 
 
 class IterativeSolver:
@@ -202,9 +198,10 @@ class IterativeSolver:
         """Number of unknowns."""
         return len(self._y)
 
-    def seconds_per_product(self) -> float:
-        """Measure the time of one product K v."""
-        return _fastest(lambda: self._K(self._y))
+    @property
+    def product(self) -> float:
+        """Operations of one product K v: 9 for each pair and image, about 60 for each weight."""
+        return self._n_train**2 * (9.0 * self._K.n_pair_images + 60.0 * len(self._tables.perm))
 
     def fixed_memory(self) -> int:
         """Return the bytes that are needed whatever the number of columns: descriptors, Jacobians, tiles, vectors."""
@@ -232,8 +229,6 @@ class IterativeSolver:
         callback: Callback | None = None,
         checkpoint: Callable[[IterativeSolution], None] | None = None,
         monitor: Callable[[IterativeSolution], bool] | None = None,
-        deadline: float | None = None,
-        checkpoint_interval: float = CHECKPOINT_INTERVAL,
     ) -> IterativeSolution:
         """Iterate until the residual is below `tol` times the norm of the labels.
 
@@ -250,14 +245,10 @@ class IterativeSolver:
         callback : callable, optional
             Progress; see `fastgdml.progress.Callback`.
         checkpoint : callable, optional
-            Receives the solution so far every `checkpoint_interval` seconds, and on Ctrl-C before KeyboardInterrupt
+            Receives the solution so far every CHECKPOINT_INTERVAL seconds, and on Ctrl-C before KeyboardInterrupt
             goes on.
         monitor : callable, optional
             Receives the solution so far every 20 steps; iteration stops when it returns True.
-        deadline : float, optional
-            Value of `time.perf_counter` after which iteration stops.
-        checkpoint_interval : float
-            Seconds.
 
         Returns
         -------
@@ -293,6 +284,7 @@ class IterativeSolver:
                 alphas[:, self._n_force].copy() if self._energies else None,
                 self._lam,
                 earlier + iterate_now.step,
+                iterate_now.step,
                 iterate_now.residual,
                 norm_y,
                 self._in_order_of_sgdml(columns),
@@ -318,13 +310,13 @@ class IterativeSolver:
                             "larger lambda or a smaller sigma, and check the dataset for duplicates."
                         )
                     converged = relative <= tol
-                    stop = converged or iterate_now.step >= max_iter or (deadline is not None and now > deadline)
+                    stop = converged or iterate_now.step >= max_iter
                     if not stop and monitor is not None and iterate_now.step % MONITOR_INTERVAL == 0:
                         stop = monitor(solution(False))
                     if stop:
                         break
                     _report(step, iterate_now.step, relative, first, tol, now - began)
-                    if checkpoint is not None and now - saved > checkpoint_interval:
+                    if checkpoint is not None and now - saved > CHECKPOINT_INTERVAL:
                         checkpoint(solution(False))
                         saved = time.perf_counter()
                     iterate_now = next(iterates)

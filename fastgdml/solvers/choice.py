@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +15,13 @@ from ..errors import InsufficientMemoryError, UsageError
 from ..group import GroupTables
 from ..progress import Callback, Step
 from .cg import (
+    STEPS,
     STEPS_AT_MOST,
     IterativeSolution,
     IterativeSolver,
-    Rates,
     choose_n_columns,
     closed_form_seconds,
+    expected_steps,
     iteration_seconds,
 )
 from .cholesky import ClosedFormSolution, memory_estimate, solve_closed_form
@@ -34,7 +34,7 @@ SOLVERS = ("auto", "closed", "cg")
 _SMALL_ORDER = 5000
 # The estimate for the iteration, with the most steps it may need, must be below this share of that for the closed form.
 _ADVANTAGE = 0.7
-# An iteration that takes this many times what the closed form would have taken is given up for it.
+# An iteration that takes this many times the most steps that were expected is given up for the closed form.
 _PATIENCE = 1.5
 
 
@@ -168,38 +168,32 @@ def solve(
                 f"For {n_train} points of {n_atoms} atoms {memory}. Use the iterative solver (solver='cg', --solver "
                 "cg), fewer training points or a larger limit (max_memory, -m)."
             )
-        reason = "asked for" if options.solver == "closed" else f"{memory}; the matrix is small"
+        _log.info("Memory: %s.", memory)
+        reason = "asked for" if options.solver == "closed" else f"the matrix is small, of order {equations.order}"
         return closed_form(equations, reason, callback)
 
     iteration = IterativeSolver(**equations.arguments())
-    columns, rates, per_product = None, None, 0.0
-    if options.columns is not None:
-        columns = iteration.columns_from_sgdml(options.columns)
-    if columns is None or (options.solver == "auto" and fits):
-        rates, per_product = Rates.measure(equations.n_threads), iteration.seconds_per_product()
-    if columns is None and rates is not None:
-        count = choose_n_columns(
-            n_train,
-            iteration.n // n_train,
-            per_product,
-            rates,
-            limit - iteration.fixed_memory(),
-            options.tol,
-        )
+    if options.columns is None:
+        room = limit - iteration.fixed_memory()
+        count = choose_n_columns(n_train, iteration.n // n_train, iteration.product, room, tol=options.tol)
         columns = iteration.choose_columns(count)
-    assert columns is not None
+    else:
+        columns = iteration.columns_from_sgdml(options.columns)
 
-    deadline = None
-    reason = "asked for" if options.solver == "cg" else memory
-    if options.solver == "auto" and fits and rates is not None:
-        closed = closed_form_seconds(equations.order, rates)
-        seconds = iteration_seconds(iteration.n, len(columns), per_product, rates, tol=options.tol)
-        worst = iteration_seconds(iteration.n, len(columns), per_product, rates, STEPS_AT_MOST, options.tol)
-        reason = f"closed form about {closed:.0f} s, iteration about {seconds:.0f} s, at worst {worst:.0f} s"
+    max_iter, reason = options.max_iter, "asked for" if options.solver == "cg" else memory
+    free_to_choose = options.solver == "auto" and fits
+    if free_to_choose:
+        closed = closed_form_seconds(equations.order)
+        likely, worst = (
+            iteration_seconds(iteration.n, len(columns), iteration.product, steps=steps, tol=options.tol)
+            for steps in (STEPS, STEPS_AT_MOST)
+        )
+        reason = f"on two cores, closed form about {closed:.2g} s, iteration {likely:.2g} to {worst:.2g} s"
         if worst > _ADVANTAGE * closed:
             del iteration
             return closed_form(equations, reason, callback)
-        deadline = time.perf_counter() + _PATIENCE * closed
+        patience = int(_PATIENCE * expected_steps(iteration.n, len(columns), options.tol, STEPS_AT_MOST))
+        max_iter = patience if max_iter is None else min(max_iter, patience)
     _log.info("Iterative solver (conjugate gradients), %d of %d columns: %s.", len(columns), iteration.n, reason)
 
     def wrapped(found: IterativeSolution) -> Solution:
@@ -208,14 +202,13 @@ def solve(
     found = iteration.solve(
         columns,
         options.tol,
-        options.max_iter,
+        max_iter,
         options.start,
         callback,
         None if checkpoint is None else lambda found: checkpoint(wrapped(found)),
         None if monitor is None else lambda found: monitor(wrapped(found)),
-        deadline,
     )
-    if not found.converged and deadline is not None and time.perf_counter() > deadline:
+    if free_to_choose and not found.converged and max_iter != options.max_iter and found.steps == max_iter:
         _log.warning("The iteration takes longer than the closed form would: starting that instead.")
         return closed_form(equations, f"{reason}; the iteration was slower", callback)
     if not found.converged:

@@ -1,0 +1,515 @@
+"""The iterative solver: operator, preconditioner, iteration, choice of the solver, checkpoints and resuming."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import cyclic_group, random_molecules, symmetric_group_of_three
+from reference import kernel_matrix
+
+from fastgdml import _core, lapack
+from fastgdml.cli import main
+from fastgdml.dataset import create_dataset
+from fastgdml.descriptor import from_R, jacobian_dot
+from fastgdml.errors import InsufficientMemoryError, SolverError, UsageError
+from fastgdml.group import GroupTables
+from fastgdml.model import load_model, save_model
+from fastgdml.operator import KernelOperator
+from fastgdml.predict import GDMLPredict
+from fastgdml.solvers import cg, choice, preconditioner
+from fastgdml.solvers.conjugate_gradients import iterate
+from fastgdml.solvers.rigid import remove_rigid_motions
+from fastgdml.train import GDMLTrain
+
+GROUPS = {
+    "none": lambda n: np.arange(n)[None],
+    "some move": lambda n: symmetric_group_of_three(n),
+    "all move": lambda n: cyclic_group(n, n),
+}
+
+
+@pytest.fixture(scope="module")
+def task(ethanol):
+    return GDMLTrain().create_task(ethanol, 60, ethanol, 40, sig=20, seed=3)
+
+
+@pytest.fixture(scope="module")
+def energy_task(ethanol):
+    return GDMLTrain().create_task(ethanol, 40, ethanol, 40, sig=10, seed=3, use_E_cstr=True)
+
+
+@pytest.fixture(scope="module")
+def unconverged(task):
+    """A model after 20 steps with a tolerance that they do not reach."""
+    return GDMLTrain().train(task, solver="cg", tol=1e-10, max_iter=20)
+
+
+def predicted(model, R):
+    return GDMLPredict(model).predict(np.reshape(R, (len(R), -1)))
+
+
+# ---- pieces ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("energies", [False, True])
+@pytest.mark.parametrize("group", GROUPS)
+def test_operator_equals_the_matrix(group, energies, isa):
+    n_atoms = 6
+    R, perms = random_molecules(21, n_atoms), GROUPS[group](n_atoms)
+    x, g = from_R(R)
+    K = kernel_matrix(R, perms, 4.0, energies=energies)
+    if energies:  # the oracle has all energies last
+        q = 3 * n_atoms + 1
+        order = np.arange(21 * q).reshape(21, q)
+        point_order = np.empty(21 * q, dtype=int)
+        point_order[np.concatenate([order[:, :-1].ravel(), order[:, -1]])] = np.arange(21 * q)
+        K = K[np.ix_(point_order, point_order)]
+    v = np.random.default_rng(0).normal(size=len(K))
+    products = [
+        KernelOperator(x, g, GroupTables.from_perms(perms), 4.0, energies, n_threads)(v) for n_threads in (1, 2, 3)
+    ]
+    np.testing.assert_allclose(products[0], K @ v, rtol=0, atol=1e-12 * np.abs(K @ v).max())
+    np.testing.assert_array_equal(products[0], products[1])
+    np.testing.assert_array_equal(products[0], products[2])
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 70, 333])
+@pytest.mark.parametrize("k", [8, 16, 72])
+def test_low_rank_products(n, k, isa):
+    rng = np.random.default_rng(n)
+    u, b, t = rng.normal(size=(n, k)).astype(np.float32), rng.normal(size=n), rng.normal(size=k)
+    for n_threads in (1, 2):
+        np.testing.assert_allclose(_core.low_rank_project(u, b, n_threads), u.astype(float).T @ b, rtol=0, atol=1e-12)
+        left = b.copy()
+        _core.low_rank_subtract(u, t, left, n_threads)
+        np.testing.assert_allclose(left, b - u.astype(float) @ t, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(_core.low_rank_project(u, b, 1), _core.low_rank_project(u, b, 2))
+
+
+@pytest.mark.parametrize("largest", [1, 7, 4096])
+def test_dense_linear_algebra(largest):
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(40, 25))
+    C = np.asfortranarray(np.diag(np.arange(1.0, 26.0)))
+    wanted = C + A.T @ A
+    lapack.add_gram(A, C, largest)
+    np.testing.assert_allclose(np.tril(C), np.tril(wanted), rtol=1e-14)
+    assert lapack.cholesky_dense(C, largest) == 0
+    L = np.tril(C)
+    np.testing.assert_allclose(L @ L.T, wanted, rtol=0, atol=1e-12)
+    b = rng.normal(size=25)
+    np.testing.assert_allclose(lapack.solve_cholesky(C, b), np.linalg.solve(wanted, b), rtol=0, atol=1e-13)
+    B = np.asfortranarray(rng.normal(size=(6, 25)))
+    wanted = np.linalg.solve(L, B.T).T
+    lapack.solve_triangular_right(C, B)
+    np.testing.assert_allclose(B, wanted, rtol=0, atol=1e-13)
+    assert lapack.cholesky_dense(np.asfortranarray(-np.eye(3)), largest) > 0
+
+
+@pytest.mark.parametrize("energies", [False, True])
+def test_preconditioner_is_the_inverse_of_its_definition(energies):
+    n_train, n_atoms, sig, lam = 12, 5, 3.0, 1e-8
+    R, perms = random_molecules(n_train, n_atoms), cyclic_group(n_atoms, 3)
+    x, g = from_R(R)
+    tables = GroupTables.from_perms(perms)
+    points, columns = np.array([2, 9]), [[0, 4, 7], [1, 2]]
+    P = preconditioner.build(x, g, tables, sig, lam, points, columns, energies)
+    q = 3 * n_atoms + energies
+    A = -np.column_stack([KernelOperator(x, g, tables, sig, energies)(e) for e in np.eye(n_train * q)])
+    chosen = np.concatenate([p * q + np.array(c) for p, c in zip(points, columns, strict=True)])
+    C = A[:, chosen]
+    L = np.linalg.solve(np.linalg.cholesky(C[chosen]), C.T).T
+    whole = L @ L.T
+    for i in range(n_train):
+        own = slice(i * q, (i + 1) * q)
+        values, vectors = np.linalg.eigh((A - L @ L.T)[own, own])
+        values = np.maximum(values + lam, 1e-2 * (values[-1] + lam))
+        whole[own, own] += (vectors * values) @ vectors.T
+    applied = np.column_stack([P(column) for column in whole])
+    np.testing.assert_allclose(applied, np.eye(len(A)), rtol=0, atol=2e-3)
+
+
+def test_preconditioner_that_cannot_be_built(monkeypatch):
+    x, g = from_R(random_molecules(3, 4))
+    monkeypatch.setattr(lapack, "cholesky_dense", lambda _matrix: 1)
+    with pytest.raises(SolverError, match="duplicates"):
+        preconditioner.build(x, g, GroupTables.from_perms(np.arange(4)[None]), 3.0, 0.0, np.array([0]), [range(12)])
+
+
+def test_duplicate_geometries(task, ethanol):
+    """Columns that depend on each other are regularised."""
+    twice = {key: np.concatenate([task[key]] * 2) for key in ("R_train", "F_train", "E_train", "idxs_train")}
+    model, once = (GDMLTrain().train(t, solver="cg") for t in ({**task, **twice}, task))
+    F, F_once = (predicted(m, ethanol["R"][:50])[1] for m in (model, once))
+    np.testing.assert_allclose(F, F_once, rtol=0, atol=1e-2 * np.abs(F_once).max())
+
+
+def test_iteration_solves():
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(60, 60))
+    A = A @ A.T + np.eye(60)
+    b = rng.normal(size=60)
+    for start in (None, rng.normal(size=60)):
+        for state in iterate(lambda v: A @ v, lambda r: r / A.diagonal(), b, start):
+            assert state.residual == pytest.approx(np.linalg.norm(b - A @ state.x), rel=1e-6, abs=1e-12)
+            if state.residual < 1e-10:
+                break
+            assert state.step < 200
+        np.testing.assert_allclose(state.x, np.linalg.solve(A, b), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_rigid_motions_are_removed(periodic):
+    R = random_molecules(5, 6)
+    R[0] = np.outer(np.arange(6.0), [1, 2, 3])  # linear
+    y = np.random.default_rng(0).normal(size=5 * 18)
+    left = remove_rigid_motions(R, y, periodic).reshape(5, 6, 3)
+    np.testing.assert_allclose(left.sum(axis=1), 0, atol=1e-12)
+    torque = np.cross(R - R.mean(axis=1, keepdims=True), left).sum(axis=1)
+    assert (np.abs(torque).max() < 1e-10) == (not periodic)
+    # what is removed predicts nothing
+    _, g = from_R(R)
+    if not periodic:
+        np.testing.assert_allclose(jacobian_dot(g, (y - left.ravel()).reshape(5, -1)), 0, atol=1e-12)
+
+
+# ---- training ----------------------------------------------------------------------------------------------------
+
+
+def test_equals_the_closed_form(task, ethanol):
+    closed = GDMLTrain().train(task, solver="closed")
+    model = GDMLTrain().train(task, solver="cg", tol=1e-9)
+    E, F = predicted(model, ethanol["R"][:200])
+    E_closed, F_closed = predicted(closed, ethanol["R"][:200])
+    np.testing.assert_allclose(F, F_closed, rtol=0, atol=1e-4 * np.abs(F_closed).max())
+    np.testing.assert_allclose(E, E_closed, rtol=0, atol=1e-4 * np.abs(F_closed).max())
+    assert (closed["solver_name"], model["solver_name"]) == ("analytic", "cg")
+    assert model["solver_tol"] == 1e-9
+    assert model["solver_resid"] <= 1e-9 * model["norm_y_train"]
+    assert 0 < model["solver_iters"] < 1000
+    assert model["solver_reason"] == closed["solver_reason"] == "asked for"
+    F_label = ethanol["F"][:200].reshape(200, -1)
+    maes = [
+        np.abs(predicted(m, ethanol["R"][:200])[1] - F_label).mean()
+        for m in (closed, GDMLTrain().train(task, solver="cg"))
+    ]
+    assert maes[1] == pytest.approx(maes[0], rel=2e-3)
+
+
+def test_equals_the_closed_form_with_energy_constraints(energy_task, ethanol):
+    closed = GDMLTrain().train(energy_task, solver="closed")
+    model = GDMLTrain().train(energy_task, solver="cg", tol=1e-8)
+    E, F = predicted(model, ethanol["R"][:100])
+    E_closed, F_closed = predicted(closed, ethanol["R"][:100])
+    np.testing.assert_allclose(F, F_closed, rtol=0, atol=1e-3 * np.abs(F_closed).max())
+    np.testing.assert_allclose(E, E_closed, rtol=0, atol=1e-3 * np.abs(F_closed).max())
+    assert model["alphas_E"].shape == (40,)
+    columns = model["inducing_pts_idxs"]
+    assert len(np.unique(columns)) == len(columns)
+    assert columns.max() < 40 * 28
+
+
+def test_periodic_systems(reference):
+    if reference["case"] != "cu111_periodic":
+        pytest.skip("one periodic case is enough")
+    dataset = create_dataset(
+        "cu",
+        "emt",
+        reference["z"],
+        reference["R_train"],
+        reference["F_train"],
+        reference["E_train"],
+        reference["lattice"],
+    )
+    task = GDMLTrain().create_task(dataset, 8, dataset, 2, sig=20, perms=reference["perms"], seed=0)
+    closed = GDMLTrain().train(task, solver="closed")
+    model = GDMLTrain().train(task, solver="cg", tol=1e-9)
+    F, F_closed = (predicted(m, reference["R_test"])[1] for m in (model, closed))
+    np.testing.assert_allclose(F, F_closed, rtol=0, atol=1e-3 * np.abs(F_closed).max())
+
+
+def test_results_do_not_depend_on_the_threads_of_the_kernels(task):
+    alphas = [GDMLTrain(max_processes=n).train(task, solver="cg", max_iter=5)["alphas_F"] for n in (1, 2)]
+    # BLAS, which factors the preconditioner, sums in another order
+    np.testing.assert_allclose(alphas[0], alphas[1], rtol=0, atol=1e-4 * np.abs(alphas[0]).max())
+
+
+def test_smallest_systems():
+    R = np.array([[[0.0, 0, 0], [0, 0, 1.0]], [[0, 0, 0], [0, 0.1, 1.2]]])
+    F = np.array([[[0.0, 0, 1.0], [0, 0, -1.0]], [[0, 0.0, 0.5], [0, 0, -0.5]]])
+    dataset = create_dataset("h2", "x", np.array([1, 1]), R, F, np.array([0.0, 0.1]))
+    task = GDMLTrain().create_task(dataset, 1, dataset, 1, sig=2, seed=0, use_sym=False)
+    models = [GDMLTrain().train(task, solver=solver) for solver in ("closed", "cg")]
+    np.testing.assert_allclose(predicted(models[0], R)[1], predicted(models[1], R)[1], rtol=0, atol=1e-3)
+
+
+# ---- choice ------------------------------------------------------------------------------------------------------
+
+
+def test_auto_takes_the_faster(task, monkeypatch):
+    assert GDMLTrain().train(task)["solver_name"] == "analytic"  # small
+    monkeypatch.setattr(choice, "_SMALL_ORDER", 10)
+    for seconds, wanted in ((1e9, "cg"), (1e-9, "analytic")):
+        monkeypatch.setattr(choice, "closed_form_seconds", lambda _n, seconds=seconds: seconds)
+        model = GDMLTrain().train(task)
+        assert model["solver_name"] == wanted
+        assert "closed form about" in str(model["solver_reason"])
+
+
+def test_estimates_cross_where_they_were_measured_to():
+    """Aspirin: the iteration wins from a few hundred points on."""
+    for n_train, wins in ((100, False), (800, True)):
+        n, product = 63 * n_train, n_train**2 * (9.0 * 374 + 360)
+        k = cg.choose_n_columns(n_train, 63, product, 1e12)
+        assert (
+            cg.iteration_seconds(n, k, product, steps=cg.STEPS_AT_MOST) < cg.closed_form_seconds(57 * n_train)
+        ) == wins
+
+
+def test_auto_returns_to_the_closed_form_if_the_iteration_is_slower(task, monkeypatch, caplog):
+    monkeypatch.setattr(choice, "_SMALL_ORDER", 10)
+    monkeypatch.setattr(choice, "closed_form_seconds", lambda _n: 1e9)
+    monkeypatch.setattr(choice, "_PATIENCE", 0.01)
+    model = GDMLTrain().train(task)
+    assert model["solver_name"] == "analytic"
+    assert "starting that instead" in caplog.text
+    assert str(model["solver_reason"]).endswith("the iteration was slower")
+
+
+def test_auto_iterates_when_the_closed_form_does_not_fit(ethanol):
+    task = GDMLTrain().create_task(ethanol, 300, ethanol, 10, 20, use_sym=False, seed=0)
+    model = GDMLTrain(max_memory=0.12).train(task)
+    assert model["solver_name"] == "cg"
+    assert "the limit is 0.12 GB" in str(model["solver_reason"])
+
+
+def test_number_of_columns_follows_from_memory():
+    free = cg.choose_n_columns(500, 27, 2.5e8, 1e12)
+    assert 300 < free < 4500
+    bound = cg.choose_n_columns(500, 27, 2.5e8, 8e7)
+    assert bound < free
+    assert preconditioner.memory(500, 27, bound) <= 8e7
+    with pytest.raises(InsufficientMemoryError, match="needs at least"):
+        cg.choose_n_columns(500, 27, 2.5e8, 1e7)
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from fastgdml.dataset import load_dataset
+from fastgdml.train import GDMLTrain
+
+def status(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024
+
+ethanol = load_dataset("ethanol")
+small = GDMLTrain().create_task(ethanol, 20, ethanol, 10, 20, seed=0)
+GDMLTrain().train(small, solver="cg")  # loads what a training loads
+task = GDMLTrain().create_task(ethanol, 400, ethanol, 10, 20, seed=0)
+before = status("VmRSS")
+model = GDMLTrain(max_memory=float(sys.argv[1])).train(task, solver="cg", max_iter=3)
+print(status("VmHWM") - before, len(model["inducing_pts_idxs"]))
+"""
+
+
+@pytest.mark.parametrize("limit", [0.12, 0.4])
+def test_the_memory_limit_holds(limit, tmp_path):
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the peak memory of a process is read from /proc")
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(limit)], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    peak, n_columns = map(int, done.stdout.split())
+    assert peak < limit * 2**30
+    assert n_columns > 50
+
+
+@pytest.mark.parametrize("wrong", [{"solver": "lu"}, {"tol": 0.0}, {"tol": 2.0}, {"max_iter": 0}])
+def test_wrong_options(task, wrong):
+    with pytest.raises(UsageError, match="must be"):
+        GDMLTrain().train(task, **wrong)
+
+
+# ---- progress, early stop, checkpoints, resuming -----------------------------------------------------------------
+
+
+def test_progress_tells_residual_and_time_left(task):
+    seen = []
+
+    def callback(current, total=1, disp_str="", sec_disp_str=None, done_with_warning=False):
+        seen.append((disp_str, current / total, sec_disp_str, done_with_warning))
+
+    GDMLTrain().train(task, solver="cg", callback=callback)
+    steps = [entry for entry in seen if "conjugate" in entry[0]]
+    assert "residual" in steps[2][2]
+    assert any("s left" in (entry[2] or "") for entry in steps)
+    assert steps[-1][1] == 1
+    assert not steps[-1][3]
+
+
+def test_early_stop(task, ethanol, caplog):
+    caplog.set_level("INFO", "fastgdml")
+    idxs = task["idxs_valid"]
+    model = GDMLTrain().train(task, solver="cg", tol=1e-14, held_out=(ethanol["R"][idxs], ethanol["F"][idxs]))
+    assert "no longer falls" in caplog.text
+    assert model["solver_resid"] > 1e-14 * model["norm_y_train"]
+    full = GDMLTrain().train(task, solver="closed")
+    errors = [
+        np.abs(predicted(m, ethanol["R"][idxs])[1] - ethanol["F"][idxs].reshape(len(idxs), -1)).mean()
+        for m in (model, full)
+    ]
+    assert errors[0] < 1.01 * errors[1]
+    with pytest.raises(UsageError, match="held_out"):
+        GDMLTrain().train(task, solver="cg", held_out=(ethanol["R"][:3], ethanol["F"][:2]))
+
+
+def test_resuming_goes_on_where_it_stopped(task, unconverged, ethanol, caplog):
+    assert "stopped after 20 steps" not in caplog.text  # that was when the fixture was made
+    assert unconverged["solver_resid"] > 1e-10 * unconverged["norm_y_train"]
+    resumed_task = GDMLTrain().create_task_from_model(unconverged, ethanol)
+    for key in ("R_train", "F_train", "E_train", "perms", "sig", "lam", "idxs_valid"):
+        np.testing.assert_array_equal(resumed_task[key], task[key])
+    residuals = []
+
+    def callback(current, total=1, disp_str="", sec_disp_str=None, done_with_warning=False):
+        if sec_disp_str and "step 0," in sec_disp_str:
+            residuals.append(float(sec_disp_str.split("residual ")[1].split(",")[0]))
+
+    model = GDMLTrain().train(resumed_task, solver="cg", tol=1e-9, callback=callback)
+    assert residuals[0] == pytest.approx(unconverged["solver_resid"] / unconverged["norm_y_train"], rel=0.1)
+    assert model["solver_iters"] > 20
+    np.testing.assert_array_equal(np.sort(model["inducing_pts_idxs"]), np.sort(unconverged["inducing_pts_idxs"]))
+    F, F_closed = (predicted(m, ethanol["R"][:100])[1] for m in (model, GDMLTrain().train(task, solver="closed")))
+    np.testing.assert_allclose(F, F_closed, rtol=0, atol=1e-4 * np.abs(F_closed).max())
+
+
+def test_resuming_with_energy_constraints(energy_task, ethanol, tmp_path):
+    save_model(tmp_path / "m.npz", GDMLTrain().train(energy_task, solver="cg", tol=1e-9, max_iter=30))
+    model = load_model(tmp_path / "m.npz")
+    task = GDMLTrain().create_task_from_model(model, ethanol)
+    assert task["use_E_cstr"]
+    np.testing.assert_array_equal(task["alphas0_E"], model["alphas_E"])
+    resumed = GDMLTrain().train(task, solver="cg", tol=1e-7)
+    assert resumed["solver_resid"] <= 1e-7 * resumed["norm_y_train"]
+    np.testing.assert_array_equal(np.sort(resumed["inducing_pts_idxs"]), np.sort(model["inducing_pts_idxs"]))
+
+
+def test_what_cannot_be_resumed(ethanol, ethanol_model, unconverged):
+    with pytest.raises(UsageError, match="'analytic'"):
+        GDMLTrain().create_task_from_model(ethanol_model, ethanol)
+    other = create_dataset("o", "x", ethanol["z"], ethanol["R"][:100], ethanol["F"][:100], ethanol["E"][:100])
+    with pytest.raises(UsageError, match="another dataset"):
+        GDMLTrain().create_task_from_model(unconverged, other)
+
+
+def test_ctrl_c_leaves_a_checkpoint(task, ethanol):
+    saved = []
+
+    def callback(current, total=1, disp_str="", sec_disp_str=None, done_with_warning=False):
+        if sec_disp_str and "step 30," in sec_disp_str:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        GDMLTrain().train(task, saved.append, callback, solver="cg", tol=1e-12)
+    assert [int(model["solver_iters"]) for model in saved] == [30]
+    assert GDMLTrain().create_task_from_model(saved[0], ethanol)["solver_iters"] == 30
+
+
+INTERRUPTED = """
+import sys
+import fastgdml.solvers.cg
+fastgdml.solvers.cg.CHECKPOINT_INTERVAL = 0.1
+from fastgdml.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_training_goes_on_from_its_checkpoint(how, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["create", "ethanol", "150", "50", "--seed", "1", "-s", "20"]) == 0
+    (folder,) = tmp_path.glob("sgdml_cv_*")
+    command = ["train", str(folder), "ethanol", "--solver", "cg", "--tol", "1e-13"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    checkpoint = folder / "_unconv_model-train150-sym6-sig0020.npz"
+    until = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.3)  # it is in the middle of the iteration, or of writing the next checkpoint
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == (130 if how == signal.SIGTERM else -signal.SIGKILL), err
+    steps = int(load_model(checkpoint)["solver_iters"])
+    assert steps > 0
+    capsys.readouterr()
+    assert main(["resume", str(checkpoint), "ethanol", "ethanol", "--solver", "cg", "--tol", "1e-5"]) == 0
+    assert f"Going on after {steps:,} steps" in capsys.readouterr().out
+    model = load_model(folder / "model-train150-sym6-sig0020.npz")
+    assert int(model["solver_iters"]) >= steps
+    assert model["solver_resid"] <= 1e-5 * model["norm_y_train"]
+    assert np.isfinite(model["f_err_rmse"])
+    assert not checkpoint.exists()
+    assert not [name for name in os.listdir(folder) if name.endswith(".tmp")]
+
+
+def test_resume_refuses_what_is_finished_or_elsewhere(tmp_path, monkeypatch, unconverged, ethanol_model, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_model("_unconv_model.npz", unconverged)
+    save_model("closed.npz", ethanol_model)
+    assert main(["resume", "closed.npz", "ethanol", "ethanol"]) == 1
+    assert "analytic" in capsys.readouterr().err
+    Path("model-train60-sym6-sig0020.npz").touch()
+    assert main(["resume", "_unconv_model.npz", "ethanol", "ethanol"]) == 1
+    assert "already" in capsys.readouterr().err
+
+
+PEER = """
+import sys, numpy as np
+from sgdml.train import GDMLTrain
+task = dict(np.load(sys.argv[1], allow_pickle=True))
+for key in ("use_E", "use_E_cstr", "use_sym"):
+    task[key] = bool(task[key])
+saved = []
+trainer = GDMLTrain(max_memory=1, use_torch=False)
+import sgdml.train
+from sgdml.solvers.iterative import Iterative
+from functools import partial
+from sgdml.utils import ui
+from sgdml.utils.desc import Desc
+task["solver_tol"] = 1e-4
+n_train, n_atoms = task["R_train"].shape[:2]
+desc = Desc(n_atoms)
+R_desc, R_d_desc = desc.from_R(task["R_train"])
+tril = np.array([Desc.perm(p) for p in task["perms"]])
+tril_perms_lin = (tril + np.arange(len(tril))[:, None] * tril.shape[1]).flatten("F")
+y = task["F_train"].ravel()
+std = y.std()
+solver = Iterative(trainer, desc, max_memory=1, max_processes=1, use_torch=False, callback=partial(ui.callback))
+alphas, tol, iters, resid, train_rmse, idxs, is_conv = solver.solve(
+    task, R_desc, R_d_desc, tril_perms_lin, y / std, std, save_progr_callback=None
+)
+model = trainer.create_model(task, "cg", R_desc, R_d_desc, tril_perms_lin, std, alphas)
+model["solver_tol"], model["solver_iters"], model["solver_resid"] = tol, iters, resid
+model["norm_y_train"], model["inducing_pts_idxs"] = np.linalg.norm(y / std), idxs
+np.savez_compressed(sys.argv[2], **model)
+"""
+
+
+def test_resuming_a_model_of_sgdml(tmp_path, peer, task, ethanol):
+    from fastgdml.task import save_task
+
+    save_task(tmp_path / "task.npz", task)
+    peer(PEER, tmp_path / "task.npz", tmp_path / "model.npz", cwd=tmp_path)
+    model = load_model(tmp_path / "model.npz")
+    resumed = GDMLTrain().train(GDMLTrain().create_task_from_model(model, ethanol), solver="cg", tol=1e-9)
+    assert resumed["solver_iters"] > model["solver_iters"]
+    F, F_closed = (predicted(m, ethanol["R"][:100])[1] for m in (resumed, GDMLTrain().train(task, solver="closed")))
+    np.testing.assert_allclose(F, F_closed, rtol=0, atol=1e-4 * np.abs(F_closed).max())
