@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
 
 from .. import _core, lapack
 from ..descriptor import Array, IntArray
@@ -140,26 +141,33 @@ def build(
     roots = np.empty((n_train, n_coord, n_coord))
     step = max(_LEAST_POINTS, _PIECE_BYTES // (8 * n_coord * k) // _LEAST_POINTS * _LEAST_POINTS)
     pieces = [range(first, min(first + step, n_train)) for first in range(0, n_train, step)]
+    blas = ThreadpoolController()
     for piece in pieces:
         L = assemble_rows(x, g, tables, sig, piece, points, cols, n_threads, energies)
         L *= -1.0
         lapack.solve_triangular_right(factor, L)
         missed = _diagonal_blocks(x, g, tables, sig, piece, energies, n_threads)
         parts = np.ascontiguousarray(L).reshape(len(piece), n_coord, k)
-        missed -= np.matmul(parts, parts.swapaxes(1, 2))
-        values, vectors = np.linalg.eigh(missed)
-        values += lam
-        values = np.maximum(values, np.maximum(_EIGENVALUE_FLOOR * values[:, -1:], lam))
-        root = np.matmul(vectors / np.sqrt(values)[:, None, :], vectors.swapaxes(1, 2))
+        with blas.limit(limits=1, user_api="blas"):  # small matrices: threads would only wait
+            root = _inverse_roots(missed - np.matmul(parts, parts.swapaxes(1, 2)), lam)
+            scaled = np.matmul(root, parts)
         roots[piece.start : piece.stop] = root
         rounded = U[piece.start * n_coord : piece.stop * n_coord, :k]
-        rounded[:] = np.matmul(root, parts).reshape(-1, k)
+        rounded[:] = scaled.reshape(-1, k)
         lapack.add_gram(rounded.astype(np.float64), inner)
         if progress is not None:
             progress(piece.stop, n_train)
     if lapack.cholesky_dense(inner) != 0:
         raise SolverError("The preconditioner is not positive definite: try a larger lambda or fewer inducing points.")
     return Preconditioner(U, inner, roots, resolve_n_threads(n_threads))
+
+
+def _inverse_roots(blocks: Array, lam: float) -> Array:
+    """Return (blocks + lam I)^(-1/2), eigenvalues raised to the floor."""
+    values, vectors = np.linalg.eigh(blocks)
+    values += lam
+    values = np.maximum(values, np.maximum(_EIGENVALUE_FLOOR * values[:, -1:], lam))
+    return np.matmul(vectors / np.sqrt(values)[:, None, :], vectors.swapaxes(1, 2))
 
 
 def _factor_with_jitter(W: Array, lam: float) -> Array:

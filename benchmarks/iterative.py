@@ -1,0 +1,174 @@
+"""The iterative solver: steps against a plain Nystrom preconditioner, time against sgdml's and against the closed form.
+
+    python benchmarks/iterative.py steps DATA_DIR
+    python benchmarks/iterative.py sgdml DATA_DIR --peer-python PYTHON_WITH_SGDML
+    python benchmarks/iterative.py crossover DATA_DIR [--points 200 400 800] [--molecule aspirin]
+    python benchmarks/iterative.py large DATA_DIR --points 3000 [--molecule ethanol]
+
+DATA_DIR holds md17_ethanol.npz and md17_aspirin.npz (keys z, R, E, F). `steps`: both preconditioners use the same
+columns. `sgdml`: ethanol, 500 points, 1 GB, both iterative solvers in one run. `crossover`: both solvers here, time and
+force error. `large`: a training set whose closed form does not fit this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fastgdml.dataset import Dataset, load_dataset
+from fastgdml.descriptor import from_R
+from fastgdml.evaluate import prediction_errors
+from fastgdml.group import GroupTables
+from fastgdml.kernel import assemble_columns
+from fastgdml.predict import GDMLPredict
+from fastgdml.solvers import preconditioner
+from fastgdml.solvers.cg import IterativeSolver
+from fastgdml.solvers.conjugate_gradients import iterate
+from fastgdml.solvers.rigid import remove_rigid_motions
+from fastgdml.task import save_task
+from fastgdml.train import GDMLTrain
+
+SIGMA, LAM, TOL = 20, 1e-10, 1e-4
+
+SGDML = """
+import sys, time
+import numpy as np
+if not hasattr(np, "in1d"): np.in1d = np.isin
+import torch
+from sgdml.train import GDMLTrain
+task = dict(np.load(sys.argv[1], allow_pickle=True))
+for key in ("use_E", "use_E_cstr", "use_sym"):
+    task[key] = bool(task[key])
+for use_torch in (False, True):
+    start = time.perf_counter()
+    try:
+        model = GDMLTrain(max_memory=int(sys.argv[2]), use_torch=use_torch).train(task)
+    except SystemExit as error:
+        print("RESULT", use_torch, "failed", error)
+        continue
+    seconds = time.perf_counter() - start
+    print("RESULT", "PyTorch" if use_torch else "NumPy", seconds, model["solver_name"], model.get("solver_iters"))
+"""
+
+
+def peak_gb() -> float:
+    """Peak resident memory of this process."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return float("nan")
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**20
+
+
+def count_steps(operator, P, b, most=5000) -> int:
+    """Return the number of steps to TOL."""
+    for state in iterate(operator, P, b):
+        if state.residual <= TOL * np.linalg.norm(b) or state.step >= most:
+            return state.step
+    raise AssertionError
+
+
+def compare_steps(name: str, dataset: Dataset, n_train: int, shares: list[float]) -> None:
+    """Print steps with a plain Nystrom preconditioner and with the blocks, on the same columns."""
+    task = GDMLTrain().create_task(dataset, n_train, dataset, 10, SIGMA, lam=LAM, seed=0)
+    x, g = from_R(task["R_train"])
+    tables = GroupTables.from_perms(task["perms"])
+    y = remove_rigid_motions(task["R_train"], task["F_train"].ravel() / task["F_train"].std())
+    solver = IterativeSolver(task["R_train"], x, g, tables, SIGMA, LAM, y)
+    n_coord = len(y) // n_train
+
+    def operator(v):
+        return LAM * v - solver._K(v)
+
+    for share in shares:
+        columns = solver.choose_columns(int(share * len(y)))
+        C = -assemble_columns(x, g, tables, SIGMA, columns)
+        W = C[columns]
+        factor = np.linalg.cholesky(W + 1e-13 * W.diagonal().mean() * np.eye(len(W)))
+        L = np.linalg.solve(factor, C.T).T
+        inner = np.linalg.inv(LAM * np.eye(len(W)) + L.T @ L)
+        plain = count_steps(operator, lambda r, L=L, inner=inner: (r - L @ (inner @ (L.T @ r))) / LAM, y)
+        points, begin = np.unique(columns // n_coord, return_index=True)
+        P = preconditioner.build(x, g, tables, SIGMA, LAM, points, np.split(columns % n_coord, begin[1:]))
+        print(
+            f"{name}, n = {len(y)}, k = {len(columns)} (n / {len(y) / len(columns):.0f}): plain Nystrom {plain} steps, "
+            f"with blocks {count_steps(operator, P, y)}",
+            flush=True,
+        )
+
+
+def compare_with_sgdml(dataset: Dataset, n_train: int, gigabytes: int, peer_python: str | None) -> None:
+    """Print the time of both iterative solvers on one task."""
+    task = GDMLTrain().create_task(dataset, n_train, dataset, 1000, SIGMA, seed=0)
+    start = time.perf_counter()
+    model = GDMLTrain(max_memory=gigabytes).train(task, solver="cg")
+    ours = time.perf_counter() - start
+    print(f"fastgdml: {ours:.2f} s, {model['solver_iters']} steps, peak {peak_gb():.2f} GB", flush=True)
+    print(f"  force MAE {force_mae(model, dataset):.4f}, closed form ", end="")
+    print(f"{force_mae(GDMLTrain().train(task, solver='closed'), dataset):.4f}", flush=True)
+    if peer_python is None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "task.npz"
+        save_task(path, task)
+        done = subprocess.run(
+            [peer_python, "-c", SGDML, str(path), str(gigabytes)], capture_output=True, text=True, check=False
+        )
+    lines = [line[7:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    print("\n".join(f"sgdml: {line}" for line in lines) or done.stderr[-500:])
+
+
+def force_mae(model, dataset: Dataset) -> float:
+    """Return the force error on the validation points."""
+    return prediction_errors(GDMLPredict(model), dataset, model["idxs_valid"], use_E=False).mae["force"]
+
+
+def compare_with_closed_form(name: str, dataset: Dataset, points: list[int], closed: bool = True) -> None:
+    """Print time and force error of both solvers."""
+    for n_train in points:
+        task = GDMLTrain().create_task(dataset, n_train, dataset, 1000, SIGMA, seed=0)
+        for solver in ("cg", "closed") if closed else ("cg",):
+            start = time.perf_counter()
+            model = GDMLTrain().train(task, solver=solver)
+            seconds = time.perf_counter() - start
+            detail = f", {model['solver_iters']} steps, k = {len(model['inducing_pts_idxs'])}" if solver == "cg" else ""
+            print(
+                f"{name}, {n_train} points, {solver}: {seconds:.1f} s, force MAE {force_mae(model, dataset):.4f}, "
+                f"peak so far {peak_gb():.2f} GB{detail}",
+                flush=True,
+            )
+
+
+def main() -> None:
+    """Parse the arguments and run."""
+    if "--smoke" in sys.argv:
+        dataset = load_dataset("ethanol")
+        compare_steps("shipped example", dataset, 20, [0.2])
+        compare_with_sgdml(dataset, 30, 1, None)
+        compare_with_closed_form("shipped example", dataset, [30])
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("steps", "sgdml", "crossover", "large"))
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--peer-python", help="interpreter that has sgdml and torch")
+    parser.add_argument("--points", type=int, nargs="+", default=[200, 400, 800])
+    parser.add_argument("--molecule", default="aspirin", choices=("ethanol", "aspirin"))
+    args = parser.parse_args()
+    ethanol, aspirin = (args.data / f"md17_{name}.npz" for name in ("ethanol", "aspirin"))
+    if args.what == "steps":
+        compare_steps("aspirin", load_dataset(aspirin), 80, [1 / 4, 1 / 10, 1 / 20])
+        compare_steps("ethanol", load_dataset(ethanol), 200, [1 / 4, 1 / 10, 1 / 20])
+    elif args.what == "sgdml":
+        compare_with_sgdml(load_dataset(ethanol), 500, 1, args.peer_python)
+    else:
+        dataset = load_dataset(args.data / f"md17_{args.molecule}.npz")
+        compare_with_closed_form(args.molecule, dataset, args.points, closed=args.what == "crossover")
+
+
+if __name__ == "__main__":
+    main()
