@@ -99,6 +99,8 @@ def model_properties(console: Console, model: Mapping[str, Any]) -> None:
         state = "" if converged else ", NOT CONVERGED"
         rows.append(("Tolerance", f"{float(model['solver_tol']):.1e}"))
         rows.append(("Residual", f"{float(model['solver_resid']):.1e} (target {target:.1e}){state}"))
+    if "solver_reason" in model:
+        rows.append(("Chosen for", text(model["solver_reason"])))
     if "solver_iters" in model:
         rows.append(("Iterations", f"{int(model['solver_iters']):,}"))
     console.properties(rows, indent=4)
