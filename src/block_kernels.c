@@ -737,15 +737,16 @@ static void predict_tile(const gdml_predictor *m, int64_t tile_index, int64_t n_
             const double *w1_chunk = w1 + begin * row;
             const int32_t *pair = m->image_pair + m->image_begin[h] + begin * n_pairs;
             backward(n_columns, n_pairs, x + first * tile, v + first * tile, tile, w1_chunk, w2 + begin * row, w.sums);
-            for (int64_t column = 0; column < n_columns; ++column) {
-                const gdml_query *q = query + column % n_query;
-                double *out = force_x + (column % n_query) * n_desc;
-                vd total = splat(0.0);
-                for (int64_t j = 0; j < tile; j += W) total += load(w1_chunk + column * tile + j);
-                const double scale = inverse_length * vsum(total);
-                for (int64_t k = 0; k < n_pairs; ++k)
-                    out[pair[k]] += scale * q->x[pair[k]] - w.sums[column * n_pairs + k];
-                if (column % n_query == n_query - 1) pair += n_pairs;
+            const double *sums = w.sums;
+            for (int64_t column = 0; column < n_columns; column += n_query, pair += n_pairs) {
+                for (int64_t i = 0; i < n_query; ++i, sums += n_pairs) {
+                    const double *query_x = query[i].x;
+                    double *out = force_x + i * n_desc;
+                    vd total = splat(0.0);
+                    for (int64_t j = 0; j < tile; j += W) total += load(w1_chunk + (column + i) * tile + j);
+                    const double scale = inverse_length * vsum(total);
+                    for (int64_t k = 0; k < n_pairs; ++k) out[pair[k]] += scale * query_x[pair[k]] - sums[k];
+                }
             }
         }
     }
