@@ -49,7 +49,10 @@ class Cell:
     def __init__(self, lattice: npt.ArrayLike, image_rule: str = "minimum") -> None:
         self.lattice = check_lattice(lattice)
         self.image_rule = check_image_rule(image_rule)
-        self.native = _core.Cells(self.lattice.reshape(-1, 3, 3), image_rule == "minimum")
+        try:
+            self.native = _core.Cells(self.lattice.reshape(-1, 3, 3), image_rule == "minimum")
+        except ValueError as error:  # lengths and angles too far apart for double precision
+            raise DataError(f"The lattice vectors are nearly linearly dependent: {error}.") from None
 
     @classmethod
     def of(cls, entries: Mapping[str, Any]) -> Cell | None:

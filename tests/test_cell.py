@@ -167,6 +167,14 @@ def test_part_of_the_cells():
         np.full((3, 3), np.nan),
         np.array([[1, 2, 3], [2, 4, 6.0], [0, 0, 1]]),
         np.eye(3)[None, None],
+        # independent, but a cell of this shape cannot be told from a flat one
+        np.array(
+            [
+                [-1017.5746109822929, 22.823126562853105, -3.894245017899986e-05],
+                [-950.5138848549317, 22.95008988151141, -0.00022311665300466934],
+                [278.92583352199784, 41.04330856740347, -3.724043199280432e-05],
+            ]
+        ),
     ],
 )
 def test_bad_lattices_are_refused(lattice):

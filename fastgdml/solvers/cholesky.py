@@ -54,7 +54,8 @@ def memory_estimate(
     blocks = 2 * n_train * n_kept**2
     descriptors = 6 * n_train * n_desc
     scratch = 8 * (24 * n_atoms**2 + 6 * n_perms * n_atoms + 9 * n_atoms)
-    return 8 * (matrix + blocks + descriptors + scratch)
+    group = 5 * n_perms * n_atoms**2  # index tables: they count for groups of thousands
+    return 8 * (matrix + blocks + descriptors + scratch + group)
 
 
 def solve_closed_form(
