@@ -150,7 +150,7 @@ def _predict_wkr(
         chosen = np.zeros(predictor.n_train)
         chosen[slice(*wkr_start_stop)] = 1.0
         alphas_E = None if predictor._alphas_E is None else predictor._alphas_E * chosen
-        part._predictor = part._lay_out(predictor._v * chosen[:, None], alphas_E)
+        part._gpu, part._predictor = None, part._lay_out(predictor._v * chosen[:, None], alphas_E)
     if r_desc_d_desc is not None:
         part._R_desc, part._R_d_desc = (np.asarray(a, dtype=np.float64)[None] for a in r_desc_d_desc)
         E, F = part.predict()

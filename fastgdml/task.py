@@ -88,6 +88,22 @@ def check_task(task: Mapping[str, Any], source: str) -> None:
         raise DataError(
             f"{source}: sigma must be positive and lambda not negative; found {task['sig']}, {task['lam']}."
         )
+    _check_earlier_run(task, R.size, len(R), source)
+
+
+def _check_earlier_run(task: Mapping[str, Any], n_forces: int, n_train: int, source: str) -> None:
+    """Raise DataError unless what a task says of an earlier run, if anything, fits its training points."""
+    for key, size in (("alphas0_F", n_forces), ("alphas0_E", n_train)):
+        alphas = task.get(key)
+        if alphas is None:
+            continue
+        if np.size(alphas) != size or np.asarray(alphas).dtype.kind != "f" or not np.isfinite(alphas).all():
+            raise DataError(f"{source}: {key} must hold {size} finite coefficients; found {np.shape(alphas)}.")
+    columns = task.get("inducing_pts_idxs")
+    if columns is not None:
+        columns, n = np.asarray(columns), n_forces + (n_train if task["use_E_cstr"] else 0)
+        if columns.size == 0 or columns.dtype.kind not in "iu" or not 0 <= columns.min() <= columns.max() < n:
+            raise DataError(f"{source}: inducing_pts_idxs must hold numbers of columns, 0 to {n - 1}.")
 
 
 # ---- file names, as sgdml forms them ----------------------------------------------------------------------------

@@ -266,7 +266,7 @@ class GDMLTrain:
         solver: str = "auto",
         tol: float = 1e-4,
         max_iter: int | None = None,
-        held_out: tuple[Array, Array] | None = None,
+        held_out: tuple[Array, Array] | tuple[Array, Array, Array | None] | None = None,
     ) -> Model:
         """Train a model.
 
@@ -275,7 +275,8 @@ class GDMLTrain:
         task : mapping
             A task from `create_task`, `create_task_from_model` or `load_task`.
         save_progr_callback : callable, optional
-            Receives unconverged models of the iterative solver, every 100 seconds and on Ctrl-C.
+            Receives unconverged models of the iterative solver, every 100 seconds and on Ctrl-C. Their integration
+            constant is that of the moment: they can be used as they are.
         callback : callable, optional
             Progress; see `fastgdml.progress.Callback`.
         solver : {'auto', 'closed', 'cg'}
@@ -286,7 +287,8 @@ class GDMLTrain:
             Most steps of conjugate gradients.
         held_out : tuple of ndarray, shapes (n, N, 3), optional
             Geometries and forces that are not trained on; conjugate gradients stop early when the mean absolute error
-            on them no longer falls.
+            on them no longer falls. A third element holds their lattice vectors, (3, 3) or (n, 3, 3), by default those
+            of the model.
 
         Returns
         -------
@@ -344,6 +346,13 @@ class GDMLTrain:
             model["c"] = labels.E_mean
             return model | solution.entries
 
+        def save_checkpoint(solution: Solution) -> None:
+            model = model_of(solution)
+            if model["use_E"] and not equations.energies:
+                model["c"] = self._recov_int_const(model, task, R_desc, R_d_desc, check=False)
+            assert save_progr_callback is not None
+            save_progr_callback(model)
+
         if self._backend == "gpu":
             solution = self._solve_on_gpu(equations, options, callback)
         else:
@@ -351,8 +360,8 @@ class GDMLTrain:
                 equations,
                 options,
                 callback,
-                None if save_progr_callback is None else lambda found: save_progr_callback(model_of(found)),
-                None if held_out is None else _EarlyStop(*held_out, model_of, self._n_threads),
+                None if save_progr_callback is None else save_checkpoint,
+                None if held_out is None else _EarlyStop(model_of, R.shape[1:], cell, self._n_threads, *held_out),
             )
         model = model_of(solution)
         if solution.solver_name == "analytic":
@@ -402,6 +411,8 @@ class GDMLTrain:
                 f"The model was trained with the solver '{text(model['solver_name'])}'; only models of the iterative "
                 "solver ('cg') can be trained on."
             )
+        if "alphas_F" not in model:
+            raise UsageError("The model does not hold its coefficients (alphas_F), so that it cannot be trained on.")
         dataset = dict(dataset)
         check_dataset(dataset, "dataset")
         if not same_fingerprint(dataset_md5(dataset), model["md5_train"]):
@@ -531,6 +542,7 @@ class GDMLTrain:
         task: Mapping[str, Any],
         R_desc: Array | None = None,
         R_d_desc: Array | None = None,
+        check: bool = True,
     ) -> float:
         """Return the integration constant: the mean deviation of the predicted training energies from the labels.
 
@@ -543,6 +555,8 @@ class GDMLTrain:
             The model (with c = 0) and its task.
         R_desc, R_d_desc : ndarray, optional
             Descriptors and Jacobians of the training points, if at hand.
+        check : bool
+            Whether to warn.
         """
         if R_desc is None or R_d_desc is None:
             R_desc, R_d_desc = from_R(task["R_train"], Cell.of(task), self._n_threads)
@@ -551,7 +565,8 @@ class GDMLTrain:
         predictor.set_R_d_desc(R_d_desc)
         E_pred = predictor.predict()[0]
         E_ref = np.asarray(task["E_train"], dtype=np.float64).ravel()
-        _report(check_energies(E_ref, E_pred))
+        if check:
+            _report(check_energies(E_ref, E_pred))
         return float(np.mean(E_ref - E_pred))
 
     # ---- kernel matrix ------------------------------------------------------------------------------------------
@@ -640,19 +655,29 @@ class _EarlyStop:
     """Says when the force error on held-out points no longer falls: not by a thousandth in three looks."""
 
     def __init__(
-        self, R: npt.ArrayLike, F: npt.ArrayLike, model_of: Callable[[Solution], Model], n_threads: int
+        self,
+        model_of: Callable[[Solution], Model],
+        shape: tuple[int, ...],
+        cell: Cell | None,
+        n_threads: int,
+        R: npt.ArrayLike,
+        F: npt.ArrayLike,
+        lattice: npt.ArrayLike | None = None,
     ) -> None:
         self._R, self._F = np.asarray(R, dtype=np.float64), np.asarray(F, dtype=np.float64)
-        if self._R.shape != self._F.shape or self._R.ndim != 3 or len(self._R) == 0:
+        if self._R.shape != self._F.shape or self._R.shape[1:] != shape or len(self._R) == 0:
             raise UsageError(
-                f"held_out must be geometries and forces of one shape (n, N, 3); got {self._R.shape}, {self._F.shape}."
+                f"held_out must be geometries and forces of one shape (n, {shape[0]}, 3); got {self._R.shape}, "
+                f"{self._F.shape}."
             )
-        self._model_of, self._n_threads = model_of, n_threads
+        if lattice is None and cell is not None and cell.varies:
+            raise UsageError("The training geometries have different lattices: held_out needs those of its geometries.")
+        self._model_of, self._n_threads, self._lattice = model_of, n_threads, lattice
         self._best, self._looks = np.inf, 0
 
     def __call__(self, solution: Solution) -> bool:
         predictor = GDMLPredict(self._model_of(solution), max_processes=self._n_threads)
-        (F,) = predictor.predict(self._R, return_E=False)
+        (F,) = predictor.predict(self._R, return_E=False, lattice=self._lattice)
         error = float(np.abs(F.reshape(self._F.shape) - self._F).mean())
         self._looks = 0 if error < 0.999 * self._best else self._looks + 1
         self._best = min(self._best, error)

@@ -843,14 +843,18 @@ static void predict_tile(const gdml_predictor *m, int64_t tile_index, int64_t n_
                 w.image_s + image * row, w.image_t + image * row);
     }
 
+    /* Sums over the permutations are complete before they are added to those of other tiles: the order of summation is
+     * the same whether tiles share `sums` or each has its own. */
+    double energy[GDML_QUERY_BLOCK] = {0};
     for (int64_t p = 0; p < n_perms; ++p) {
         for (int64_t i = 0; i < n_query; ++i) {
             const int64_t column = p * n_query + i;
             for (int64_t h = 0; h < m->n_classes; ++h) w.row[h] = m->perm_image[h * n_perms + p] * row + i * tile;
             double *w1 = w.w1 + column * tile, *w2 = w.w2 + column * tile, *total_w1 = w.total_w1 + column;
-            sums[i] += e ? weigh_all(m, e, &w, w1, w2, total_w1) : weigh_forces(m, &w, w1, w2, total_w1);
+            energy[i] += e ? weigh_all(m, e, &w, w1, w2, total_w1) : weigh_forces(m, &w, w1, w2, total_w1);
         }
     }
+    for (int64_t i = 0; i < n_query; ++i) sums[i] += energy[i];
 
     for (int64_t h = 0; h < m->n_classes; ++h) {
         const int64_t first = m->class_begin[h], n_pairs = m->class_begin[h + 1] - first;
@@ -864,9 +868,14 @@ static void predict_tile(const gdml_predictor *m, int64_t tile_index, int64_t n_
         }
         backward(n_images * n_query, n_pairs, x + first * tile, v + first * tile, tile, w1, w2,
                  sum_xv + m->image_begin[h] * n_query);
-        for (int64_t p = 0; p < n_perms; ++p)
-            for (int64_t i = 0; i < n_query; ++i)
-                sum_w1[m->perm_image[h * n_perms + p] * n_query + i] += w.total_w1[p * n_query + i];
+        for (int64_t g = image; g < image + n_images; ++g) {
+            for (int64_t i = 0; i < n_query; ++i) {
+                double sum = 0.0;
+                for (int32_t k = m->image_perm_begin[g]; k < m->image_perm_begin[g + 1]; ++k)
+                    sum += w.total_w1[m->image_perm[k] * n_query + i];
+                sum_w1[g * n_query + i] += sum;
+            }
+        }
     }
 }
 

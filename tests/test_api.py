@@ -12,6 +12,7 @@ import pytest
 import fastgdml.predict
 import fastgdml.train
 from fastgdml.errors import UsageError
+from fastgdml.gpu import GPUPredictor
 from fastgdml.predict import GDMLPredict
 from fastgdml.train import GDMLTrain
 
@@ -205,6 +206,15 @@ def test_a_worker_of_sgdml(predictor, ethanol):
     np.testing.assert_allclose(from_descriptors, whole, rtol=0, atol=1e-9 * np.abs(whole).max())
     with pytest.raises(UsageError, match="both are None"):
         fastgdml.predict._predict_wkr(None, None, None, predictor.glob_id)
+
+
+def test_a_worker_of_a_predictor_on_the_gpu(ethanol_model, ethanol, monkeypatch):
+    predictor = GDMLPredict(ethanol_model)
+    r = ethanol["R"][5].ravel()
+    part = fastgdml.predict._predict_wkr(r, None, None, predictor.glob_id, (0, 11))
+    monkeypatch.setattr(predictor, "_gpu", GPUPredictor.from_model(ethanol_model, np))
+    on_gpu = fastgdml.predict._predict_wkr(r, None, None, predictor.glob_id, (0, 11))
+    np.testing.assert_allclose(on_gpu, part, rtol=1e-9)
 
 
 def test_numbers_of_predictors(ethanol_model):

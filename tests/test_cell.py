@@ -294,6 +294,20 @@ def test_training_with_one_cell_for_each_geometry(tmp_path):
     assert predictor.prepare_parallel(2) > 0
 
 
+def test_early_stop_with_one_cell_for_each_geometry(caplog):
+    caplog.set_level("INFO", "fastgdml")
+    dataset = periodic_dataset(varying_lattices(160))
+    train = GDMLTrain()
+    task = train.create_task(dataset, 40, dataset, 60, sig=5, seed=0)
+    R, F, lattice = (dataset[key][task["idxs_valid"]] for key in ("R", "F", "lattice"))
+    train.train(task, solver="cg", tol=1e-14, held_out=(R, F, lattice))
+    assert "no longer falls" in caplog.text
+    with pytest.raises(UsageError, match="held_out needs those of its geometries"):
+        train.train(task, solver="cg", held_out=(R, F))
+    with pytest.raises(UsageError, match=r"one shape \(n, 4, 3\)"):
+        train.train(task, solver="cg", held_out=(R[:, :3], F[:, :3], lattice))
+
+
 def test_another_lattice_for_a_model_with_one():
     dataset = periodic_dataset(1.3 * TRICLINIC)
     model = GDMLTrain().train(GDMLTrain().create_task(dataset, 40, dataset, 10, sig=5, seed=0))

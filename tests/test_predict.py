@@ -132,7 +132,7 @@ def test_rotation_and_translation_turn_forces_only(ethanol_model, ethanol):
 
 
 @pytest.mark.parametrize("energies", [False, True], ids=["forces", "energies"])
-@pytest.mark.parametrize("n_train", [30, 700])
+@pytest.mark.parametrize("n_train", [30, 1500])  # the second in parallel over training points, too
 def test_bits_do_not_depend_on_threads_or_batches(n_train, energies, isa):
     perms = symmetric_group_of_three(9)
     model, _ = make_model(random_molecules(n_train, 9), perms, energies=energies)

@@ -90,6 +90,14 @@ def test_kinds_of_files_are_told_apart(tmp_path, ethanol_task, ethanol_model):
         ({"use_E": False, "use_E_cstr": True}, "use_E_cstr needs energies"),
         ({"perms": np.arange(8)[None]}, "8 atoms"),
         ({"sig": 0}, "sigma"),
+        ({"alphas0_F": np.zeros(809)}, "alphas0_F must hold 810 finite"),
+        ({"alphas0_F": np.full(810, np.nan)}, "alphas0_F must hold 810 finite"),
+        ({"alphas0_F": np.array(["a"] * 810)}, "alphas0_F must hold 810 finite"),
+        ({"alphas0_E": np.zeros(29)}, "alphas0_E must hold 30 finite"),
+        ({"inducing_pts_idxs": np.array([], dtype=int)}, "columns, 0 to 809"),
+        ({"inducing_pts_idxs": np.array([-1, 5])}, "columns, 0 to 809"),
+        ({"inducing_pts_idxs": np.array([5, 810])}, "columns, 0 to 809"),
+        ({"inducing_pts_idxs": np.array([0.5])}, "columns, 0 to 809"),
     ],
 )
 def test_broken_tasks_are_refused(tmp_path, ethanol_task, change, message):

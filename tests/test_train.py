@@ -128,6 +128,26 @@ def test_progress_of_training(ethanol_task):
         assert [step for step in seen if step[0] == title][-1][1] == [s for s in seen if s[0] == title][-1][2]
 
 
+def test_checkpoints_predict_energies(ethanol, ethanol_task):
+    saved = []
+
+    def callback(current, total=1, disp_str="", sec_disp_str=None, done_with_warning=False):
+        if sec_disp_str and "step 40," in sec_disp_str:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        GDMLTrain().train(ethanol_task, saved.append, callback, solver="cg", tol=1e-12)
+    idxs = ethanol_task["idxs_train"]
+    E, _ = GDMLPredict(saved[0]).predict(ethanol["R"][idxs].reshape(len(idxs), -1))
+    assert E.mean() == pytest.approx(ethanol["E"][idxs].mean(), rel=1e-9)
+
+
+def test_training_on_needs_coefficients(ethanol, ethanol_model):
+    model = {key: value for key, value in ethanol_model.items() if key != "alphas_F"} | {"solver_name": "cg"}
+    with pytest.raises(UsageError, match="alphas_F"):
+        GDMLTrain().create_task_from_model(model, ethanol)
+
+
 def test_several_objects_side_by_side(ethanol):
     trains = [GDMLTrain(), GDMLTrain()]
     tasks = [t.create_task(ethanol, 20, ethanol, 20, 20, seed=0) for t in trains]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..dataset import Dataset, load_dataset, same_fingerprint
+from ..dataset import Dataset, lattice_of, load_dataset, same_fingerprint
 from ..errors import UsageError
 from ..model import Model, is_validated, load_model, save_model
 from ..task import Task, checkpoint_file_name, load_task, model_file_name, save_task
@@ -94,7 +94,7 @@ def train_task(
     held_out = None
     if args.early_stop:
         idxs = np.asarray(task["idxs_valid"], dtype=np.int64)
-        held_out = (valid_dataset["R"][idxs], valid_dataset["F"][idxs])
+        held_out = (valid_dataset["R"][idxs], valid_dataset["F"][idxs], lattice_of(valid_dataset, idxs))
     with interrupted_by_sigterm():
         return gdml_train.train(
             task,
