@@ -204,8 +204,11 @@ class IterativeSolver:
         return self._n_train**2 * (9.0 * self._K.n_pair_images + 60.0 * len(self._tables.perm))
 
     def fixed_memory(self) -> int:
-        """Return the bytes that are needed whatever the number of columns: descriptors, Jacobians, tiles, vectors."""
-        return 8 * (6 * self._x.size + 12 * self.n)
+        """Return the bytes that are needed whatever the number of columns.
+
+        Descriptors, Jacobians, tiles, vectors, and what rigid motions are removed with.
+        """
+        return 8 * (6 * self._x.size + 12 * self.n + 6 * self.n * self._n_coord)
 
     def choose_columns(self, n_columns: int) -> IntArray:
         """Return about `n_columns` columns, a quarter of the coordinates of randomly chosen points, in the point order.

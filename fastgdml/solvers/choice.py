@@ -32,6 +32,8 @@ SOLVERS = ("auto", "closed", "cg")
 
 # Up to this order the closed form takes seconds; comparing is not worth the while.
 _SMALL_ORDER = 5000
+# Columns are chosen to fill this share of the memory limit; temporary arrays of libraries take the rest.
+_SHARE_OF_MEMORY = 0.9
 # The estimate for the iteration, with the most steps it may need, must be below this share of that for the closed form.
 _ADVANTAGE = 0.7
 # An iteration that takes this many times the most steps that were expected is given up for the closed form.
@@ -174,7 +176,7 @@ def solve(
 
     iteration = IterativeSolver(**equations.arguments())
     if options.columns is None:
-        room = limit - iteration.fixed_memory()
+        room = _SHARE_OF_MEMORY * limit - iteration.fixed_memory()
         count = choose_n_columns(n_train, iteration.n // n_train, iteration.product, room, tol=options.tol)
         columns = iteration.choose_columns(count)
     else:

@@ -130,9 +130,7 @@ def build(
     n_train = len(x)
     cols = Coordinates.from_lists(columns)
     k = cols.size
-    W = assemble_selected(x[points], g[points], tables, sig, cols, n_threads)
-    W *= -1.0
-    factor = _factor_with_jitter(W, lam)
+    factor = _factor_with_jitter(-assemble_selected(x[points], g[points], tables, sig, cols, n_threads), lam)
 
     n_coord = 3 * tables.perm.shape[1] + int(energies)
     U = np.zeros((n_train * n_coord, -(-k // _PADDING) * _PADDING), dtype=np.float32)
