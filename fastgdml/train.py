@@ -287,8 +287,8 @@ class GDMLTrain:
             Most steps of conjugate gradients.
         held_out : tuple of ndarray, shapes (n, N, 3), optional
             Geometries and forces that are not trained on; conjugate gradients stop early when the mean absolute error
-            on them no longer falls. A third element holds their lattice vectors, (3, 3) or (n, 3, 3), by default those
-            of the model.
+            on them no longer falls, with the coefficients that had the smallest. A third element holds their lattice
+            vectors, (3, 3) or (n, 3, 3), by default those of the model.
 
         Returns
         -------
@@ -353,16 +353,16 @@ class GDMLTrain:
             assert save_progr_callback is not None
             save_progr_callback(model)
 
+        early_stop = None
         if self._backend == "gpu":
             solution = self._solve_on_gpu(equations, options, callback)
         else:
-            solution = solve(
-                equations,
-                options,
-                callback,
-                None if save_progr_callback is None else save_checkpoint,
-                None if held_out is None else _EarlyStop(model_of, R.shape[1:], cell, self._n_threads, *held_out),
-            )
+            if held_out is not None:
+                early_stop = _EarlyStop(model_of, R.shape[1:], cell, self._n_threads, *held_out)
+            checkpoint = None if save_progr_callback is None else save_checkpoint
+            solution = solve(equations, options, callback, checkpoint, early_stop)
+            if early_stop is not None and early_stop.best is not None and early_stop.stopped:
+                solution = early_stop.best
         model = model_of(solution)
         if solution.solver_name == "analytic":
             self._check_solution(model, R, task["F_train"], R_desc, R_d_desc)
@@ -652,7 +652,17 @@ class _Labels:
 
 
 class _EarlyStop:
-    """Says when the force error on held-out points no longer falls: not by a thousandth in three looks."""
+    """Says when the force error on held-out points no longer falls: not by a thousandth in three looks.
+
+    Those at the beginning do not count: with an ill-conditioned matrix the first steps lead away from the solution.
+
+    Attributes
+    ----------
+    best : Solution, optional
+        The one of the smallest error so far.
+    stopped : bool
+        Whether it said so.
+    """
 
     def __init__(
         self,
@@ -673,16 +683,28 @@ class _EarlyStop:
         if lattice is None and cell is not None and cell.varies:
             raise UsageError("The training geometries have different lattices: held_out needs those of its geometries.")
         self._model_of, self._n_threads, self._lattice = model_of, n_threads, lattice
-        self._best, self._looks = np.inf, 0
+        self.best: Solution | None = None
+        self._errors: list[float] = []
+        self._looks = 0
 
     def __call__(self, solution: Solution) -> bool:
         predictor = GDMLPredict(self._model_of(solution), max_processes=self._n_threads)
         (F,) = predictor.predict(self._R, return_E=False, lattice=self._lattice)
         error = float(np.abs(F.reshape(self._F.shape) - self._F).mean())
-        self._looks = 0 if error < 0.999 * self._best else self._looks + 1
-        self._best = min(self._best, error)
-        if self._looks >= 3:
-            _log.info("The force error on held-out points no longer falls (MAE %.4g): stopping early.", error)
+        smallest = min(self._errors, default=np.inf)
+        if error < smallest:
+            self.best = solution
+        if error < 0.999 * smallest:
+            self._looks = 0
+        elif smallest < self._errors[0]:
+            self._looks += 1
+        self._errors.append(error)
+        if self.stopped:
+            _log.info("The force error on held-out points no longer falls (MAE %.4g): stopping early.", smallest)
+        return self.stopped
+
+    @property
+    def stopped(self) -> bool:
         return self._looks >= 3
 
 

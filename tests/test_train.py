@@ -6,7 +6,7 @@ from fastgdml.dataset import load_dataset
 from fastgdml.descriptor import from_R, tril_perms_lin
 from fastgdml.errors import DataError, InsufficientMemoryError, UsageError
 from fastgdml.predict import GDMLPredict
-from fastgdml.train import GDMLTrain
+from fastgdml.train import GDMLTrain, _EarlyStop
 
 
 def task_from(reference):
@@ -140,6 +140,26 @@ def test_checkpoints_predict_energies(ethanol, ethanol_task):
     idxs = ethanol_task["idxs_train"]
     E, _ = GDMLPredict(saved[0]).predict(ethanol["R"][idxs].reshape(len(idxs), -1))
     assert E.mean() == pytest.approx(ethanol["E"][idxs].mean(), rel=1e-9)
+
+
+def test_early_stop_takes_the_smallest_error(ethanol, ethanol_task, monkeypatch):
+    # it rises first and last
+    errors = iter([5.0, 9.0, 9.0, 9.0, 9.0, 3.0, 2.0, 2.5, 1.9999, 6.0, 7.0])
+    R, F = ethanol["R"][:1], ethanol["F"][:1]
+
+    def predict(self, R, **options):
+        return (F.reshape(1, -1) + next(errors),)
+
+    monkeypatch.setattr(GDMLPredict, "predict", predict)
+    looks = []
+    monkeypatch.setattr(
+        _EarlyStop, "__call__", lambda *a, call=_EarlyStop.__call__: looks.append(call(*a)) or looks[-1]
+    )
+    # E is not asked for, so that only the early stop predicts
+    task = {**ethanol_task, "use_E": False, "lam": 1e-14}
+    model = GDMLTrain().train(task, solver="cg", tol=1e-15, held_out=(R, F))
+    assert looks == 9 * [False] + [True]
+    assert model["solver_iters"] == 8 * 20
 
 
 def test_training_on_needs_coefficients(ethanol, ethanol_model):
