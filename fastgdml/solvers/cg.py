@@ -96,7 +96,7 @@ class Rates:
     """
 
     blas: float = 90e9
-    kernels: float = 45e9
+    kernels: float = 55e9
     bytes: float = 15e9
 
 
