@@ -389,6 +389,19 @@ def test_resuming_goes_on_where_it_stopped(task, unconverged, ethanol, caplog):
     np.testing.assert_allclose(F, F_closed, rtol=0, atol=1e-4 * np.abs(F_closed).max())
 
 
+def test_resuming_with_less_memory_takes_fewer_columns(ethanol):
+    task = GDMLTrain().create_task(ethanol, 200, ethanol, 10, 20, seed=0)
+    model = GDMLTrain().train(task, solver="cg", max_iter=2)
+    many = np.arange(0, 27 * 200, 3)
+    task = GDMLTrain().create_task_from_model({**model, "inducing_pts_idxs": many}, ethanol)
+    for limit, wanted in ((1.0, many), (0.12, None)):
+        columns = GDMLTrain(max_memory=limit).train(task, solver="cg", max_iter=2)["inducing_pts_idxs"]
+        if wanted is None:
+            assert len(columns) < len(many)
+        else:
+            np.testing.assert_array_equal(np.sort(columns), wanted)
+
+
 def test_resuming_with_energy_constraints(energy_task, ethanol, tmp_path):
     save_model(tmp_path / "m.npz", GDMLTrain().train(energy_task, solver="cg", tol=1e-9, max_iter=30))
     model = load_model(tmp_path / "m.npz")

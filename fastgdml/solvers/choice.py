@@ -14,6 +14,7 @@ from ..descriptor import Array
 from ..errors import InsufficientMemoryError, UsageError
 from ..group import GroupTables
 from ..progress import Callback, Step
+from . import preconditioner
 from .cg import (
     STEPS,
     STEPS_AT_MOST,
@@ -175,12 +176,16 @@ def solve(
         return closed_form(equations, reason, callback)
 
     iteration = IterativeSolver(**equations.arguments())
-    if options.columns is None:
-        room = _SHARE_OF_MEMORY * limit - iteration.fixed_memory()
+    room = _SHARE_OF_MEMORY * limit - iteration.fixed_memory()
+    columns = None
+    if options.columns is not None:
+        columns = iteration.columns_from_sgdml(options.columns)
+        if preconditioner.memory(n_train, iteration.n // n_train, len(columns)) > room:
+            _log.info("The %d columns of the earlier run do not fit into the memory limit.", len(columns))
+            columns = None
+    if columns is None:
         count = choose_n_columns(n_train, iteration.n // n_train, iteration.product, room, tol=options.tol)
         columns = iteration.choose_columns(count)
-    else:
-        columns = iteration.columns_from_sgdml(options.columns)
 
     max_iter, reason = options.max_iter, "asked for" if options.solver == "cg" else memory
     free_to_choose = options.solver == "auto" and fits
