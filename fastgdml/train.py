@@ -367,7 +367,10 @@ class GDMLTrain:
         if solution.solver_name == "analytic":
             self._check_solution(model, R, task["F_train"], R_desc, R_d_desc)
         if model["use_E"] and not equations.energies:
-            model["c"] = self._recov_int_const(model, task, R_desc, R_d_desc)
+            # energies of a model that has not converged say nothing about the labels
+            residual, norm = (solution.entries.get(key, 1.0) for key in ("solver_resid", "norm_y_train"))
+            check = solution.solver_name == "analytic" or residual <= tol * norm
+            model["c"] = self._recov_int_const(model, task, R_desc, R_d_desc, check)
         return model
 
     def _solve_on_gpu(

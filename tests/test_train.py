@@ -142,6 +142,15 @@ def test_checkpoints_predict_energies(ethanol, ethanol_task):
     assert E.mean() == pytest.approx(ethanol["E"][idxs].mean(), rel=1e-9)
 
 
+def test_labels_are_not_judged_by_an_unconverged_model(ethanol_task, caplog):
+    GDMLTrain().train(ethanol_task, solver="cg", max_iter=1, tol=1e-9)
+    assert "stopped after 1 steps" in caplog.text
+    assert "labels" not in caplog.text
+    backwards = {**ethanol_task, "F_train": -ethanol_task["F_train"]}
+    GDMLTrain().train(backwards, solver="cg")
+    assert "wrong sign" in caplog.text
+
+
 def test_early_stop_takes_the_smallest_error(ethanol, ethanol_task, monkeypatch):
     # it rises first and last
     errors = iter([5.0, 9.0, 9.0, 9.0, 9.0, 3.0, 2.0, 2.5, 1.9999, 6.0, 7.0])
