@@ -6,7 +6,6 @@ DATA_FILE holds z, R, E, F and lattice (eV, Angstrom). For each number of traini
 with validation points; the errors are those on the points that are left, over all atoms and over those that move.
 """
 
-raise SystemExit("MESSAGE FROM THE LEAD: no more runs of this benchmark, the machine is needed. docs/periodic.md is taken over into main without the row of 200 given permutations. Undo this line, finish and report now.")
 from __future__ import annotations
 
 import argparse
