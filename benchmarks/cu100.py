@@ -48,7 +48,7 @@ def describe(dataset: Dataset) -> np.ndarray:
 def slab_group(dataset: Dataset) -> np.ndarray:
     """Return the 16 translations times 8 rotations of the slab, times the 6 exchanges of three hydrogens.
 
-    A search does not find them: it looks for permutations that bring geometries closer to each other, and atoms that
+    A search finds few of them: it looks for permutations that bring geometries closer to each other, and atoms that
     stay near their sites are closest as they are.
     """
     n_atoms, edge = len(dataset["z"]), dataset["lattice"][0, 0]

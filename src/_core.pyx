@@ -20,7 +20,6 @@ cdef extern from "gdml.h" nogil:
     ctypedef enum gdml_storage:
         GDML_DENSE
         GDML_RFP
-    int GDML_MAX_SHIFTS
     ctypedef struct gdml_cell:
         double basis[9]
         double inverse[9]
