@@ -11,6 +11,11 @@ from ..descriptor import Array
 
 Operator = Callable[[Array], Array]
 
+# Steps between residuals that are computed from their definition.
+_TRUE_RESIDUAL_INTERVAL = 50
+# Part of a residual that may have come from rounding errors.
+_ROUNDING = 0.1
+
 
 @dataclass
 class Iterate:
@@ -35,7 +40,9 @@ def iterate(operator: Operator, preconditioner: Operator, b: Array, x0: Array | 
     """Yield the starting point and then one iterate for each step; stop asking when it is good enough.
 
     The flexible form (Polak-Ribiere) bears rounding errors in the preconditioner. The residual is updated along with x;
-    every 50 steps it is computed anew from its definition.
+    every 50 steps it is computed anew from its definition. Where that shows that it consists of rounding errors to a
+    good part, directions are no longer conjugate, and to go on with them would lead away from the solution without
+    end: the next direction is that of the preconditioned residual alone, which refines the solution.
 
     Parameters
     ----------
@@ -66,11 +73,15 @@ def iterate(operator: Operator, preconditioner: Operator, b: Array, x0: Array | 
         x += alpha * p
         previous = r
         state.step += 1
-        r = b - operator(x) if state.step % 50 == 0 else r - alpha * Ap
+        r = r - alpha * Ap
+        restart = False
+        if state.step % _TRUE_RESIDUAL_INTERVAL == 0:
+            updated, r = r, b - operator(x)
+            restart = bool(np.linalg.norm(r - updated) > _ROUNDING * np.linalg.norm(r))
         state.residual = float(np.linalg.norm(r))
         yield state
         z = preconditioner(r)
-        beta = float(z @ (r - previous)) / rz
+        beta = 0.0 if restart else float(z @ (r - previous)) / rz
         rz = float(r @ z)
         p *= beta
         p += z
