@@ -223,13 +223,14 @@ def group(n_atoms, n_perms):
 
 def make_case(path, dataset, n_train, sig, perms=None, n_test=2000):
     """One task, its descriptors and its model, saved so that every mode works on the same arrays."""
+    from fastgdml.cell import Cell
     from fastgdml.descriptor import from_R, tril_perms_lin
     from fastgdml.train import GDMLTrain
 
     train = GDMLTrain()
     task = train.create_task(dataset, n_train, dataset, 100, sig, perms=perms, seed=0)
     model = train.train(task)
-    R_desc, R_d_desc = from_R(task["R_train"], task.get("lattice"))
+    R_desc, R_d_desc = from_R(task["R_train"], Cell.of(task))
     rest = np.setdiff1d(np.arange(len(dataset["R"])), task["idxs_train"])[:n_test]
     np.savez(
         path,
@@ -340,8 +341,8 @@ def compare(args):
                 assembly[path] = results
             print_row(label, results)
             table.append({"work": work, "label": label, **results})
-    if args.json:
-        Path(args.json).write_text(json.dumps(table, indent=1) + "\n")
+            if args.json:
+                Path(args.json).write_text(json.dumps(table, indent=1) + "\n")
     if args.plot:
         plot(table, args.plot)
 
@@ -351,6 +352,7 @@ def plot(table, path):
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text as text
     import matplotlib.pyplot as plt
 
     bars = [(row["label"], ratio(row)) for row in table if ratio(row) is not None and row["work"] != "assembly"]

@@ -139,9 +139,9 @@ def choose_n_columns(
     if not fitting:
         needed = preconditioner.memory(n_train, n_coord, least)
         raise InsufficientMemoryError(
-            f"The iterative solver for {n_train} points with {n_coord} labels each needs at least "
-            f"{needed / 2**30:.2g} GB, the limit is {max_bytes / 2**30:.2g} GB. Use fewer training points or a larger "
-            "limit (max_memory, -m)."
+            f"The preconditioner for {n_train} points with {n_coord} labels each needs at least {needed / 2**30:.2g} "
+            f"GB; the memory limit leaves {max(max_bytes, 0) / 2**30:.2g} GB for it. Use fewer training points or a "
+            "larger limit (max_memory, -m)."
         )
     return min(fitting, key=lambda k: (iteration_seconds(n, k, product, rates, tol=tol), k))
 
@@ -218,7 +218,7 @@ class IterativeSolver:
         rng = np.random.default_rng(0)
         per_point = max(1, len(self._kept[0]) // _COORDINATE_SHARE)
         n_points = min(self._n_train, max(1, round(n_columns / per_point)))
-        per_point = max(1, min(round(n_columns / n_points), len(self._kept[0])))
+        per_point = max(1, min(n_columns // n_points, len(self._kept[0])))
         points = np.sort(rng.choice(self._n_train, n_points, replace=False))
         chosen = [np.sort(rng.choice(self._kept[i], min(per_point, len(self._kept[i])), replace=False)) for i in points]
         return np.concatenate([i * self._n_coord + kept for i, kept in zip(points, chosen, strict=True)])
@@ -280,15 +280,15 @@ class IterativeSolver:
             )
         building.done()
 
-        def solution(converged: bool) -> IterativeSolution:
-            alphas = -iterate_now.x.reshape(self._n_train, -1)
+        def solution(x: Array, residual: float, converged: bool = False) -> IterativeSolution:
+            alphas = -x.reshape(self._n_train, -1)
             return IterativeSolution(
                 alphas[:, : self._n_force].ravel(),
                 alphas[:, self._n_force].copy() if self._energies else None,
                 self._lam,
                 earlier + iterate_now.step,
                 iterate_now.step,
-                iterate_now.residual,
+                residual,
                 norm_y,
                 self._in_order_of_sgdml(columns),
                 converged,
@@ -302,6 +302,8 @@ class IterativeSolver:
         with threadpool_limits(limits=1, user_api="blas"):  # the products are ours; BLAS would only get in the way
             iterates = iterate(lambda v: self._lam * v - self._K(v), P, self._y, x0)
             iterate_now = next(iterates)
+            # The residual may rise before it falls; a run that is cut short returns the best iterate.
+            best_x, best_residual = iterate_now.x.copy(), iterate_now.residual
             try:
                 while True:
                     now = time.perf_counter()
@@ -312,24 +314,27 @@ class IterativeSolver:
                             "Conjugate gradients broke down: the kernel matrix is singular to rounding errors. Use a "
                             "larger lambda or a smaller sigma, and check the dataset for duplicates."
                         )
+                    if iterate_now.residual < best_residual:
+                        np.copyto(best_x, iterate_now.x)
+                        best_residual = iterate_now.residual
                     converged = relative <= tol
                     stop = converged or iterate_now.step >= max_iter
                     if not stop and monitor is not None and iterate_now.step % MONITOR_INTERVAL == 0:
-                        stop = monitor(solution(False))
+                        stop = monitor(solution(iterate_now.x, iterate_now.residual))
                     if stop:
                         break
                     _report(step, iterate_now.step, relative, first, tol, now - began)
                     if checkpoint is not None and now - saved > CHECKPOINT_INTERVAL:
-                        checkpoint(solution(False))
+                        checkpoint(solution(iterate_now.x, iterate_now.residual))
                         saved = time.perf_counter()
                     iterate_now = next(iterates)
             except KeyboardInterrupt:
                 if checkpoint is not None:
-                    checkpoint(solution(False))
+                    checkpoint(solution(iterate_now.x, iterate_now.residual))
                 raise
         detail = f"{iterate_now.step} steps, residual {relative:.1e}, {time.perf_counter() - began:.1f} s"
         step.done(detail, warn=not converged)
-        return solution(converged)
+        return solution(best_x, best_residual, converged)
 
     def _starting_point(self, start: tuple[Array, Array | None, int] | None) -> tuple[Array | None, int]:
         if start is None:
