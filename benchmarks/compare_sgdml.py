@@ -269,7 +269,7 @@ CASES = [
     ("aspirin", "md17_aspirin", None, 200, None),
 ]
 SIZES = [
-    *(("ethanol", "md17_ethanol", None, 200, n_perms) for n_perms in (1, 2, 6, 12)),
+    *(("ethanol", "md17_ethanol", None, 200, n_perms) for n_perms in (1, 2, 12)),
     ("aspirin", "md17_aspirin", None, 100, 6),
     ("24 atoms of C14H30", "qm22_alkane_C14", 24, 100, 12),
     ("C14H30", "qm22_alkane_C14", None, 50, 2),
@@ -358,10 +358,13 @@ def plot(table, path):
     bars = [(row["label"], ratio(row)) for row in table if ratio(row) is not None and row["work"] != "assembly"]
     labels, ratios = zip(*reversed(bars), strict=True)
     figure, axes = plt.subplots(figsize=(9, 0.26 * len(bars) + 1), layout="constrained")
-    drawn = axes.barh(labels, ratios, color="#4477aa")
+    drawn = axes.barh(range(len(bars)), ratios, color="#4477aa")
+    axes.set_yticks(range(len(bars)), labels)
+    axes.set_ylim(-0.6, len(bars) - 0.4)
     axes.bar_label(drawn, [f"{r:.0f}x" for r in ratios], padding=3, fontsize=8)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
+    axes.set_xlim(right=2 * max(ratios))
     axes.set_xlabel("times faster than the faster mode of sgdml 1.0.3, same machine, same run")
     axes.tick_params(axis="y", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
