@@ -33,23 +33,23 @@ def add_blocks(double[::1] a, int64_t n, const int64_t[::1] begin, const double[
 LARGEST_WHOLE = 4096
 
 
-cdef void subtract_product(char uplo, char trans, int n, int k, double *a, int lda, double *c, int ldc,
-                           int largest) noexcept nogil:
-    """C -= A A^T (trans 'N') or A^T A (trans 'T'); of C, of order n, the triangle `uplo`."""
+cdef void add_product(double scale, char uplo, char trans, int n, int k, double *a, int lda, double *c, int ldc,
+                      int largest) noexcept nogil:
+    """C += scale A A^T (trans 'N') or scale A^T A (trans 'T'); of C, of order n, the triangle `uplo`."""
     cdef:
-        double one = 1.0, minus_one = -1.0
+        double one = 1.0
         char other = b"T" if trans == b"N" else b"N"
         int n1 = n // 2, n2 = n - n // 2
         double *a2 = a + n1 if trans == b"N" else a + <int64_t> n1 * lda
     if n <= largest:
-        dsyrk(&uplo, &trans, &n, &k, &minus_one, a, &lda, &one, c, &ldc)
+        dsyrk(&uplo, &trans, &n, &k, &scale, a, &lda, &one, c, &ldc)
         return
-    subtract_product(uplo, trans, n1, k, a, lda, c, ldc, largest)
+    add_product(scale, uplo, trans, n1, k, a, lda, c, ldc, largest)
     if uplo == b"L":
-        dgemm(&trans, &other, &n2, &n1, &k, &minus_one, a2, &lda, a, &lda, &one, c + n1, &ldc)
+        dgemm(&trans, &other, &n2, &n1, &k, &scale, a2, &lda, a, &lda, &one, c + n1, &ldc)
     else:
-        dgemm(&trans, &other, &n1, &n2, &k, &minus_one, a, &lda, a2, &lda, &one, c + <int64_t> n1 * ldc, &ldc)
-    subtract_product(uplo, trans, n2, k, a2, lda, c + n1 + <int64_t> n1 * ldc, ldc, largest)
+        dgemm(&trans, &other, &n1, &n2, &k, &scale, a, &lda, a2, &lda, &one, c + <int64_t> n1 * ldc, &ldc)
+    add_product(scale, uplo, trans, n2, k, a2, lda, c + n1 + <int64_t> n1 * ldc, ldc, largest)
 
 
 cdef int factor(char uplo, int n, double *a, int lda, int largest) noexcept nogil:
@@ -67,11 +67,11 @@ cdef int factor(char uplo, int n, double *a, int lda, int largest) noexcept nogi
     if uplo == b"L":
         off = a + n1
         dtrsm(b"R", b"L", b"T", b"N", &n2, &n1, &one, a, &lda, off, &lda)
-        subtract_product(uplo, b"N", n2, n1, off, lda, a + n1 + <int64_t> n1 * lda, lda, largest)
+        add_product(-1.0, uplo, b"N", n2, n1, off, lda, a + n1 + <int64_t> n1 * lda, lda, largest)
     else:
         off = a + <int64_t> n1 * lda
         dtrsm(b"L", b"U", b"T", b"N", &n1, &n2, &one, a, &lda, off, &lda)
-        subtract_product(uplo, b"T", n2, n1, off, lda, a + n1 + <int64_t> n1 * lda, lda, largest)
+        add_product(-1.0, uplo, b"T", n2, n1, off, lda, a + n1 + <int64_t> n1 * lda, lda, largest)
     info = factor(uplo, n2, a + n1 + <int64_t> n1 * lda, lda, largest)
     return info + n1 if info else 0
 
@@ -94,7 +94,7 @@ def cholesky(double[::1] a, int n, int largest=LARGEST_WHOLE):
         info = factor(b"L", n1, leading, ld, largest)
         if info == 0 and n2 > 0:
             dtrsm(b"R", b"L", b"T", b"N", &n2, &n1, &one, leading, &ld, rectangle, &ld)
-            subtract_product(b"U", b"N", n2, n1, rectangle, ld, trailing, ld, largest)
+            add_product(-1.0, b"U", b"N", n2, n1, rectangle, ld, trailing, ld, largest)
             info = factor(b"U", n2, trailing, ld, largest)
             if info > 0:
                 info += n1
@@ -146,17 +146,4 @@ def add_gram(const double[:, ::1] a, double[::1, :] c, int largest=LARGEST_WHOLE
     if m and n:
         with nogil:
             # In Fortran's order A is A^T, (n, m).
-            add_product(n, m, <double *> &a[0, 0], n, &c[0, 0], n, largest)
-
-
-cdef void add_product(int n, int k, double *a, int lda, double *c, int ldc, int largest) noexcept nogil:
-    """C += A A^T, A (n, k); of C the lower triangle."""
-    cdef:
-        double one = 1.0
-        int n1 = n // 2, n2 = n - n // 2
-    if n <= largest:
-        dsyrk(b"L", b"N", &n, &k, &one, a, &lda, &one, c, &ldc)
-        return
-    add_product(n1, k, a, lda, c, ldc, largest)
-    dgemm(b"N", b"T", &n2, &n1, &k, &one, a + n1, &lda, a, &lda, &one, c + n1, &ldc)
-    add_product(n2, k, a + n1, lda, c + n1 + <int64_t> n1 * ldc, ldc, largest)
+            add_product(1.0, b"L", b"N", n, m, <double *> &a[0, 0], n, &c[0, 0], n, largest)

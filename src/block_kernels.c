@@ -39,13 +39,8 @@
 #include "gdml.h"
 #include "simd.h"
 
-#define W GDML_LANES
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b) JOIN_(a, b)
-#define PER_ISA(name) JOIN(name, GDML_ISA)
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
-/* GDML_ISA and GDML_LANES are set by meson.build. */
 
 static const double sqrt5 = 2.23606797749978969641;
 

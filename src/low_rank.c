@@ -7,11 +7,6 @@
 #include "gdml.h"
 #include "simd.h"
 
-#define W GDML_LANES
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b) JOIN_(a, b)
-#define PER_ISA(name) JOIN(name, GDML_ISA)
-
 typedef float vf __attribute__((vector_size(4 * GDML_LANES)));
 
 INLINE vd widen(const float *p)

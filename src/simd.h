@@ -7,6 +7,12 @@
 #include <stdint.h>
 #include <string.h>
 
+/* GDML_ISA and GDML_LANES are set by meson.build; what a file of kernels exports is named after its instruction set. */
+#define W GDML_LANES
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b) JOIN_(a, b)
+#define PER_ISA(name) JOIN(name, GDML_ISA)
+
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..dataset import load_dataset, same_fingerprint
 from ..errors import UsageError
 from ..model import load_model, save_model
-from ..task import checkpoint_file_name, model_file_name
+from ..task import model_file_name
 from ..train import GDMLTrain
 from .console import Console
 from .train import train_task
@@ -29,9 +29,6 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if finished.exists() and finished != path and not args.overwrite:
         raise UsageError(f"{finished} is there already: the training was finished. Overwrite it with -o.")
     console.info(f"Going on after {int(task.get('solver_iters', 0)):,} steps.")
-    checkpoint = path.with_name(checkpoint_file_name(task))
-    model = train_task(gdml_train, task, checkpoint, args, console, valid_dataset)
-    save_model(finished, model)
-    checkpoint.unlink(missing_ok=True)
+    model = train_task(gdml_train, task, finished, args, console, valid_dataset)
     save_model(finished, validate_model(model, valid_dataset, args, console))
     console.title("NEXT STEP", f"fastgdml test {finished} <test_dataset> [<n_test>]")

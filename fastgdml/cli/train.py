@@ -62,10 +62,7 @@ def train_tasks(args: argparse.Namespace, tasks: list[Path], valid_dataset: Data
             continue
         else:
             save_task(task_path, {**task, "tried_training": True})
-            checkpoint = task_path.with_name(checkpoint_file_name(task))
-            model = train_task(gdml_train, task, checkpoint, args, console, valid_dataset)
-            save_model(model_path, model)
-            checkpoint.unlink(missing_ok=True)
+            model = train_task(gdml_train, task, model_path, args, console, valid_dataset)
         if len(tasks) == 1:
             console.info("The only model needs no validation.")
             break
@@ -80,12 +77,13 @@ def train_tasks(args: argparse.Namespace, tasks: list[Path], valid_dataset: Data
 def train_task(
     gdml_train: GDMLTrain,
     task: Task,
-    checkpoint: Path,
+    model_path: Path,
     args: argparse.Namespace,
     console: Console,
     valid_dataset: Dataset,
 ) -> Model:
-    """Train one model; the iterative solver leaves what it has in the file `checkpoint`, also on Ctrl-C and SIGTERM."""
+    """Train one model and save it; the iterative solver leaves checkpoints beside it, also on Ctrl-C and SIGTERM."""
+    checkpoint = model_path.with_name(checkpoint_file_name(task))
 
     def save(model: Model) -> None:
         save_model(checkpoint, model)
@@ -96,7 +94,7 @@ def train_task(
         idxs = np.asarray(task["idxs_valid"], dtype=np.int64)
         held_out = (valid_dataset["R"][idxs], valid_dataset["F"][idxs], lattice_of(valid_dataset, idxs))
     with interrupted_by_sigterm():
-        return gdml_train.train(
+        model = gdml_train.train(
             task,
             save_progr_callback=save,
             callback=console.progress,
@@ -105,6 +103,9 @@ def train_task(
             max_iter=args.max_iter,
             held_out=held_out,
         )
+    save_model(model_path, model)
+    checkpoint.unlink(missing_ok=True)
+    return model
 
 
 @contextmanager

@@ -1,12 +1,11 @@
 """Iterative training: conjugate gradients on the matrix-free kernel, preconditioned by columns of some training points.
 
 It needs memory for k columns of the kernel matrix instead of all n, and less time than the closed form for large
-training sets. How many columns, and which solver is faster, follows from rates that are measured on the spot.
+training sets. How many columns, and which solver is faster, follows from a model of cost (see `Rates`).
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from ..threads import resolve_n_threads
 from . import preconditioner
 from .conjugate_gradients import iterate
 from .rigid import drop_rigid_motions, remove_rigid_motions
-
-_log = logging.getLogger(__name__)
 
 # Steps to a residual of 1e-4 are about this times n / k: 10 for ethanol, 45 to 60 for aspirin.
 STEPS = 30.0

@@ -12,7 +12,6 @@ Blocks cost nothing beside L and save most of the steps that L alone would need.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,8 +25,6 @@ from ..errors import SolverError
 from ..group import GroupTables
 from ..kernel import Coordinates, Progress, assemble_rows, assemble_selected
 from ..threads import resolve_n_threads
-
-_log = logging.getLogger(__name__)
 
 # Eigenvalues of a block below this fraction of its largest are raised to it: they belong to motions that the forces do
 # not see, or to rounding errors.
