@@ -393,8 +393,12 @@ def test_other_systems_and_datasets_are_refused(capsys):
 
 
 def start(*args, **kwargs):
-    command = [sys.executable, "-c", "import sys; from fastgdml.cli import main; sys.exit(main())", *map(str, args)]
-    return subprocess.Popen(command, **kwargs)
+    # A shell without job control starts background jobs, these tests among them, with SIGINT ignored; a terminal does not.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from fastgdml.cli import main; sys.exit(main())"
+    )
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], **kwargs)
 
 
 def test_interrupt_keeps_finished_tasks_and_the_next_run_continues():

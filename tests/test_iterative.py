@@ -296,6 +296,14 @@ def test_auto_iterates_when_the_closed_form_does_not_fit(ethanol):
     assert "the limit is 0.12 GB" in str(model["solver_reason"])
 
 
+def test_auto_takes_the_closed_form_when_only_that_fits(task, monkeypatch):
+    monkeypatch.setattr(choice, "_SMALL_ORDER", 10)
+    monkeypatch.setattr(preconditioner, "_PIECE_BYTES", 10**12)
+    assert GDMLTrain().train(task)["solver_name"] == "analytic"
+    with pytest.raises(InsufficientMemoryError, match="leaves"):
+        GDMLTrain().train(task, solver="cg")
+
+
 def test_number_of_columns_follows_from_memory():
     free = cg.choose_n_columns(500, 27, 2.5e8, 1e12)
     assert 300 < free < 4500

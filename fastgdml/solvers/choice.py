@@ -183,12 +183,17 @@ def solve(
         if preconditioner.memory(n_train, iteration.n // n_train, len(columns)) > room:
             _log.info("The %d columns of the earlier run do not fit into the memory limit.", len(columns))
             columns = None
+    free_to_choose = options.solver == "auto" and fits
     if columns is None:
-        count = choose_n_columns(n_train, iteration.n // n_train, iteration.product, room, tol=options.tol)
+        try:
+            count = choose_n_columns(n_train, iteration.n // n_train, iteration.product, room, tol=options.tol)
+        except InsufficientMemoryError:
+            if not free_to_choose:
+                raise
+            return closed_form(equations, memory, callback)
         columns = iteration.choose_columns(count)
 
     max_iter, reason = options.max_iter, "asked for" if options.solver == "cg" else memory
-    free_to_choose = options.solver == "auto" and fits
     if free_to_choose:
         closed = closed_form_seconds(equations.order)
         likely, worst = (
