@@ -393,7 +393,7 @@ def test_other_systems_and_datasets_are_refused(capsys):
 
 
 def start(*args, **kwargs):
-    # A shell without job control starts background jobs, these tests among them, with SIGINT ignored; a terminal does not.
+    # A shell without job control starts background jobs, and so perhaps these tests, with SIGINT ignored.
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from fastgdml.cli import main; sys.exit(main())"
