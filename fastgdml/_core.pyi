@@ -1,10 +1,11 @@
 """Types of the native core (src/_core.pyx); shapes and meanings are documented there."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from .group import GroupTables
-from .pair_classes import PairClasses
 
 _F8 = npt.NDArray[np.float64]
 _I8 = npt.NDArray[np.int64]
@@ -19,7 +20,6 @@ class Cells:
     def tables(self) -> tuple[_F8, _F8, _F8]: ...
 
 def descriptors(R: _F8, cells: Cells | None, x: _F8, g: _F8, n_threads: int) -> tuple[int, int] | None: ...
-def lay_out_jacobian_dot(g: _F8, vectors: _F8, order: _I8, tiles: _F8, n_threads: int) -> None: ...
 def low_rank_project(u: npt.NDArray[np.float32], b: _F8, n_threads: int) -> _F8: ...
 def low_rank_subtract(u: npt.NDArray[np.float32], t: _F8, b: _F8, n_threads: int) -> None: ...
 def match_all_pairs(
@@ -53,16 +53,41 @@ class KernelAssembly:
     ) -> None: ...
     def fill(self, items: _I8, n_threads: int) -> None: ...
 
-class Predictor:
-    def __init__(
-        self,
-        n_atoms: int,
-        classes: PairClasses,
-        train: _F8,
-        energy: _F8 | None,
-        sig: float,
-        std: float,
-        c: float,
-    ) -> None: ...
-    def predict(self, R: _F8, cells: Cells | None, E: _F8, F: _F8, n_threads: int) -> int: ...
+def tile_size(n_train: int, n_rows: int) -> int: ...
+def pair_classes(images: _I4, max_images: int = ...) -> dict[str, _I4]: ...
+def energy_factor(unit: str, to: str) -> float: ...
+def length_factor(unit: str, to: str) -> float: ...
+
+class Model:
+    address: int
+    n_pair_images: int
+    def properties(self) -> dict[str, Any]: ...
+    def arrays(self) -> tuple[_I4, _F8, _F8, _F8 | None]: ...
+    def image(self) -> bytes: ...
+    def set_coefficients(self, v: _F8, energies: _F8 | None) -> None: ...
+    def set_jacobian_dot(self, g: _F8, vectors: _F8, energies: _F8 | None, n_threads: int) -> None: ...
+    def predict(
+        self, R: _F8, cells: Cells | None, E: _F8 | None, F: _F8 | None, virial: _F8 | None, n_threads: int
+    ) -> int: ...
     def predict_descriptors(self, x: _F8, g: _F8, E: _F8, F: _F8, n_threads: int) -> None: ...
+
+def model_from_arrays(
+    z: _I4,
+    pair_images: _I4,
+    x: _F8,
+    v: _F8 | None,
+    energies: _F8 | None,
+    has_energies: bool,
+    sig: float,
+    std: float,
+    c: float,
+    *,
+    periodic: bool = ...,
+    minimum_image: bool = ...,
+    lattice: _F8 | None = ...,
+    energy_unit: bytes = ...,
+    length_unit: bytes = ...,
+    name: bytes = ...,
+    theory: bytes = ...,
+) -> Model: ...
+def model_from_file(path: bytes) -> Model: ...

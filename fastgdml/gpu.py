@@ -239,7 +239,9 @@ class GPUPredictor:
         V[:] = self.xp.asarray(v, dtype=self.xp.float64)
         self._x_dot_v = (X * V).sum(axis=1)
 
-    def predict(self, R: Any, return_E: bool = True, cell: Cell | None = None) -> tuple[Any, ...]:
+    def predict(
+        self, R: Any, return_E: bool = True, cell: Cell | None = None, return_virial: bool = False
+    ) -> tuple[Any, ...]:
         """Predict energies and forces.
 
         Parameters
@@ -252,13 +254,19 @@ class GPUPredictor:
             False leaves out the energies.
         cell : Cell, optional
             Periodic cell or cells to predict in; the model's own by default.
+        return_virial : bool
+            Also return virials.
 
         Returns
         -------
         E : array, shape (n_geo,)
             Energies, unless `return_E` is False.
         F : array, shape (n_geo, 3 n_atoms)
-            Forces. NumPy arrays for data on the host, CuPy arrays for data on the device.
+            Forces.
+        virial : array, shape (n_geo, 3, 3)
+            Only with `return_virial`; see `GDMLPredict.predict`.
+
+            All are NumPy arrays for data on the host, CuPy arrays for data on the device.
 
         Raises
         ------
@@ -283,31 +291,33 @@ class GPUPredictor:
             part = cell and cell.part(slice(begin, end))
             return from_R(self.xp.asarray(r[begin:end]), part, begin, xp=self.xp)
 
-        E, F = self._in_batches(len(r), batch_of, self.xp if on_device else np)
-        return (E, F) if return_E else (F,)
+        E, F, virial = self._in_batches(len(r), batch_of, self.xp if on_device else np, return_virial)
+        return tuple(wanted for wanted in (E if return_E else None, F, virial) if wanted is not None)
 
     def predict_descriptors(self, x: Any, g: Any, return_E: bool = True) -> tuple[Any, ...]:
         """Predict from descriptors (n_geo, D) and Jacobians (n_geo, D, 3); otherwise as `predict`."""
         (x, on_device), (g, _) = _take(x, self.xp), _take(g, self.xp)
         asarray = self.xp.asarray
-        E, F = self._in_batches(
+        E, F, _ = self._in_batches(
             len(x), lambda begin, end: (asarray(x[begin:end]), asarray(g[begin:end])), self.xp if on_device else np
         )
         return (E, F) if return_E else (F,)
 
     def _in_batches(
-        self, n_geo: int, batch_of: Callable[[int, int], tuple[Any, Any]], out: ModuleType
-    ) -> tuple[Any, Any]:
+        self, n_geo: int, batch_of: Callable[[int, int], tuple[Any, Any]], out: ModuleType, virials: bool = False
+    ) -> tuple[Any, ...]:
         """Predict batch by batch into arrays of the module `out`; smaller batches when memory runs out."""
-        E, F = out.empty(n_geo), out.empty((n_geo, 3 * self.n_atoms))
+        results = (
+            out.empty(n_geo),
+            out.empty((n_geo, 3 * self.n_atoms)),
+            out.empty((n_geo, 3, 3)) if virials else None,
+        )
         batch = self._batch_size(n_geo)
         begin = 0
         while begin < n_geo:
             end = min(begin + batch, n_geo)
             try:
-                e, f = self._predict_batch(*batch_of(begin, end))
-                if out is np:
-                    e, f = to_numpy(e), to_numpy(f)
+                parts = self._predict_batch(*batch_of(begin, end), virials)
             except MemoryError:  # CuPy's OutOfMemoryError is one
                 if end - begin == 1:
                     raise InsufficientMemoryError(
@@ -319,9 +329,11 @@ class GPUPredictor:
                 _log.info("Out of device memory with %d geometries a batch; trying %d.", end - begin, batch)
                 _release(self.xp)
                 continue
-            E[begin:end], F[begin:end] = e, f
+            for result, part in zip(results, parts, strict=True):
+                if result is not None:
+                    result[begin:end] = to_numpy(part) if out is np else part
             begin = end
-        return E, F
+        return results
 
     def _bytes_per_geometry(self) -> int:
         return 8 * (2 * self.n_perms * self.n_train + 6 * self.n_perms * self.n_desc + 16 * self.n_desc)
@@ -332,7 +344,7 @@ class GPUPredictor:
         widest = self.n_perms * max(2 * self.n_train, 3 * self.n_desc)
         return max(1, min(n_geo, fits, _MAX_ELEMENTS // widest))
 
-    def _predict_batch(self, x: Any, g: Any) -> tuple[Any, Any]:
+    def _predict_batch(self, x: Any, g: Any, virials: bool) -> tuple[Any, ...]:
         xp, n_geo = self.xp, len(x)
         y = (self._q * x)[:, self._images].reshape(-1, self.n_desc)
         # After the permutation, so that sets of permutations that are no group are right, too.
@@ -344,8 +356,11 @@ class GPUPredictor:
         y -= st @ self._xv
         # Back through the permutations, summed over them.
         minus_dE_dx = y.reshape(n_geo, -1)[:, self._back].sum(axis=1)
-        F = xp.tensordot(g * (self.std * minus_dE_dx)[:, :, None], self._ends, axes=(1, 0))
-        return E, F.transpose(0, 2, 1).reshape(n_geo, -1)
+        f = g * (self.std * minus_dE_dx)[:, :, None]
+        F = xp.tensordot(f, self._ends, axes=(1, 0)).transpose(0, 2, 1).reshape(n_geo, -1)
+        # Distances are g / x^3.
+        virial = -xp.matmul(f.transpose(0, 2, 1), g / (x * x * x)[:, :, None]) if virials else None
+        return E, F, virial
 
 
 def _weights_function(xp: ModuleType) -> Callable[..., tuple[Any, Any]]:

@@ -13,6 +13,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -149,8 +150,10 @@ def _predict_wkr(
     if wkr_start_stop is not None and tuple(wkr_start_stop) != (0, predictor.n_train):
         chosen = np.zeros(predictor.n_train)
         chosen[slice(*wkr_start_stop)] = 1.0
-        alphas_E = None if predictor._alphas_E is None else predictor._alphas_E * chosen
-        part._gpu, part._predictor = None, part._lay_out(predictor._v * chosen[:, None], alphas_E)
+        arrays = predictor._arrays
+        alphas_E = None if arrays.alphas_E is None else arrays.alphas_E * chosen
+        part._gpu = None
+        part._set_arrays(replace(arrays, v=arrays.v * chosen[:, None], alphas_E=alphas_E))
     if r_desc_d_desc is not None:
         part._R_desc, part._R_d_desc = (np.asarray(a, dtype=np.float64)[None] for a in r_desc_d_desc)
         E, F = part.predict()

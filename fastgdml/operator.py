@@ -11,9 +11,7 @@ import numpy as np
 from . import _core
 from .descriptor import Array, n_atoms_of
 from .group import GroupTables
-from .pair_classes import PairClasses
 from .threads import resolve_n_threads
-from .tiles import lay_out_descriptors, lay_out_energies
 
 
 class KernelOperator:
@@ -47,28 +45,35 @@ class KernelOperator:
         self._x = np.ascontiguousarray(x, dtype=np.float64)
         self._g = np.ascontiguousarray(g, dtype=np.float64)
         self._n_atoms = n_atoms_of(x.shape[1])
-        self._sig = sig
         self._n_threads = resolve_n_threads(n_threads)
-        self._classes = PairClasses.from_pair_images(tables.pair)
-        self._tiles = lay_out_descriptors(self._x, self._classes, sig)
-        self._energy = np.zeros((self._tiles.shape[0], self._tiles.shape[3])) if energies else None
-        self._predictor = _core.Predictor(self._n_atoms, self._classes, self._tiles, self._energy, sig, 1.0, 0.0)
+        self._energies = energies
+        # A model whose coefficients are replaced at each product.
+        self._model = _core.model_from_arrays(
+            np.zeros(self._n_atoms, dtype=np.int32),
+            np.ascontiguousarray(tables.pair, dtype=np.int32),
+            self._x,
+            None,
+            None,
+            energies,
+            sig,
+            1.0,
+            0.0,
+        )
         self._E = np.empty(len(x))
         self._F = np.empty((len(x), 3 * self._n_atoms))
 
     @property
     def n_pair_images(self) -> int:
         """Distinct images of all pairs under the permutations, sum_h n_h D_h."""
-        return len(self._classes.image_pair)
+        return self._model.n_pair_images
 
     def __call__(self, v: Array) -> Array:
         """Return K v, shape (n,), of v (n,): point by point, 3 N coordinates and perhaps the energy."""
         parts = v.reshape(len(self._x), -1)
         forces = np.ascontiguousarray(parts[:, : 3 * self._n_atoms])
-        _core.lay_out_jacobian_dot(self._g, forces, self._classes.order, self._tiles, self._n_threads)
-        if self._energy is not None:
-            self._energy[:] = lay_out_energies(parts[:, -1], self._tiles, self._sig)
-        self._predictor.predict_descriptors(self._x, self._g, self._E, self._F, self._n_threads)
-        if self._energy is None:
+        energies = np.ascontiguousarray(parts[:, -1]) if self._energies else None
+        self._model.set_jacobian_dot(self._g, forces, energies, self._n_threads)
+        self._model.predict_descriptors(self._x, self._g, self._E, self._F, self._n_threads)
+        if not self._energies:
             return self._F.ravel().copy()
         return np.hstack([self._F, -self._E[:, None]]).ravel()

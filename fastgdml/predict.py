@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from . import _core
 from .backend import array_module, energies_on_gpu_error, resolve_backend
 from .cell import Cell
-from .descriptor import (
-    Array,
-    geometry_error,
-    jacobian_dot,
-    n_pairs,
-    pair_perms_from_lin,
-)
+from .descriptor import Array, geometry_error, jacobian_dot, n_pairs
 from .errors import DataError, UsageError
+from .flat import is_flat, load_flat
 from .legacy import LegacyPredict, _predict_wkr, share_array  # noqa: F401 (old names of sgdml.predict)
-from .pair_classes import PairClasses
+from .model import load_model
+from .model_arrays import ModelArrays, cell_of, energy_coefficients, image_rule_of
 from .threads import prediction_threads, resolve_n_threads
-from .tiles import lay_out_coefficients, lay_out_descriptors, lay_out_energies
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +33,9 @@ class GDMLPredict(LegacyPredict):
 
     Parameters
     ----------
-    model : mapping
-        A model as returned by `GDMLTrain.train` or `load_model`.
+    model : mapping or path-like
+        A model as returned by `GDMLTrain.train` or `load_model`, or a model file: npz, or flat (``.fgdml``, from
+        ``fastgdml export``), which is mapped into memory instead of read.
     batch_size, num_workers : int, optional
         Accepted for compatibility with sgdml; without effect, there are no worker processes or chunks to tune.
     max_memory : float, optional
@@ -55,13 +53,15 @@ class GDMLPredict(LegacyPredict):
     ------
     DataError
         If the model lacks arrays or they contradict each other.
+    FileFormatError
+        If a file cannot be read or is no model.
     UsageError
         If a GPU is asked for and there is none, or the model has energy constraints (alphas_E).
     """
 
     def __init__(
         self,
-        model: Mapping[str, Any],
+        model: Mapping[str, Any] | str | os.PathLike[str],
         batch_size: int | None = None,
         num_workers: int | None = None,
         max_memory: float | None = None,
@@ -74,78 +74,56 @@ class GDMLPredict(LegacyPredict):
             _log.setLevel(log_level)
         if use_torch:
             _log.warning("use_torch has no effect: PyTorch is not used. For a GPU, give backend='gpu'.")
-        missing = [k for k in ("z", "R_desc", "R_d_desc_alpha", "tril_perms_lin", "sig", "std", "c") if k not in model]
-        if missing:
-            raise DataError(f"This is not a trained model: {', '.join(missing)} missing.")
-
-        self.n_atoms = len(np.atleast_1d(model["z"]))
-        self.n_desc = n_pairs(self.n_atoms)
+        if isinstance(model, str | os.PathLike) and is_flat(model):
+            self._predictor = load_flat(model)
+        else:
+            self._arrays = ModelArrays.of(load_model(model) if isinstance(model, str | os.PathLike) else model)
+            self._predictor = self._arrays.native()
         self.n_threads = resolve_n_threads(max_processes)
-        self.sig = float(model["sig"])
-        self.std = float(model["std"])
-        self.c = float(model["c"])
-        # The model's own cell; those of the training geometries if each had its own.
-        self._cell = Cell.of(model)
-
-        x = np.asarray(model["R_desc"], dtype=np.float64).T
-        v = np.asarray(model["R_d_desc_alpha"], dtype=np.float64)
-        if x.shape != v.shape or x.shape[1:] != (self.n_desc,):
-            raise DataError(
-                f"R_desc {x.T.shape} and R_d_desc_alpha {v.shape} do not fit a molecule of {self.n_atoms} atoms: "
-                f"({self.n_desc}, n_train) and (n_train, {self.n_desc}) expected."
-            )
-        self.n_train = len(x)
-        alphas_E = self._energy_coefficients(model.get("alphas_E"), DataError)
-        pair_perms = pair_perms_from_lin(model["tril_perms_lin"], self.n_desc)
-        self.n_perms = len(pair_perms)
-        # x_i - P_p x_j, read with the permutation on the query: the image under the inverse pair permutation.
-        self._classes = PairClasses.from_pair_images(np.argsort(pair_perms, axis=1))
-        self._x = x
-        self._v = v
-        self._alphas_E = alphas_E
+        properties = self._predictor.properties()
+        self.z = properties["z"]
+        self.n_atoms = len(self.z)
+        self.n_desc = n_pairs(self.n_atoms)
+        self.n_train: int = properties["n_train"]
+        self.n_perms: int = properties["n_perms"]
+        self.sig: float = properties["sig"]
+        self.std: float = properties["std"]
+        self.c: float = properties["c"]
+        self.e_unit: str = properties["e_unit"]
+        self.r_unit: str = properties["r_unit"]
+        self._image_rule = image_rule_of(properties)
+        self._cell = cell_of(properties)
         self._gpu: Any = None
-        self._predictor: Any = None
         if resolve_backend(backend) == "gpu":
-            if alphas_E is not None:
+            arrays = self._arrays
+            if arrays.alphas_E is not None:
                 raise energies_on_gpu_error()
             from .gpu import GPUPredictor
 
-            self._gpu = GPUPredictor(x, v, pair_perms, self.sig, self.std, self.c, self._cell, array_module("gpu"))
-        else:
-            self._predictor = self._lay_out(v, alphas_E)
+            self._gpu = GPUPredictor(
+                arrays.x,
+                arrays.v,
+                np.argsort(arrays.pair_images, axis=1),
+                self.sig,
+                self.std,
+                self.c,
+                self._cell,
+                array_module("gpu"),
+            )
         self._R_desc: Array | None = None
         self._R_d_desc: Array | None = None
 
-    def _energy_coefficients(
-        self, alphas_E: npt.ArrayLike | None, error: type[DataError] | type[UsageError]
-    ) -> Array | None:
-        if alphas_E is None:
-            return None
-        checked = np.asarray(alphas_E, dtype=np.float64).ravel()
-        if checked.size != self.n_train:
-            raise error(
-                f"alphas_E has {checked.size} elements; one for each of {self.n_train} training points expected."
-            )
-        return checked
-
-    def _lay_out(self, v: Array, alphas_E: Array | None) -> Any:
-        """Return the native predictor for the coefficients v = J alpha (M, D) and alphas_E (M,)."""
-        c = self._classes
-        tiles = lay_out_descriptors(self._x, c, self.sig)
-        lay_out_coefficients(v, c.order, tiles)
-        energy = None if alphas_E is None else lay_out_energies(alphas_E, tiles, self.sig)
-        return _core.Predictor(
-            self.n_atoms,
-            c,
-            tiles,
-            energy,
-            self.sig,
-            self.std,
-            self.c,
-        )
+    @cached_property
+    def _arrays(self) -> ModelArrays:
+        """What the model is made of; of a flat file not before it is needed."""
+        return ModelArrays.of_native(self._predictor)
 
     def predict(
-        self, R: npt.ArrayLike | None = None, return_E: bool = True, lattice: npt.ArrayLike | None = None
+        self,
+        R: npt.ArrayLike | None = None,
+        return_E: bool = True,
+        lattice: npt.ArrayLike | None = None,
+        return_virial: bool = False,
     ) -> tuple[Array, ...]:
         """Predict energies and forces of geometries.
 
@@ -160,6 +138,8 @@ class GDMLPredict(LegacyPredict):
         lattice : array_like, shape (3, 3) or (n_geo, 3, 3), optional
             Lattice vectors as columns, for all geometries or for each; those of the model by default. Needed if the
             training geometries had different ones.
+        return_virial : bool
+            Also return virials.
 
         Returns
         -------
@@ -167,6 +147,10 @@ class GDMLPredict(LegacyPredict):
             Energies, unless `return_E` is False.
         F : ndarray, shape (n_geo, 3 n_atoms)
             Forces.
+        virial : ndarray, shape (n_geo, 3, 3)
+            Only with `return_virial`: the negative derivative of the energy by the strain of the geometry and its cell,
+            in the unit of energy; the stress is -virial / volume. Exact and symmetric: the sum over pairs of atoms of
+            distance (outer) force.
 
         Raises
         ------
@@ -179,40 +163,45 @@ class GDMLPredict(LegacyPredict):
         if R is None:
             if lattice is not None:
                 raise UsageError("predict(lattice=...) needs geometries R: the training geometries have their own.")
+            if return_virial:
+                raise UsageError("predict(return_virial=True) needs geometries R.")
             return self._predict_training_set(return_E)
-        cell = self._cell_for(lattice)
+        cell = self._cell if lattice is None and self._cell is not None else self._cell_for(lattice)
         if self._gpu is not None:
-            result: tuple[Array, ...] = self._gpu.predict(R, return_E, cell)
+            result: tuple[Array, ...] = self._gpu.predict(R, return_E, cell, return_virial)
             return result
         r = np.ascontiguousarray(R, dtype=np.float64)
         n_coord = 3 * self.n_atoms
-        if r.size % n_coord or not (r.shape[-1] == n_coord or r.shape[-2:] == (self.n_atoms, 3)):
-            raise DataError(
-                f"Geometries of shape {r.shape} do not fit a model of {self.n_atoms} atoms: "
-                f"(n_geo, {n_coord}) expected."
-            )
-        r = r.reshape(-1, n_coord)
+        if r.ndim != 2 or r.shape[1] != n_coord:
+            if r.size % n_coord or not (r.shape[-1] == n_coord or r.shape[-2:] == (self.n_atoms, 3)):
+                raise DataError(
+                    f"Geometries of shape {r.shape} do not fit a model of {self.n_atoms} atoms: "
+                    f"(n_geo, {n_coord}) expected."
+                )
+            r = r.reshape(-1, n_coord)
         if cell is not None:
             cell.require_for(len(r))
-        E, F = np.empty(len(r)), np.empty(r.shape)
+        E = np.empty(len(r)) if return_E else None
+        F = np.empty(r.shape)
+        virial = np.empty((len(r), 3, 3)) if return_virial else None
         with prediction_threads.take(self.n_threads) as n_threads:
-            bad = self._predictor.predict(r, None if cell is None else cell.native, E, F, n_threads)
+            bad = self._predictor.predict(r, None if cell is None else cell.native, E, F, virial, n_threads)
         if bad >= 0:
             raise geometry_error(r[bad].reshape(-1, 3), bad)
-        return (E, F) if return_E else (F,)
+        return tuple(wanted for wanted in (E, F, virial) if wanted is not None)
 
     def _cell_for(self, lattice: npt.ArrayLike | None) -> Cell | None:
-        """Return the cell to predict in."""
+        """Return the cell to predict in where it is not the model's own."""
+        if self._image_rule is None:
+            if lattice is not None:
+                raise UsageError("This model was trained without lattice vectors; it cannot be used with a lattice.")
+            return None
         if lattice is None:
-            if self._cell is not None and self._cell.varies:
-                raise UsageError(
-                    "This model was trained on geometries with different lattice vectors: say which to predict with, "
-                    "predict(R, lattice=...), of shape (3, 3) or (n_geo, 3, 3), vectors as columns."
-                )
-            return self._cell
-        if self._cell is None:
-            raise UsageError("This model was trained without lattice vectors; it cannot be used with a lattice.")
-        return Cell(lattice, self._cell.image_rule)
+            raise UsageError(
+                "This model was trained on geometries with different lattice vectors: say which to predict with, "
+                "predict(R, lattice=...), of shape (3, 3) or (n_geo, 3, 3), vectors as columns."
+            )
+        return Cell(lattice, self._image_rule)
 
     def prepare_parallel(
         self, n_bulk: int = 1, n_reps: int = 1, return_is_from_cache: bool = False
@@ -241,7 +230,7 @@ class GDMLPredict(LegacyPredict):
         # Geometries spread along a line: any set of distinct positions costs the same.
         n_bulk = max(1, int(n_bulk))
         r = np.tile(np.arange(3.0 * self.n_atoms) ** 1.1 + 1.0, (n_bulk, 1))
-        lattice = self._cell.lattice[0] if self._cell is not None and self._cell.varies else None
+        lattice = 1e3 * np.eye(3) if self._image_rule is not None and self._cell is None else None
         best, spent, done = np.inf, 0.0, 0
         while done < max(1, n_reps) or (spent < 0.1 and done < 20):
             start = time.perf_counter()
@@ -291,15 +280,17 @@ class GDMLPredict(LegacyPredict):
         alphas = np.asarray(alphas_F, dtype=np.float64).ravel()
         if alphas.size != 3 * self.n_atoms * self.n_train:
             raise UsageError(f"alphas_F has {alphas.size} elements; {3 * self.n_atoms * self.n_train} expected.")
-        alphas_E = self._energy_coefficients(alphas_E, UsageError)
+        alphas_E = energy_coefficients(alphas_E, self.n_train, UsageError)
         v = jacobian_dot(self._R_d_desc, alphas.reshape(self.n_train, -1))
         if self._gpu is not None:
             if alphas_E is not None:
                 raise energies_on_gpu_error()
             self._gpu.set_coefficients(v)
-        else:
-            self._predictor = self._lay_out(v, alphas_E)
-        self._v, self._alphas_E = v, alphas_E
+        self._set_arrays(replace(self._arrays, v=v, alphas_E=alphas_E))
+
+    def _set_arrays(self, arrays: ModelArrays) -> None:
+        self._arrays = arrays
+        self._predictor = arrays.native()
 
     def _predict_training_set(self, return_E: bool) -> tuple[Array, ...]:
         if self._R_desc is None or self._R_d_desc is None:

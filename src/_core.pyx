@@ -15,7 +15,6 @@ import numpy as np
 
 
 cdef extern from "gdml.h" nogil:
-    int GDML_QUERY_BLOCK
     int GDML_MAX_LANES
     ctypedef enum gdml_storage:
         GDML_DENSE
@@ -63,27 +62,6 @@ cdef extern from "gdml.h" nogil:
         const double *x
         const double *g
         gdml_kernel_target target
-    ctypedef struct gdml_predictor:
-        int64_t n_atoms
-        int64_t n_perms
-        int64_t n_classes
-        int64_t n_tiles
-        int64_t tile
-        const int32_t *class_begin
-        const int32_t *class_image
-        const int32_t *image_begin
-        const int32_t *image_pair
-        const int32_t *perm_image
-        const int32_t *image_perm_begin
-        const int32_t *image_perm
-        const double *train
-        const double *energy
-        double sig
-    ctypedef struct gdml_query:
-        double *x
-        double *g
-        double *force_x
-        double energy
     ctypedef struct gdml_low_rank:
         void (*project)(int64_t, int64_t, const float *, const double *, double *) noexcept nogil
         void (*subtract)(int64_t, int64_t, const float *, const double *, double *) noexcept nogil
@@ -93,17 +71,8 @@ cdef extern from "gdml.h" nogil:
         int64_t (*descriptor)(int64_t, const double *, const gdml_cell *, double *, double *) noexcept nogil
         size_t (*kernel_scratch)(const gdml_group *) noexcept nogil
         void (*kernel_tile)(const gdml_kernel_job *, int64_t, int64_t, int64_t, void *) noexcept nogil
-        void (*predict_images)(const gdml_predictor *, int64_t, const gdml_query *, double *) noexcept nogil
-        size_t (*predict_scratch)(const gdml_predictor *, int64_t) noexcept nogil
-        void (*predict_tile)(const gdml_predictor *, int64_t, int64_t, const double *, double *,
-                             void *) noexcept nogil
-        void (*predict_collect)(const gdml_predictor *, int64_t, const double *, const double *,
-                                gdml_query *) noexcept nogil
         const gdml_low_rank *low_rank
     const gdml_kernels *gdml_select_kernels(const char *isa)
-    int64_t gdml_n_images(const gdml_predictor *model)
-    int64_t gdml_n_sums(const gdml_predictor *model)
-    void gdml_force_from_descriptor(int64_t, const double *, const double *, double, double *)
     void gdml_jacobian_dot(int64_t, const double *, const double *, double *)
     void *gdml_scratch_new(size_t n_bytes)
     void gdml_scratch_free(void *scratch)
@@ -111,6 +80,126 @@ cdef extern from "gdml.h" nogil:
                     int32_t *, double *, double *, double *, int32_t *)
 
     int64_t gdml_spanning_tree(int64_t, int64_t, const int64_t *, const int64_t *, int64_t *, int64_t *)
+
+
+cdef extern from "fastgdml.h" nogil:
+    ctypedef enum fastgdml_status:
+        FASTGDML_SUCCESS
+        FASTGDML_ERROR_FILE
+        FASTGDML_ERROR_FORMAT
+        FASTGDML_ERROR_MEMORY
+    ctypedef struct fastgdml_model:
+        pass
+    const char *fastgdml_last_error()
+    fastgdml_status fastgdml_model_load(const char *path, fastgdml_model **out)
+    void fastgdml_model_free(fastgdml_model *model)
+    fastgdml_status fastgdml_energy_factor(const char *from_unit, const char *to_unit, double *factor)
+    fastgdml_status fastgdml_length_factor(const char *from_unit, const char *to_unit, double *factor)
+
+
+cdef extern from "model.h" nogil:
+    int GDML_MAX_IMAGES
+    int GDML_MOLECULE
+    int GDML_ONE_CELL
+    int GDML_CELL_GIVEN
+    ctypedef struct gdml_predictor:
+        int64_t n_atoms
+        int64_t n_perms
+        int64_t n_tiles
+        const double *energy
+        double sig
+    ctypedef struct gdml_model "struct fastgdml_model":
+        gdml_predictor predictor
+        int64_t n_train
+        const int32_t *z
+        double std
+        double c
+        int periodicity
+        int minimum_image
+        double lattice[9]
+        char *energy_unit
+        char *length_unit
+        char *name
+        char *theory
+    ctypedef struct gdml_pair_classes:
+        int64_t n_classes
+        int64_t n_images
+        int64_t n_pair_images
+        int32_t *order
+        int32_t *class_begin
+        int32_t *class_image
+        int32_t *image_begin
+        int32_t *image_pair
+        int32_t *perm_image
+        int32_t *image_perm_begin
+        int32_t *image_perm
+    int gdml_pair_classes_new(gdml_pair_classes *, int64_t, int64_t, const int32_t *, int64_t)
+    void gdml_pair_classes_free(gdml_pair_classes *)
+    ctypedef struct gdml_model_parts:
+        int64_t n_atoms
+        int64_t n_train
+        int64_t n_perms
+        const int32_t *z
+        const int32_t *pair_images
+        const double *x
+        const double *v
+        const double *energies
+        int has_energies
+        double sig
+        double std
+        double c
+        int periodicity
+        int minimum_image
+        const double *lattice
+        const char *energy_unit
+        const char *length_unit
+        const char *name
+        const char *theory
+    fastgdml_status gdml_model_new(const gdml_model_parts *parts, gdml_model **out)
+    void gdml_model_set_coefficients(gdml_model *, int64_t, int64_t, const double *, const double *)
+    void gdml_model_arrays(const gdml_model *, int32_t *, double *, double *, double *)
+    const void *gdml_model_image(gdml_model *, size_t *)
+    int64_t gdml_tile_size(int64_t n_train, int64_t n_rows)
+    int64_t gdml_n_images(const gdml_predictor *model)
+    ctypedef struct gdml_evaluation:
+        const gdml_model *model
+        const gdml_kernels *kernels
+        int64_t n_geo
+        const double *r
+        const gdml_cell *cells
+        int64_t cell_step
+        const double *x
+        const double *g
+        double *energy
+        double *force
+        double *virial
+        int n_threads
+        int over_tiles
+        int64_t n_blocks
+        int64_t n_held
+        int64_t n_sums
+        size_t scratch_bytes
+    ctypedef struct gdml_block:
+        pass
+    void gdml_plan(gdml_evaluation *evaluation, int n_threads)
+    int64_t gdml_evaluate_block(const gdml_evaluation *evaluation, int64_t block, void *scratch)
+    int64_t gdml_block_begin(const gdml_evaluation *evaluation, int64_t block, void *scratch, gdml_block *state)
+    void gdml_block_tile(const gdml_evaluation *evaluation, const gdml_block *state, int64_t tile, double *sums,
+                         void *scratch)
+    void gdml_block_end(const gdml_evaluation *evaluation, gdml_block *state)
+    void gdml_add_sums(const gdml_evaluation *evaluation, int64_t n_tiles, const double *tile_sums, gdml_block *state)
+
+
+cdef int check(fastgdml_status status) except -1:
+    """Raise what a status stands for."""
+    if status == FASTGDML_SUCCESS:
+        return 0
+    message = fastgdml_last_error().decode(errors="replace")
+    if status == FASTGDML_ERROR_MEMORY:
+        raise MemoryError(message)
+    if status in (FASTGDML_ERROR_FILE, FASTGDML_ERROR_FORMAT):
+        raise OSError(message)
+    raise ValueError(message)
 
 
 cdef const gdml_kernels *select_kernels() except NULL:
@@ -325,234 +414,258 @@ cdef class KernelAssembly:
 
 # ---- prediction -------------------------------------------------------------------------------------------------
 
-# Pair-images of training data below which a parallel region costs more than it saves (about 30 us of work).
-cdef int64_t PARALLEL_THRESHOLD = 60000
-# Bytes of scratch of one thread above which fewer geometries are predicted together: large permutation groups.
-cdef size_t SCRATCH_LIMIT = 2**25
+def tile_size(int64_t n_train, int64_t n_rows):
+    """Number of training points that prediction takes at a time; see gdml_tile_size."""
+    return gdml_tile_size(n_train, n_rows)
 
 
-# Tiles whose sums are held at a time, for each thread, when the tiles of one block of geometries run in parallel.
-cdef int64_t TILES_PER_THREAD = 4
+def pair_classes(const int32_t[:, ::1] images, int64_t max_images=GDML_MAX_IMAGES):
+    """The classes of pairs with images (P, D), a dict of the tables of gdml_pair_classes."""
+    cdef gdml_pair_classes c
+    cdef int64_t n_perms = images.shape[0]
+    if not gdml_pair_classes_new(&c, n_perms, images.shape[1], &images[0, 0], max_images):
+        raise MemoryError("No memory for the tables of permutations.")
+    try:
+        return {
+            "order": int32_copy(c.order, images.shape[1]),
+            "class_begin": int32_copy(c.class_begin, c.n_classes + 1),
+            "class_image": int32_copy(c.class_image, c.n_classes + 1),
+            "image_begin": int32_copy(c.image_begin, c.n_classes + 1),
+            "image_pair": int32_copy(c.image_pair, c.n_pair_images),
+            "perm_image": int32_copy(c.perm_image, c.n_classes * n_perms).reshape(-1, n_perms),
+            "image_perm_begin": int32_copy(c.image_perm_begin, c.n_images + 1),
+            "image_perm": int32_copy(c.image_perm, c.n_classes * n_perms),
+        }
+    finally:
+        gdml_pair_classes_free(&c)
 
 
-cdef struct query_block:
-    # What one thread needs to predict a block of geometries.
-    gdml_query query[4]        # GDML_QUERY_BLOCK
-    double *images             # [gdml_n_images][n_query]
-    double *sums               # [gdml_n_sums][n_query]
-    void *scratch
+cdef object int32_copy(const int32_t *table, int64_t n):
+    return np.array(<const int32_t[:n]> table) if n else np.empty(0, dtype=np.int32)
 
 
-cdef struct geometries:
-    # What to predict: coordinates, or descriptors and Jacobians computed before.
-    const double *r            # [n_geo][N][3] or NULL
-    const gdml_cell *cells     # NULL for molecules
-    int64_t cell_step          # 1 if every geometry has its own
-    const double *x            # [n_geo][D]
-    const double *g            # [n_geo][D][3]
+cdef class Model:
+    """A model of the C library, laid out for prediction. Safe to share between threads while coefficients stay.
 
-
-cdef class Predictor:
-    """A model laid out for prediction; immutable, safe to share between threads.
-
-    Parameters
-    ----------
-    n_atoms : number of atoms
-    classes : the pair classes of the permutations, a PairClasses
-    train : (n_tiles, 2, D, tile) descriptors, scaled, and J alpha of the training points
-    energy : (n_tiles, tile) coefficients of energy constraints, scaled, or None
-    sig : length scale
-    std, c : scale and offset of the energy
+    Made by the functions `model_from_arrays` and `model_from_file`.
     """
-    cdef gdml_predictor model
-    cdef double std, c
-    cdef int64_t n_desc, padded_desc, n_pair_images
-    cdef tuple keep_alive
+    cdef gdml_model *model
 
-    def __init__(self, int64_t n_atoms, object classes, const double[:, :, :, ::1] train,
-                 const double[:, ::1] energy, double sig, double std, double c):
-        self.keep_alive = (classes, train, energy)
-        self.model.n_atoms = n_atoms
-        self.model.n_classes, self.model.n_perms = classes.perm_image.shape
-        self.model.n_tiles = train.shape[0]
-        self.model.tile = train.shape[3]
-        self.model.class_begin = int32_table(classes.class_begin)
-        self.model.class_image = int32_table(classes.class_image)
-        self.model.image_begin = int32_table(classes.image_begin)
-        self.model.image_pair = int32_table(classes.image_pair)
-        self.model.perm_image = int32_table(classes.perm_image.ravel())
-        self.model.image_perm_begin = int32_table(classes.image_perm_begin)
-        self.model.image_perm = int32_table(classes.image_perm)
-        self.model.train = &train[0, 0, 0, 0]
-        self.model.energy = NULL if energy is None else &energy[0, 0]
-        self.model.sig = sig
-        self.std = std
-        self.c = c
-        self.n_desc = train.shape[2]
-        self.padded_desc = (self.n_desc + GDML_MAX_LANES - 1) // GDML_MAX_LANES * GDML_MAX_LANES
-        self.n_pair_images = len(classes.image_pair)
+    def __dealloc__(self):
+        fastgdml_model_free(<fastgdml_model *> self.model)
 
-    cdef size_t block_size(self, const gdml_kernels *kernels, int64_t n_query) noexcept nogil:
-        return (kernels.predict_scratch(&self.model, n_query)
-                + n_query * (5 * self.padded_desc + gdml_n_images(&self.model) + gdml_n_sums(&self.model))
-                * sizeof(double))
+    @property
+    def address(self):
+        """The fastgdml_model *, valid as long as this object."""
+        return <size_t> self.model
 
-    cdef query_block block(self, const gdml_kernels *kernels, int64_t n_query, void *memory) noexcept nogil:
+    @property
+    def n_pair_images(self):
+        """Distinct images of all pairs under the permutations, sum_h n_h D_h."""
+        return gdml_n_images(&self.model.predictor)
+
+    def properties(self):
+        """What the model records, by the keys of model files; strings empty where unknown."""
+        cdef const gdml_model *m = self.model
+        entries = {
+            "z": np.array(<const int32_t[:m.predictor.n_atoms]> m.z, dtype=np.int64),
+            "sig": m.predictor.sig,
+            "std": m.std,
+            "c": m.c,
+            "n_train": m.n_train,
+            "n_perms": m.predictor.n_perms,
+            "e_unit": m.energy_unit.decode(errors="replace"),
+            "r_unit": m.length_unit.decode(errors="replace"),
+            "dataset_name": m.name.decode(errors="replace"),
+            "dataset_theory": m.theory.decode(errors="replace"),
+            "periodic": m.periodicity != GDML_MOLECULE,
+            "minimum_image": bool(m.minimum_image),
+        }
+        if m.periodicity == GDML_ONE_CELL:
+            entries["lattice"] = np.array([m.lattice[i] for i in range(9)]).reshape(3, 3)
+        return entries
+
+    def arrays(self):
+        """What the model was made from: pair_images, x, v, energies of `model_from_arrays`; energies may be None."""
+        cdef int64_t n_atoms = self.model.predictor.n_atoms, n_train = self.model.n_train
+        cdef int64_t n_desc = n_atoms * (n_atoms - 1) // 2
+        cdef int32_t[:, ::1] images = np.empty((self.model.predictor.n_perms, n_desc), dtype=np.int32)
+        cdef double[:, ::1] x = np.empty((n_train, n_desc)), v = np.empty((n_train, n_desc))
+        cdef double[::1] energies = np.empty(n_train)
+        gdml_model_arrays(self.model, &images[0, 0], &x[0, 0], &v[0, 0], &energies[0])
+        return (np.asarray(images), np.asarray(x), np.asarray(v),
+                np.asarray(energies) if self.model.predictor.energy else None)
+
+    def image(self):
+        """The content of a model file."""
+        cdef size_t size = 0
+        cdef const char *data = <const char *> gdml_model_image(self.model, &size)
+        return data[:size]
+
+    def set_coefficients(self, const double[:, ::1] v, const double[::1] energies):
+        """Replace the coefficients J alpha (M, D) and those of energies (M,), None without."""
+        gdml_model_set_coefficients(self.model, 0, v.shape[0], &v[0, 0], NULL if energies is None else &energies[0])
+
+    def set_jacobian_dot(self, const double[:, :, ::1] g, const double[:, ::1] vectors, const double[::1] energies,
+                         int n_threads):
+        """Replace the coefficients by J v of g (M, D, 3) and vectors (M, 3 N), and those of energies (M,)."""
         cdef:
-            query_block block
-            int64_t i, d = self.padded_desc
-            double *at = <double *> (<char *> memory + kernels.predict_scratch(&self.model, n_query))
-        block.scratch = memory
-        for i in range(n_query):
-            block.query[i].x = at
-            block.query[i].g = at + d
-            block.query[i].force_x = at + 4 * d
-            at = at + 5 * d
-        block.images = at
-        block.sums = at + n_query * gdml_n_images(&self.model)
-        return block
+            int64_t n_desc = g.shape[1], n_atoms = vectors.shape[1] // 3, j
+            Scratch scratch = Scratch(n_threads, n_desc * sizeof(double))
+            double *v
+            const double *energy = NULL if energies is None else &energies[0]
+        for j in prange(g.shape[0], nogil=True, num_threads=n_threads, schedule="static"):
+            v = <double *> scratch.at(threadid())
+            gdml_jacobian_dot(n_atoms, &g[j, 0, 0], &vectors[j, 0], v)
+            gdml_model_set_coefficients(self.model, j, j + 1, v, NULL if energy is NULL else energy + j)
 
-    cdef int64_t prepare(self, const gdml_kernels *kernels, const geometries *geo, int64_t first, int64_t n_query,
-                         query_block *block) noexcept nogil:
-        """Set up the queries of a block; returns the first with coincident atoms, or -1."""
-        cdef int64_t i, bad = -1
-        for i in range(n_query):
-            if geo.r is NULL:
-                block.query[i].x = <double *> geo.x + (first + i) * self.n_desc
-                block.query[i].g = <double *> geo.g + 3 * (first + i) * self.n_desc
-            elif kernels.descriptor(self.model.n_atoms, geo.r + 3 * self.model.n_atoms * (first + i),
-                                    cell_at(geo.cells, (first + i) * geo.cell_step), block.query[i].x,
-                                    block.query[i].g) >= 0 and bad < 0:
-                bad = first + i
-        kernels.predict_images(&self.model, n_query, block.query, block.images)
-        memset(block.sums, 0, n_query * gdml_n_sums(&self.model) * sizeof(double))
-        return bad
+    def predict(self, const double[:, ::1] R, Cells cells, double[::1] E, double[:, ::1] F, double[:, :, ::1] virial,
+                int n_threads):
+        """Energies (n_geo,), forces (n_geo, 3 N), virials (n_geo, 3, 3) of R (n_geo, 3 N), each None if not wanted.
 
-    cdef void finish(self, const gdml_kernels *kernels, int64_t n_query, query_block *block, double *energy,
-                     double *force) noexcept nogil:
-        cdef int64_t i
-        kernels.predict_collect(&self.model, n_query, block.images, block.sums, block.query)
-        for i in range(n_query):
-            energy[i] = self.std * block.query[i].energy + self.c
-            gdml_force_from_descriptor(self.model.n_atoms, block.query[i].g, block.query[i].force_x, self.std,
-                                       force + 3 * self.model.n_atoms * i)
-
-    def predict(self, const double[:, ::1] R, Cells cells, double[::1] E, double[:, ::1] F, int n_threads):
-        """Energies and forces of R (n_geo, 3 N). Returns the first geometry with coincident atoms, or -1.
-
+        Returns the first geometry with coincident atoms, or -1.
         cells : one, or one for each geometry; None for molecules
         """
-        cdef geometries geo = geometries(NULL, NULL, 0, NULL, NULL)
-        if R.shape[0]:
-            geo.r = &R[0, 0]
+        cdef gdml_evaluation e
+        if R.shape[0] == 0:
+            return -1
+        memset(&e, 0, sizeof(e))
+        e.n_geo = R.shape[0]
+        e.r = &R[0, 0]
         if cells is not None:
-            geo.cells = cells.cell
-            geo.cell_step = cells.step()
-        return self.evaluate(&geo, R.shape[0], E, F, n_threads)
+            e.cells = cells.cell
+            e.cell_step = cells.step()
+        if E is not None:
+            e.energy = &E[0]
+        if F is not None:
+            e.force = &F[0, 0]
+        if virial is not None:
+            e.virial = &virial[0, 0, 0]
+        return self.evaluate(&e, n_threads)
 
     def predict_descriptors(self, const double[:, ::1] x, const double[:, :, ::1] g, double[::1] E,
                             double[:, ::1] F, int n_threads):
-        """The same for descriptors x (n_geo, D) and compressed Jacobians g (n_geo, D, 3)."""
-        cdef geometries geo
-        if x.shape[0]:
-            geo = geometries(NULL, NULL, 0, &x[0, 0], &g[0, 0, 0])
-            self.evaluate(&geo, x.shape[0], E, F, n_threads)
+        """Energies and forces for descriptors x (n_geo, D) and compressed Jacobians g (n_geo, D, 3)."""
+        cdef gdml_evaluation e
+        if x.shape[0] == 0:
+            return
+        memset(&e, 0, sizeof(e))
+        e.n_geo = x.shape[0]
+        e.x = &x[0, 0]
+        e.g = &g[0, 0, 0]
+        e.energy = &E[0]
+        e.force = &F[0, 0]
+        self.evaluate(&e, n_threads)
 
-    cdef int64_t evaluate(self, const geometries *geo, int64_t n_geo, double[::1] E, double[:, ::1] F,
-                          int n_threads) except -2:
-        """Predict n_geo geometries.
+    cdef int64_t evaluate(self, gdml_evaluation *e, int n_threads) except -2:
+        e.model = self.model
+        e.kernels = select_kernels()
+        gdml_plan(e, n_threads)
+        return self.predict_tiles(e) if e.over_tiles else self.predict_blocks(e)
 
-        Every tile of training points gives partial sums, and partial sums are added in the order of the tiles,
-        whichever loop runs in parallel: results do not depend on the number of threads.
-        """
-        cdef:
-            const gdml_kernels *kernels = select_kernels()
-            int64_t n_query = min(<int64_t> GDML_QUERY_BLOCK, max(<int64_t> 1, n_geo // n_threads))
-            int64_t n_blocks
-            int64_t work = self.model.n_tiles * self.model.tile * self.n_pair_images
-        if n_geo == 0:
-            return -1
-        while n_query > 1 and self.block_size(kernels, n_query) > SCRATCH_LIMIT:
-            n_query -= 1
-        n_blocks = (n_geo + n_query - 1) // n_query
-        if work * n_geo < PARALLEL_THRESHOLD:
-            n_threads = 1
-        elif n_blocks < n_threads and work < PARALLEL_THRESHOLD:
-            n_threads = <int> n_blocks
-        if n_blocks >= n_threads:
-            return self.predict_blocks(kernels, geo, n_geo, n_query, n_blocks, &E[0], &F[0, 0], n_threads)
-        return self.predict_tiles(kernels, geo, n_geo, n_query, &E[0], &F[0, 0], n_threads)
-
-    cdef int64_t predict_blocks(self, const gdml_kernels *kernels, const geometries *geo, int64_t n_geo,
-                                int64_t n_query, int64_t n_blocks, double *E, double *F, int n_threads) except -2:
+    cdef int64_t predict_blocks(self, const gdml_evaluation *e) except -2:
         """Parallel over blocks of geometries."""
         cdef:
-            Scratch scratch = Scratch(n_threads, self.block_size(kernels, n_query))
-            int64_t b
-            int64_t[::1] bad = np.full(n_blocks, -1, dtype=np.int64)
-        for b in prange(n_blocks, nogil=True, num_threads=n_threads, schedule="dynamic", chunksize=1):
-            bad[b] = self.predict_block(kernels, geo, n_geo, n_query, b, E, F, scratch.at(threadid()))
-        for b in range(n_blocks):
-            if bad[b] >= 0:
-                return bad[b]
-        return -1
-
-    cdef int64_t predict_block(self, const gdml_kernels *kernels, const geometries *geo, int64_t n_geo,
-                               int64_t n_query, int64_t b, double *E, double *F, void *memory) noexcept nogil:
-        cdef:
-            query_block block = self.block(kernels, n_query, memory)
-            int64_t t, first = b * n_query, bad
-            int64_t n = min(n_query, n_geo - first)
-        bad = self.prepare(kernels, geo, first, n, &block)
-        for t in range(self.model.n_tiles):
-            kernels.predict_tile(&self.model, t, n, block.images, block.sums, block.scratch)
-        self.finish(kernels, n, &block, E + first, F + 3 * self.model.n_atoms * first)
+            Scratch scratch = Scratch(e.n_threads, e.scratch_bytes)
+            int64_t b, bad = -1
+            int64_t[::1] unusable
+        if e.n_threads == 1:
+            with nogil:
+                for b in range(e.n_blocks):
+                    bad = first_of(bad, gdml_evaluate_block(e, b, scratch.at(0)))
+            return bad
+        unusable = np.empty(e.n_blocks, dtype=np.int64)
+        for b in prange(e.n_blocks, nogil=True, num_threads=e.n_threads, schedule="dynamic", chunksize=1):
+            unusable[b] = gdml_evaluate_block(e, b, scratch.at(threadid()))
+        for b in range(e.n_blocks):
+            bad = first_of(bad, unusable[b])
         return bad
 
-    cdef int64_t predict_tiles(self, const gdml_kernels *kernels, const geometries *geo, int64_t n_geo,
-                               int64_t n_query, double *E, double *F, int n_threads) except -2:
+    cdef int64_t predict_tiles(self, const gdml_evaluation *e) except -2:
         """One block of geometries after the other, parallel over tiles of training points."""
         cdef:
-            Scratch scratch = Scratch(n_threads, self.block_size(kernels, n_query))
-            query_block block = self.block(kernels, n_query, scratch.at(0))
-            int64_t t, k, n, begin, end, first = 0, bad, first_bad = -1
-            int64_t n_sums = gdml_n_sums(&self.model), n_tiles = self.model.n_tiles
-            double[:, ::1] sums = np.empty((min(n_tiles, TILES_PER_THREAD * n_threads), n_query * n_sums))
-        while first < n_geo:
-            n = min(n_query, n_geo - first)
-            bad = self.prepare(kernels, geo, first, n, &block)
-            if bad >= 0 and first_bad < 0:
-                first_bad = bad
-            begin = 0
-            while begin < n_tiles:
-                end = min(begin + sums.shape[0], n_tiles)
-                for t in prange(begin, end, nogil=True, num_threads=n_threads, schedule="static"):
-                    memset(&sums[t - begin, 0], 0, n * n_sums * sizeof(double))
-                    kernels.predict_tile(&self.model, t, n, block.images, &sums[t - begin, 0],
-                                         scratch.at(threadid()))
-                for t in range(end - begin):
-                    for k in range(n * n_sums):
-                        block.sums[k] += sums[t, k]
-                begin = end
-            self.finish(kernels, n, &block, E + first, F + 3 * self.model.n_atoms * first)
-            first += n
-        return first_bad
+            Scratch scratch = Scratch(e.n_threads, e.scratch_bytes)
+            gdml_block block
+            int64_t b, t, n, begin, bad = -1, n_tiles = self.model.predictor.n_tiles
+            double[:, ::1] sums = np.empty((e.n_held, e.n_sums))
+        for b in range(e.n_blocks):
+            bad = first_of(bad, gdml_block_begin(e, b, scratch.at(0), &block))
+            for begin in range(0, n_tiles, e.n_held):
+                n = min(e.n_held, n_tiles - begin)
+                memset(&sums[0, 0], 0, n * e.n_sums * sizeof(double))
+                for t in prange(n, nogil=True, num_threads=e.n_threads, schedule="static"):
+                    gdml_block_tile(e, &block, begin + t, &sums[t, 0], scratch.at(threadid()))
+                gdml_add_sums(e, n, &sums[0, 0], &block)
+            gdml_block_end(e, &block)
+        return bad
 
 
-def lay_out_jacobian_dot(const double[:, :, ::1] g, const double[:, ::1] vectors, const int64_t[::1] order,
-                         double[:, :, :, ::1] tiles, int n_threads):
-    """Put J v of g (M, D, 3) and vectors (M, 3 N) into tiles (n_tiles, 2, D, tile) as coefficients; see tiles.py."""
-    cdef:
-        int64_t n_desc = g.shape[1], tile = tiles.shape[3], n_atoms = vectors.shape[1] // 3, j, k
-        Scratch scratch = Scratch(n_threads, n_desc * sizeof(double))
-        double *v
-        double *out
-    for j in prange(g.shape[0], nogil=True, num_threads=n_threads, schedule="static"):
-        v = <double *> scratch.at(threadid())
-        gdml_jacobian_dot(n_atoms, &g[j, 0, 0], &vectors[j, 0], v)
-        out = &tiles[j // tile, 1, 0, j % tile]
-        for k in range(n_desc):
-            out[k * tile] = v[order[k]]
+cdef inline int64_t first_of(int64_t known, int64_t found) noexcept nogil:
+    return found if known < 0 else known
+
+
+def model_from_arrays(const int32_t[::1] z, const int32_t[:, ::1] pair_images, const double[:, ::1] x,
+                      const double[:, ::1] v, const double[::1] energies, bint has_energies, double sig, double std,
+                      double c, *, bint periodic=False, bint minimum_image=False, const double[:, ::1] lattice=None,
+                      bytes energy_unit=b"", bytes length_unit=b"", bytes name=b"", bytes theory=b""):
+    """Make a Model.
+
+    Parameters
+    ----------
+    z : atomic numbers (N,)
+    pair_images : pair of the query that stands for each pair of the training points, (P, D)
+    x, v : descriptors and J alpha of the training points (M, D); v None: zero until they are set
+    energies : coefficients of energy constraints (M,), or None
+    has_energies : whether there is room for such coefficients
+    sig, std, c : length scale, scale and offset of the energy
+    periodic, minimum_image, lattice : whether there is a cell, by which rule, and which (None: given at each call)
+    energy_unit, length_unit, name, theory : texts to record, cut where they are too long
+    """
+    cdef gdml_model_parts parts
+    cdef Model made = Model()
+    memset(&parts, 0, sizeof(parts))
+    parts.n_atoms = z.shape[0]
+    parts.n_train = x.shape[0]
+    parts.n_perms = pair_images.shape[0]
+    parts.z = &z[0]
+    parts.pair_images = &pair_images[0, 0]
+    parts.x = &x[0, 0]
+    parts.v = NULL if v is None else &v[0, 0]
+    parts.energies = NULL if energies is None else &energies[0]
+    parts.has_energies = has_energies
+    parts.sig = sig
+    parts.std = std
+    parts.c = c
+    parts.periodicity = GDML_MOLECULE if not periodic else GDML_CELL_GIVEN if lattice is None else GDML_ONE_CELL
+    parts.minimum_image = minimum_image
+    parts.lattice = NULL if lattice is None else &lattice[0, 0]
+    parts.energy_unit = energy_unit
+    parts.length_unit = length_unit
+    parts.name = name
+    parts.theory = theory
+    check(gdml_model_new(&parts, &made.model))
+    return made
+
+
+def model_from_file(bytes path):
+    """Map a flat model file."""
+    cdef Model made = Model()
+    check(fastgdml_model_load(path, <fastgdml_model **> &made.model))
+    return made
+
+
+def energy_factor(str unit, str to):
+    """Size of a unit of energy in another. Raises ValueError when one is unknown."""
+    cdef double factor
+    check(fastgdml_energy_factor(unit.encode(), to.encode(), &factor))
+    return factor
+
+
+def length_factor(str unit, str to):
+    """Size of a unit of length in another. Raises ValueError when one is unknown."""
+    cdef double factor
+    check(fastgdml_length_factor(unit.encode(), to.encode(), &factor))
+    return factor
 
 
 # ---- preconditioner ---------------------------------------------------------------------------------------------

@@ -821,7 +821,7 @@ static void predict_images(const gdml_predictor *m, int64_t n_query, const gdml_
 
 /* sums: energy [Q]; then sums of w1, class by class: [n_images Q]; then sums of w1 x + w2 v: [n_images Q][n_pairs] */
 static void predict_tile(const gdml_predictor *m, int64_t tile_index, int64_t n_query, const double *images,
-                         double *sums, void *scratch)
+                         int forces, double *sums, void *scratch)
 {
     const int64_t n_desc = m->n_atoms * (m->n_atoms - 1) / 2, tile = m->tile, n_perms = m->n_perms;
     const double *x = m->train + 2 * tile_index * n_desc * tile, *v = x + n_desc * tile;
@@ -850,6 +850,7 @@ static void predict_tile(const gdml_predictor *m, int64_t tile_index, int64_t n_
         }
     }
     for (int64_t i = 0; i < n_query; ++i) sums[i] += energy[i];
+    if (!forces) return;
 
     for (int64_t h = 0; h < m->n_classes; ++h) {
         const int64_t first = m->class_begin[h], n_pairs = m->class_begin[h + 1] - first;

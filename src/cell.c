@@ -26,6 +26,9 @@
 /* Relative slack of comparisons: what is equal but for rounding does not change the basis or lengthen the list. */
 static const double slack = 1e-12;
 
+/* Volume of a cell, as a part of that of a box with the same edges, from which on it counts as a plane. */
+static const double flat = 1e-10;
+
 static double dot(const double *a, const double *b)
 {
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
@@ -120,7 +123,15 @@ int gdml_cell_init(gdml_cell *cell, const double *lattice, int minimum)
     cell->n_shifts = 0;
     cell->safe = INFINITY;
     memcpy(cell->basis, lattice, sizeof cell->basis);
-    if (!invert(cell->basis, cell->inverse)) return 0;
+    double lengths = 1.0;
+    for (int i = 0; i < 3; ++i)
+        lengths *= sqrt(lattice[i] * lattice[i] + lattice[3 + i] * lattice[3 + i] + lattice[6 + i] * lattice[6 + i]);
+    if (!(lengths < INFINITY) || !invert(cell->basis, cell->inverse)) return 0;
+    /* The determinant of the inverse is 1 / volume. */
+    const double *v = cell->inverse;
+    const double per_volume = v[0] * (v[4] * v[8] - v[5] * v[7]) + v[1] * (v[5] * v[6] - v[3] * v[8]) +
+                              v[2] * (v[3] * v[7] - v[4] * v[6]);
+    if (!(fabs(per_volume) * lengths < 1.0 / flat)) return 0;
     if (!minimum) return 1;
 
     double l[3][3];

@@ -52,6 +52,20 @@ void gdml_force_from_descriptor(int64_t n_atoms, const double *g, const double *
     }
 }
 
+void gdml_virial_from_descriptor(int64_t n_desc, const double *x, const double *g, const double *force_x, double scale,
+                                 double *virial)
+{
+    /* xx, yx, yy, zx, zy, zz */
+    double sum[6] = {0};
+    for (int64_t k = 0; k < n_desc; ++k) {
+        const double *gk = g + 3 * k, f = -scale * force_x[k] / (x[k] * x[k] * x[k]);
+        for (int i = 0, m = 0; i < 3; ++i)
+            for (int j = 0; j <= i; ++j, ++m) sum[m] += f * gk[i] * gk[j];
+    }
+    for (int i = 0, m = 0; i < 3; ++i)
+        for (int j = 0; j <= i; ++j, ++m) virial[3 * i + j] = virial[3 * j + i] = sum[m];
+}
+
 void gdml_jacobian_dot(int64_t n_atoms, const double *g, const double *vector, double *out)
 {
     int64_t k = 0;

@@ -1,4 +1,5 @@
 /* Private interface of the native core: array layouts, block kernels, instruction-set dispatch.
+ * Models and their evaluation are in model.h.
  *
  * Conventions
  * -----------
@@ -35,7 +36,7 @@ typedef struct {
 } gdml_cell;
 
 /* Prepare a cell from lattice vectors, the columns of lattice [3][3]. `minimum`: fold to the nearest image; otherwise
- * by sGDML's rule, d - L round(L^-1 d). Returns 0 when the vectors are linearly dependent or not finite. */
+ * by sGDML's rule, d - L round(L^-1 d). Returns 0 when the vectors are (nearly) linearly dependent or not finite. */
 int gdml_cell_init(gdml_cell *cell, const double *lattice, int minimum);
 
 /* Permutations that act alike on two atoms; see gdml_group. */
@@ -97,7 +98,9 @@ typedef struct {
     gdml_kernel_target target;
 } gdml_kernel_job;
 
-/* A trained model, laid out for prediction (see predict.py, which fills it).
+typedef struct gdml_kernels gdml_kernels;
+
+/* A trained model, laid out for prediction (model_image.c fills it).
  *
  * Pairs are sorted into classes. Within a class, the permutations that give one pair the same image give every
  * pair the same image, so a class has n_images <= P distinct images of the query instead of P.
@@ -136,7 +139,7 @@ typedef struct {
     void (*subtract)(int64_t n, int64_t k, const float *u, const double *t, double *b);  /* b [n] -= U t */
 } gdml_low_rank;
 
-typedef struct {
+struct gdml_kernels {
     const char *name;
     int lanes;
     /* Descriptor and Jacobian of r [N][3]. Returns -1, or the first pair whose atoms coincide or are
@@ -151,14 +154,14 @@ typedef struct {
     /* images [gdml_n_images][n_query] */
     void (*predict_images)(const gdml_predictor *model, int64_t n_query, const gdml_query *query, double *images);
     size_t (*predict_scratch)(const gdml_predictor *model, int64_t n_query);
-    /* Adds the contribution of one tile to sums [gdml_n_sums][n_query]. */
+    /* Adds the contribution of one tile to sums [gdml_n_sums][n_query]; with `forces` 0 to those of the energy only. */
     void (*predict_tile)(const gdml_predictor *model, int64_t tile, int64_t n_query, const double *images,
-                         double *sums, void *scratch);
+                         int forces, double *sums, void *scratch);
     /* Sets energy and force_x of each query. */
     void (*predict_collect)(const gdml_predictor *model, int64_t n_query, const double *images, const double *sums,
                             gdml_query *query);
     const gdml_low_rank *low_rank;
-} gdml_kernels;
+};
 
 /* The kernels of an instruction set: "baseline", "v3", "v4"; NULL picks the best this processor runs.
  * Returns NULL when the name is unknown or the processor lacks it. */
@@ -179,6 +182,10 @@ static inline int64_t gdml_n_sums(const gdml_predictor *model)
 
 /* force [N][3] = scale J^T force_x. */
 void gdml_force_from_descriptor(int64_t n_atoms, const double *g, const double *force_x, double scale, double *force);
+
+/* virial [3][3] = -dE/d(strain) = -scale sum_k force_x_k g_k (outer) d_k, with the differences d_k = g_k / x_k^3. */
+void gdml_virial_from_descriptor(int64_t n_desc, const double *x, const double *g, const double *force_x, double scale,
+                                 double *virial);
 
 /* out [D] = J vector, vector [N][3]: the adjoint of the above. */
 void gdml_jacobian_dot(int64_t n_atoms, const double *g, const double *vector, double *out);

@@ -182,11 +182,11 @@ def test_less_is_tried_when_memory_runs_out(monkeypatch):
     F = predictor.predict(R)[1]
     original, sizes = predictor._predict_batch, []
 
-    def limited(x, g):
+    def limited(x, g, *options):
         sizes.append(len(x))
         if len(x) > 2:
             raise MemoryError
-        return original(x, g)
+        return original(x, g, *options)
 
     monkeypatch.setattr(predictor, "_predict_batch", limited)
     np.testing.assert_allclose(predictor.predict(R)[1], F, rtol=1e-13, atol=1e-13 * np.abs(F).max())

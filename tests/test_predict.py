@@ -6,11 +6,11 @@ from conftest import cyclic_group, random_molecules, symmetric_group_of_three
 from reference import predict
 from scipy.spatial.transform import Rotation
 
+from fastgdml import _core
 from fastgdml.descriptor import from_R, jacobian_dot, tril_perms_lin
 from fastgdml.errors import DataError, UsageError
 from fastgdml.model import load_model
 from fastgdml.predict import GDMLPredict
-from fastgdml.tiles import tile_size
 
 
 def make_model(R_train, perms, sig=3.0, std=2.5, c=-7.0, seed=0, energies=False):
@@ -264,10 +264,10 @@ def test_incomplete_models_are_refused(ethanol_model):
 
 @pytest.mark.parametrize("n_train", [1, 7, 48, 112, 113, 200, 500, 1000, 5001])
 def test_tiles_cover_the_training_set_with_little_padding(n_train):
-    tile = tile_size(n_train, 50)
+    tile = _core.tile_size(n_train, 50)
     padded = -(-n_train // tile) * tile
     assert tile % 8 == 0
     assert padded >= n_train
     assert padded <= 1.1 * n_train + 8
-    assert tile_size(n_train, 10**5) in (8, 16)
-    assert tile_size(n_train, 10**9) == 8
+    assert _core.tile_size(n_train, 10**5) in (8, 16)
+    assert _core.tile_size(n_train, 10**9) == 8

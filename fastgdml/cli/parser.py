@@ -176,9 +176,9 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("target", metavar="<file>", help="file to write")
     export.add_argument(
         "--format",
-        choices=("sgdml",),
-        required=True,
-        help="sgdml: a model file that sgdml 1.0.3 reads (datasets and tasks need no export)",
+        choices=("flat", "sgdml"),
+        help="flat: for the C library and MD engines (default for names in .fgdml); sgdml: a model that sgdml "
+        "1.0.3 reads (datasets and tasks need no export)",
     )
     reset.add_argument("-y", "--yes", action="store_true", help="do not ask")
 

@@ -1,0 +1,174 @@
+"""What prediction needs of a trained model, checked; from and to the native model that computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+from .cell import Cell
+from .dataset import text
+from .descriptor import Array, n_pairs, pair_perms_from_lin
+from .errors import DataError
+
+_REQUIRED = ("z", "R_desc", "R_d_desc_alpha", "tril_perms_lin", "sig", "std", "c")
+
+
+@dataclass(frozen=True)
+class ModelArrays:
+    """A model for prediction. N atoms, M training points, D pairs of atoms, P permutations.
+
+    Attributes
+    ----------
+    z : ndarray of int, shape (N,)
+        Atomic numbers.
+    pair_images : ndarray of int32, shape (P, D)
+        For each permutation and pair of the training points, the pair of the query that stands for it.
+    x, v : ndarray, shape (M, D)
+        Descriptors of the training points, and their coefficients J alpha.
+    alphas_E : ndarray, shape (M,), or None
+        Coefficients of energy constraints.
+    sig, std, c : float
+        Length scale; scale and offset of the energy.
+    image_rule : str or None
+        How differences are folded into a cell; None for a molecule.
+    cell : Cell or None
+        The cell; None for a molecule, and if each training point had its own: then one is to be given.
+    e_unit, r_unit, name, theory : str
+        As recorded, empty where unknown.
+    """
+
+    z: npt.NDArray[np.integer]
+    pair_images: npt.NDArray[np.int32]
+    x: Array
+    v: Array
+    alphas_E: Array | None
+    sig: float
+    std: float
+    c: float
+    image_rule: str | None = None
+    cell: Cell | None = None
+    e_unit: str = ""
+    r_unit: str = ""
+    name: str = ""
+    theory: str = ""
+
+    @classmethod
+    def of(cls, model: Mapping[str, Any]) -> ModelArrays:
+        """Take the arrays of a model as training returns it, or a file holds it.
+
+        Raises
+        ------
+        DataError
+            If arrays are missing or contradict each other.
+        """
+        missing = [key for key in _REQUIRED if key not in model]
+        if missing:
+            raise DataError(f"This is not a trained model: {', '.join(missing)} missing.")
+        z = np.atleast_1d(model["z"])
+        n_desc = n_pairs(len(z))
+        x = np.asarray(model["R_desc"], dtype=np.float64).T
+        v = np.asarray(model["R_d_desc_alpha"], dtype=np.float64)
+        if x.shape != v.shape or x.shape[1:] != (n_desc,):
+            raise DataError(
+                f"R_desc {x.T.shape} and R_d_desc_alpha {v.shape} do not fit a molecule of {len(z)} atoms: "
+                f"({n_desc}, n_train) and (n_train, {n_desc}) expected."
+            )
+        # x_i - P_p x_j, read with the permutation on the query: the image under the inverse pair permutation.
+        pair_images = np.argsort(pair_perms_from_lin(model["tril_perms_lin"], n_desc), axis=1)
+        cell = Cell.of(model)
+        return cls(
+            z=z,
+            pair_images=pair_images.astype(np.int32),
+            x=x,
+            v=v,
+            alphas_E=energy_coefficients(model.get("alphas_E"), len(x), DataError),
+            sig=float(model["sig"]),
+            std=float(model["std"]),
+            c=float(model["c"]),
+            image_rule=None if cell is None else cell.image_rule,
+            cell=None if cell is None or cell.varies else cell,
+            e_unit=text(model.get("e_unit", "")),
+            r_unit=text(model.get("r_unit", "")),
+            name=text(model.get("dataset_name", "")),
+            theory=text(model.get("dataset_theory", "")),
+        )
+
+    @classmethod
+    def of_native(cls, native: _core.Model) -> ModelArrays:
+        """Take the arrays back from a native model. Descriptors differ from the original ones by rounding errors."""
+        properties = native.properties()
+        pair_images, x, v, alphas_E = native.arrays()
+        return cls(
+            z=properties["z"],
+            pair_images=pair_images,
+            x=x,
+            v=v,
+            alphas_E=alphas_E,
+            sig=properties["sig"],
+            std=properties["std"],
+            c=properties["c"],
+            image_rule=image_rule_of(properties),
+            cell=cell_of(properties),
+            e_unit=properties["e_unit"],
+            r_unit=properties["r_unit"],
+            name=properties["dataset_name"],
+            theory=properties["dataset_theory"],
+        )
+
+    def native(self) -> _core.Model:
+        """Return the native model, laid out for prediction.
+
+        Raises
+        ------
+        DataError
+            If a number is not finite, or sigma not positive.
+        """
+        try:
+            return _core.model_from_arrays(
+                np.ascontiguousarray(self.z, dtype=np.int32),
+                np.ascontiguousarray(self.pair_images, dtype=np.int32),
+                np.ascontiguousarray(self.x),
+                np.ascontiguousarray(self.v),
+                self.alphas_E,
+                self.alphas_E is not None,
+                self.sig,
+                self.std,
+                self.c,
+                periodic=self.image_rule is not None,
+                minimum_image=self.image_rule == "minimum",
+                lattice=None if self.cell is None else self.cell.lattice,
+                energy_unit=self.e_unit.encode(),
+                length_unit=self.r_unit.encode(),
+                name=self.name.encode(),
+                theory=self.theory.encode(),
+            )
+        except (ValueError, OSError) as error:
+            raise DataError(str(error)) from None
+
+
+def image_rule_of(properties: Mapping[str, Any]) -> str | None:
+    """Return the image rule of a native model with these properties; None for a molecule."""
+    if not properties["periodic"]:
+        return None
+    return "minimum" if properties["minimum_image"] else "rounding"
+
+
+def cell_of(properties: Mapping[str, Any]) -> Cell | None:
+    """Return the cell of a native model with these properties; None for molecules, and if a cell is yet to be given."""
+    rule = image_rule_of(properties)
+    return Cell(properties["lattice"], rule) if rule and "lattice" in properties else None
+
+
+def energy_coefficients(alphas_E: npt.ArrayLike | None, n_train: int, error: type[Exception]) -> Array | None:
+    """Return coefficients of energy constraints as an array (M,), or raise `error` if their number is another."""
+    if alphas_E is None:
+        return None
+    checked = np.ascontiguousarray(alphas_E, dtype=np.float64).ravel()
+    if checked.size != n_train:
+        raise error(f"alphas_E has {checked.size} elements; one for each of {n_train} training points expected.")
+    return checked

@@ -1,0 +1,123 @@
+/* Evaluation of a model: blocks of geometries, each in steps that the parallel loops of the Python module (_core.pyx)
+ * and of the C library (capi.c) share.
+ *
+ * Every tile of training points gives partial sums, and partial sums are added in the order of the tiles, whichever
+ * loop runs in parallel: results do not depend on the number of threads.
+ */
+#include "model.h"
+
+#include <string.h>
+
+/* Pair-images of training data below which a parallel region costs more than it saves (about 30 us of work). */
+static const int64_t parallel_threshold = 60000;
+/* Bytes of scratch of one thread above which fewer geometries are predicted together: large permutation groups. */
+static const size_t scratch_limit = (size_t)1 << 25;
+/* Tiles whose sums are held at a time, for each thread, when the tiles of one block run in parallel. */
+static const int64_t tiles_per_thread = 4;
+
+/* Room for one array of D numbers. */
+static int64_t padded_desc(const gdml_model *model)
+{
+    const int64_t n = model->predictor.n_atoms, n_desc = n * (n - 1) / 2;
+    return (n_desc + GDML_MAX_LANES - 1) / GDML_MAX_LANES * GDML_MAX_LANES;
+}
+
+static size_t block_bytes(const gdml_evaluation *e, int64_t n_query)
+{
+    const gdml_predictor *p = &e->model->predictor;
+    const size_t bytes = e->kernels->predict_scratch(p, n_query) +
+                         sizeof(double) * (size_t)(n_query * (5 * padded_desc(e->model) + gdml_n_images(p) +
+                                                              gdml_n_sums(p)));
+    return (bytes + GDML_SCRATCH_STEP - 1) / GDML_SCRATCH_STEP * GDML_SCRATCH_STEP;
+}
+
+void gdml_plan(gdml_evaluation *e, int n_threads)
+{
+    const gdml_predictor *p = &e->model->predictor;
+    const int64_t work = p->n_tiles * p->tile * gdml_n_images(p);
+    if (n_threads < 1) n_threads = 1;
+    int64_t n_query = e->n_geo / n_threads;
+    if (n_query > GDML_QUERY_BLOCK) n_query = GDML_QUERY_BLOCK;
+    if (n_query < 1) n_query = 1;
+    while (n_query > 1 && block_bytes(e, n_query) > scratch_limit) --n_query;
+    e->n_query = n_query;
+    e->n_blocks = (e->n_geo + n_query - 1) / n_query;
+    if (work * e->n_geo < parallel_threshold)
+        n_threads = 1;
+    else if (e->n_blocks < n_threads && work < parallel_threshold)
+        n_threads = (int)e->n_blocks;
+    e->n_threads = n_threads;
+    e->over_tiles = e->n_blocks < n_threads;
+    e->n_held = p->n_tiles < tiles_per_thread * n_threads ? p->n_tiles : tiles_per_thread * n_threads;
+    e->n_sums = n_query * gdml_n_sums(p);
+    e->scratch_bytes = block_bytes(e, n_query);
+}
+
+int64_t gdml_block_begin(const gdml_evaluation *e, int64_t block, void *scratch, gdml_block *b)
+{
+    const gdml_predictor *p = &e->model->predictor;
+    const int64_t n_atoms = p->n_atoms, n_desc = n_atoms * (n_atoms - 1) / 2, room = padded_desc(e->model);
+    int64_t unusable = -1;
+    b->first = block * e->n_query;
+    b->n_query = e->n_geo - b->first < e->n_query ? e->n_geo - b->first : e->n_query;
+    b->scratch = scratch;
+    double *at = (double *)((char *)scratch + e->kernels->predict_scratch(p, e->n_query));
+    for (int64_t i = 0; i < b->n_query; ++i, at += 5 * room) {
+        const int64_t geo = b->first + i;
+        gdml_query *q = b->query + i;
+        q->force_x = at + 4 * room;
+        if (e->r) {
+            q->x = at;
+            q->g = at + room;
+            const gdml_cell *cell = e->cells ? e->cells + geo * e->cell_step : NULL;
+            if (e->kernels->descriptor(n_atoms, e->r + 3 * n_atoms * geo, cell, q->x, q->g) >= 0 && unusable < 0)
+                unusable = geo;
+        } else {                                           /* only read */
+            q->x = (double *)(e->x + geo * n_desc);
+            q->g = (double *)(e->g + 3 * geo * n_desc);
+        }
+    }
+    b->images = at;
+    b->sums = at + b->n_query * gdml_n_images(p);
+    e->kernels->predict_images(p, b->n_query, b->query, b->images);
+    memset(b->sums, 0, sizeof(double) * (size_t)(b->n_query * gdml_n_sums(p)));
+    return unusable;
+}
+
+void gdml_block_tile(const gdml_evaluation *e, const gdml_block *b, int64_t tile, double *sums, void *scratch)
+{
+    e->kernels->predict_tile(&e->model->predictor, tile, b->n_query, b->images, e->force || e->virial, sums, scratch);
+}
+
+void gdml_add_sums(const gdml_evaluation *e, int64_t n_tiles, const double *tile_sums, gdml_block *b)
+{
+    const int64_t n = b->n_query * gdml_n_sums(&e->model->predictor);
+    for (int64_t t = 0; t < n_tiles; ++t)
+        for (int64_t k = 0; k < n; ++k) b->sums[k] += tile_sums[t * e->n_sums + k];
+}
+
+void gdml_block_end(const gdml_evaluation *e, gdml_block *b)
+{
+    const gdml_model *m = e->model;
+    const int64_t n_atoms = m->predictor.n_atoms;
+    e->kernels->predict_collect(&m->predictor, b->n_query, b->images, b->sums, b->query);
+    for (int64_t i = 0; i < b->n_query; ++i) {
+        const gdml_query *q = b->query + i;
+        const int64_t geo = b->first + i;
+        if (e->energy) e->energy[geo] = m->std * q->energy + m->c;
+        if (e->force)
+            gdml_force_from_descriptor(n_atoms, q->g, q->force_x, m->std, e->force + 3 * n_atoms * geo);
+        if (e->virial)
+            gdml_virial_from_descriptor(n_atoms * (n_atoms - 1) / 2, q->x, q->g, q->force_x, m->std,
+                                        e->virial + 9 * geo);
+    }
+}
+
+int64_t gdml_evaluate_block(const gdml_evaluation *e, int64_t block, void *scratch)
+{
+    gdml_block state;
+    const int64_t unusable = gdml_block_begin(e, block, scratch, &state);
+    for (int64_t t = 0; t < e->model->predictor.n_tiles; ++t) gdml_block_tile(e, &state, t, state.sums, scratch);
+    gdml_block_end(e, &state);
+    return unusable;
+}

@@ -1,0 +1,80 @@
+/* Files in memory: mapped where the system can, so that processes share the pages of a model; read elsewhere. */
+#include "model.h"
+
+#include <errno.h>
+#include <string.h>
+
+#ifdef _WIN32
+#include <stdio.h>
+
+fastgdml_status gdml_file_load(const char *path, void **image, size_t *size, gdml_image_origin *origin)
+{
+    FILE *file = fopen(path, "rb");
+    if (!file) return gdml_fail(FASTGDML_ERROR_FILE, "%s cannot be opened: %s", path, strerror(errno));
+    fastgdml_status status = FASTGDML_SUCCESS;
+    void *memory = NULL;
+    if (_fseeki64(file, 0, SEEK_END)) goto fail;
+    const int64_t length = _ftelli64(file);
+    if (length < 0 || _fseeki64(file, 0, SEEK_SET)) goto fail;
+    memory = gdml_scratch_new((size_t)length);
+    if (!memory) {
+        status = gdml_fail(FASTGDML_ERROR_MEMORY, "no memory for %s (%.1f MB)", path, 1e-6 * (double)length);
+        goto done;
+    }
+    if (fread(memory, 1, (size_t)length, file) != (size_t)length) goto fail;
+    *image = memory;
+    *size = (size_t)length;
+    *origin = GDML_READ;
+    goto done;
+fail:
+    gdml_scratch_free(memory);
+    status = gdml_fail(FASTGDML_ERROR_FILE, "%s cannot be read: %s", path, strerror(errno));
+done:
+    fclose(file);
+    return status;
+}
+
+void gdml_image_free(void *image, size_t size, gdml_image_origin origin)
+{
+    (void)size;
+    (void)origin;
+    gdml_scratch_free(image);
+}
+
+#else
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+fastgdml_status gdml_file_load(const char *path, void **image, size_t *size, gdml_image_origin *origin)
+{
+    struct stat properties;
+    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) return gdml_fail(FASTGDML_ERROR_FILE, "%s cannot be opened: %s", path, strerror(errno));
+    fastgdml_status status = FASTGDML_SUCCESS;
+    if (fstat(file, &properties)) {
+        status = gdml_fail(FASTGDML_ERROR_FILE, "%s cannot be read: %s", path, strerror(errno));
+    } else if (!S_ISREG(properties.st_mode)) {
+        status = gdml_fail(FASTGDML_ERROR_FILE, "%s is no regular file", path);
+    } else if (!properties.st_size) {
+        status = gdml_fail(FASTGDML_ERROR_FORMAT, "%s is empty", path);
+    } else {
+        *size = (size_t)properties.st_size;
+        *origin = GDML_MAPPED;
+        *image = mmap(NULL, *size, PROT_READ, MAP_PRIVATE, file, 0);
+        if (*image == MAP_FAILED)
+            status = gdml_fail(FASTGDML_ERROR_FILE, "%s cannot be mapped into memory: %s", path, strerror(errno));
+    }
+    close(file);
+    return status;
+}
+
+void gdml_image_free(void *image, size_t size, gdml_image_origin origin)
+{
+    if (origin == GDML_MAPPED)
+        munmap(image, size);
+    else
+        gdml_scratch_free(image);
+}
+#endif

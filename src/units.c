@@ -1,0 +1,80 @@
+/* Units by name. The constants are those of the SI since 2019 (exact) and CODATA 2018. */
+#include "model.h"
+
+#include <ctype.h>
+#include <string.h>
+
+typedef struct {
+    const char *name;             /* lower case, without blanks */
+    double size;
+} unit;
+
+#define ELEMENTARY_CHARGE 1.602176634e-19
+#define AVOGADRO 6.02214076e23
+#define HARTREE 27.211386245988
+#define BOHR 0.529177210903
+
+static const unit energies[] = {                           /* in eV */
+    {"ev", 1.0},
+    {"mev", 1e-3},
+    {"kcal/mol", 4184.0 / (AVOGADRO * ELEMENTARY_CHARGE)},
+    {"kj/mol", 1000.0 / (AVOGADRO * ELEMENTARY_CHARGE)},
+    {"hartree", HARTREE},
+    {"ha", HARTREE},
+    {"eh", HARTREE},
+    {"a.u.", HARTREE},
+    {"millihartree", HARTREE / 1000},
+    {"mha", HARTREE / 1000},
+    {"rydberg", HARTREE / 2},
+    {"ry", HARTREE / 2},
+    {NULL, 0.0},
+};
+
+static const unit lengths[] = {                            /* in Angstrom */
+    {"ang", 1.0}, {"angstrom", 1.0}, {"a", 1.0}, {"\xc3\xa5", 1.0}, {"\xc3\x85", 1.0}, {"bohr", BOHR}, {"a.u.", BOHR},
+    {"nm", 10.0}, {NULL, 0.0},
+};
+
+static double size_of(const unit *units, const char *name)
+{
+    char plain[GDML_UNIT_LENGTH];
+    size_t n = 0;
+    for (; *name; ++name) {
+        if (isspace((unsigned char)*name)) continue;
+        if (n + 1 == sizeof plain) return 0.0;
+        plain[n++] = (char)tolower((unsigned char)*name);
+    }
+    plain[n] = 0;
+    for (; units->name; ++units)
+        if (!strcmp(units->name, plain)) return units->size;
+    return 0.0;
+}
+
+static fastgdml_status factor_of(const unit *units, const char *kind, const char *from, const char *to,
+                                 double *factor)
+{
+    if (!from || !to || !factor)
+        return gdml_fail(FASTGDML_ERROR_ARGUMENT, "%s factor: an argument is NULL", kind);
+    const char *const names[2] = {from, to};
+    double sizes[2];
+    for (int i = 0; i < 2; ++i) {
+        sizes[i] = size_of(units, names[i]);
+        if (sizes[i] > 0) continue;
+        if (!*names[i])
+            return gdml_fail(FASTGDML_ERROR_UNIT, "the unit of %s is not known: the model does not record it", kind);
+        return gdml_fail(FASTGDML_ERROR_UNIT, "'%.40s' is no known unit of %s; %s are", names[i], kind,
+                         units == energies ? "eV, meV, kcal/mol, kJ/mol, Hartree, mHa, Ry" : "Ang, Bohr, nm");
+    }
+    *factor = sizes[0] / sizes[1];
+    return FASTGDML_SUCCESS;
+}
+
+fastgdml_status fastgdml_energy_factor(const char *from, const char *to, double *factor)
+{
+    return factor_of(energies, "energy", from, to, factor);
+}
+
+fastgdml_status fastgdml_length_factor(const char *from, const char *to, double *factor)
+{
+    return factor_of(lengths, "length", from, to, factor);
+}
