@@ -192,7 +192,7 @@ def test_less_is_tried_when_memory_runs_out(monkeypatch):
     np.testing.assert_allclose(predictor.predict(R)[1], F, rtol=1e-13, atol=1e-13 * np.abs(F).max())
     assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
 
-    def none_fits(x, g):
+    def none_fits(x, g, *options):
         raise MemoryError
 
     monkeypatch.setattr(predictor, "_predict_batch", none_fits)
