@@ -21,7 +21,7 @@ from .flat import is_flat, load_flat
 from .legacy import LegacyPredict, _predict_wkr, share_array  # noqa: F401 (old names of sgdml.predict)
 from .model import load_model
 from .model_arrays import ModelArrays, cell_of, energy_coefficients, image_rule_of
-from .threads import prediction_threads, resolve_n_threads
+from .threads import resolve_n_threads
 
 _log = logging.getLogger(__name__)
 
@@ -179,16 +179,16 @@ class GDMLPredict(LegacyPredict):
                     f"(n_geo, {n_coord}) expected."
                 )
             r = r.reshape(-1, n_coord)
+        native_cell = None
         if cell is not None:
             cell.require_for(len(r))
-        E = np.empty(len(r)) if return_E else None
-        F = np.empty(r.shape)
-        virial = np.empty((len(r), 3, 3)) if return_virial else None
-        with prediction_threads.take(self.n_threads) as n_threads:
-            bad = self._predictor.predict(r, None if cell is None else cell.native, E, F, virial, n_threads)
+            native_cell = cell.native
+        E, F, virial, bad = self._predictor.predict(r, native_cell, return_E, True, return_virial, self.n_threads)
         if bad >= 0:
             raise geometry_error(r[bad].reshape(-1, 3), bad)
-        return tuple(wanted for wanted in (E, F, virial) if wanted is not None)
+        if return_virial:
+            return (E, F, virial) if return_E else (F, virial)
+        return (E, F) if return_E else (F,)
 
     def _cell_for(self, lattice: npt.ArrayLike | None) -> Cell | None:
         """Return the cell to predict in where it is not the model's own."""
@@ -307,6 +307,6 @@ class GDMLPredict(LegacyPredict):
             np.ascontiguousarray(self._R_d_desc),
             E,
             F,
-            resolve_n_threads(self.n_threads),
+            self.n_threads,
         )
         return (E, F) if return_E else (F,)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 # OpenMP runtimes hang in a child process that was forked after a parallel region, so such a child runs serially.
@@ -44,17 +42,17 @@ class ThreadShare:
         self._lock = threading.Lock()
         self._running = 0
 
-    @contextmanager
-    def take(self, n_threads: int) -> Iterator[int]:
-        """Give the number of threads to use inside the context, of the `n_threads` that were asked for."""
+    def join(self, n_threads: int) -> int:
+        """Begin a call; return the number of threads that it may use of the `n_threads` that were asked for."""
         with self._lock:
             self._running += 1
-            share = max(1, resolve_n_threads(n_threads) // self._running)
-        try:
-            yield share
-        finally:
-            with self._lock:
-                self._running -= 1
+            running = self._running
+        return 1 if os.getpid() != _IMPORTING_PROCESS else max(1, n_threads // running)
+
+    def leave(self) -> None:
+        """End a call."""
+        with self._lock:
+            self._running -= 1
 
 
 # One for the process, because its processors are what is shared.

@@ -11,7 +11,12 @@ from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 
+cimport numpy as cnp
 import numpy as np
+
+from .threads import prediction_threads
+
+cnp.import_array()
 
 
 cdef extern from "gdml.h" nogil:
@@ -110,6 +115,7 @@ cdef extern from "model.h" nogil:
         double sig
     ctypedef struct gdml_model "struct fastgdml_model":
         gdml_predictor predictor
+        const gdml_kernels *kernels
         int64_t n_train
         const int32_t *z
         double std
@@ -519,29 +525,35 @@ cdef class Model:
             gdml_jacobian_dot(n_atoms, &g[j, 0, 0], &vectors[j, 0], v)
             gdml_model_set_coefficients(self.model, j, j + 1, v, NULL if energy is NULL else energy + j)
 
-    def predict(self, const double[:, ::1] R, Cells cells, double[::1] E, double[:, ::1] F, double[:, :, ::1] virial,
-                int n_threads):
-        """Energies (n_geo,), forces (n_geo, 3 N), virials (n_geo, 3, 3) of R (n_geo, 3 N), each None if not wanted.
+    def predict(self, cnp.ndarray R, Cells cells, bint energies, bint forces, bint virials, int n_threads):
+        """Predict R (n_geo, 3 N), C-contiguous float64.
 
-        Returns the first geometry with coincident atoms, or -1.
         cells : one, or one for each geometry; None for molecules
+
+        Returns energies (n_geo,), forces (n_geo, 3 N), virials (n_geo, 3, 3), None where not wanted, and the first
+        geometry with coincident atoms, or -1.
         """
+        # NumPy's C interface, because with memoryviews a single geometry would take half as long again.
         cdef gdml_evaluation e
-        if R.shape[0] == 0:
-            return -1
+        cdef cnp.npy_intp[3] shape = [cnp.PyArray_DIM(R, 0), cnp.PyArray_DIM(R, 1), 0]
+        E = F = virial = None
         memset(&e, 0, sizeof(e))
-        e.n_geo = R.shape[0]
-        e.r = &R[0, 0]
+        e.n_geo = shape[0]
+        e.r = <const double *> cnp.PyArray_DATA(R)
         if cells is not None:
             e.cells = cells.cell
             e.cell_step = cells.step()
-        if E is not None:
-            e.energy = &E[0]
-        if F is not None:
-            e.force = &F[0, 0]
-        if virial is not None:
-            e.virial = &virial[0, 0, 0]
-        return self.evaluate(&e, n_threads)
+        if energies:
+            E = cnp.PyArray_EMPTY(1, shape, cnp.NPY_DOUBLE, 0)
+            e.energy = <double *> cnp.PyArray_DATA(E)
+        if forces:
+            F = cnp.PyArray_EMPTY(2, shape, cnp.NPY_DOUBLE, 0)
+            e.force = <double *> cnp.PyArray_DATA(F)
+        if virials:
+            shape[1] = shape[2] = 3
+            virial = cnp.PyArray_EMPTY(3, shape, cnp.NPY_DOUBLE, 0)
+            e.virial = <double *> cnp.PyArray_DATA(virial)
+        return E, F, virial, -1 if e.n_geo == 0 else self.evaluate(&e, n_threads)
 
     def predict_descriptors(self, const double[:, ::1] x, const double[:, :, ::1] g, double[::1] E,
                             double[:, ::1] F, int n_threads):
@@ -559,9 +571,16 @@ cdef class Model:
 
     cdef int64_t evaluate(self, gdml_evaluation *e, int n_threads) except -2:
         e.model = self.model
-        e.kernels = select_kernels()
+        e.kernels = self.model.kernels
         gdml_plan(e, n_threads)
-        return self.predict_tiles(e) if e.over_tiles else self.predict_blocks(e)
+        if e.n_threads == 1:
+            return self.predict_blocks(e)
+        # Calls that are under way at once in several Python threads share the processors.
+        gdml_plan(e, prediction_threads.join(n_threads))
+        try:
+            return self.predict_tiles(e) if e.over_tiles else self.predict_blocks(e)
+        finally:
+            prediction_threads.leave()
 
     cdef int64_t predict_blocks(self, const gdml_evaluation *e) except -2:
         """Parallel over blocks of geometries."""

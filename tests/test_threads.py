@@ -8,8 +8,9 @@ import pytest
 
 import fastgdml
 from fastgdml import _core
+from fastgdml.errors import DataError
 from fastgdml.predict import GDMLPredict
-from fastgdml.threads import ThreadShare, resolve_n_threads
+from fastgdml.threads import ThreadShare, prediction_threads, resolve_n_threads
 
 
 def test_explicit_number():
@@ -57,12 +58,20 @@ def test_show_config(capsys):
 
 def test_calls_at_once_share_the_threads():
     share = ThreadShare()
-    with share.take(8) as first, share.take(8) as second, share.take(8) as third:
-        assert (first, second, third) == (8, 4, 2)
-    with pytest.raises(ZeroDivisionError), share.take(4):
-        _ = 1 // 0
-    with share.take(4) as n:
-        assert n == 4
+    assert [share.join(8), share.join(8), share.join(8)] == [8, 4, 2]
+    for _ in range(3):
+        share.leave()
+    assert share.join(4) == 4
+    assert share.join(1) == 1
+
+
+def test_a_call_that_fails_gives_its_threads_back(ethanol_model, ethanol):
+    predictor = GDMLPredict(ethanol_model, max_processes=2)
+    for _ in range(3):
+        with pytest.raises(DataError):
+            predictor.predict(np.zeros((1000, 27)))
+    assert prediction_threads.join(2) == 2
+    prediction_threads.leave()
 
 
 def test_isa_is_one_of_the_known():
