@@ -17,11 +17,15 @@ from itertools import permutations
 
 import numpy as np
 
-from fastgdml import gpu, gpu_kernels
 from fastgdml.backend import array_module
 from fastgdml.dataset import load_dataset
 from fastgdml.descriptor import jacobian_dot, pair_permutation
 from fastgdml.errors import UsageError
+from fastgdml.gpu import arrays
+from fastgdml.gpu import cholesky as gpu_cholesky
+from fastgdml.gpu import descriptor as gpu_descriptor
+from fastgdml.gpu import kernel as gpu_kernel
+from fastgdml.gpu import predict as gpu_predict
 from fastgdml.group import GroupTables
 from fastgdml.kernel import Coordinates
 from fastgdml.solvers.rigid import drop_rigid_motions
@@ -81,9 +85,9 @@ def measure_cholesky(cupy, n, table):
 
     def factor(block):
         cupy.copyto(matrix, original)
-        assert gpu_kernels.cholesky(matrix, cupy, block)
+        assert gpu_cholesky.cholesky(matrix, cupy, block)
 
-    for name, block in (("cuSOLVER", n), ("blocked", min(gpu_kernels._BLOCK, max(n // 4, 1)))):
+    for name, block in (("cuSOLVER", n), ("blocked", min(gpu_cholesky._BLOCK, max(n // 4, 1)))):
         seconds = best_of(lambda block=block: factor(block), cupy, 2) - copy
         table.row(f"Cholesky, {name}, n = {n}", seconds, f"{n**3 / 3 / seconds / 1e12:.2f} Tflop/s", n**3 / 3)
 
@@ -126,31 +130,33 @@ def measure_system(cupy, name, perms, R, F, lam, n_train, options, table):
     n_perms, n_atoms = tables.perm.shape
     repetitions = 2 if options.smoke else 3
     R_train, y = training_set(R, F, n_train)
-    x, g = gpu.from_R(R_train, xp=cupy)
+    x, g = gpu_descriptor.from_R(R_train, xp=cupy)
     name = f"{name}, M = {n_train}"
 
     rows = Coordinates.full(n_train, 3 * n_atoms)
     n_kept = 3 * n_atoms - 6
     n = n_train * n_kept
-    fits = gpu.memory_estimate(n_train, n_atoms, n_perms) < gpu.free_memory(cupy) and n <= options.max_unknowns
+    fits = (
+        gpu_cholesky.memory_estimate(n_train, n_atoms, n_perms) < arrays.free_memory(cupy) and n <= options.max_unknowns
+    )
     if fits:
         rows = drop_rigid_motions(R_train).rows
-        seconds = best_of(lambda: gpu_kernels.assemble_lower(x, g, tables, sig, rows, -1.0, xp=cupy), cupy, repetitions)
+        seconds = best_of(lambda: gpu_kernel.assemble_lower(x, g, tables, sig, rows, -1.0, xp=cupy), cupy, repetitions)
         # Per pair of points, permutation and pair of atoms: 39 for equation (4), 33 for the sums over partners.
         flops = n_train * (n_train + 1) / 2 * n_perms * n_atoms**2 * 72
         table.row(f"{name}: assembly, n = {n}", seconds, f"{4 * n * n / seconds / 1e9:.0f} GB/s", flops)
         release(cupy)
 
-    x_host, g_host = gpu.to_numpy(x), gpu.to_numpy(g)
+    x_host, g_host = arrays.to_numpy(x), arrays.to_numpy(g)
     if fits:
         arguments = (R_train, x_host, g_host, tables, sig, lam, y)
         solutions = []
         # One repetition of the long ones: there is nothing left to warm up.
         start = time.perf_counter()
-        solutions.append(gpu.solve_closed_form(*arguments, xp=cupy))
+        solutions.append(gpu_cholesky.solve_closed_form(*arguments, xp=cupy))
         seconds = time.perf_counter() - start
         if seconds < 5:
-            seconds = min(seconds, best_of(lambda: gpu.solve_closed_form(*arguments, xp=cupy), cupy, 1))
+            seconds = min(seconds, best_of(lambda: gpu_cholesky.solve_closed_form(*arguments, xp=cupy), cupy, 1))
         table.row(f"{name}: training", seconds, f"{n**3 / 3 / seconds / 1e12:.2f} Tflop/s", n**3 / 3)
         if solutions[0].lam != lam:
             table.note("", f"lambda was raised from {lam:.0e} to {solutions[0].lam:.0e}: several factorisations")
@@ -162,7 +168,7 @@ def measure_system(cupy, name, perms, R, F, lam, n_train, options, table):
 
     pair_perms = np.array([pair_permutation(p) for p in perms])
     v = jacobian_dot(g_host, alphas.reshape(n_train, -1))
-    predictor = gpu.GPUPredictor(x, v, pair_perms, sig, 1.0, 0.0)
+    predictor = gpu_predict.GPUPredictor(x, v, pair_perms, sig, 1.0, 0.0)
     bulk = np.resize(R, (options.n_geo, n_atoms, 3))
     on_device = cupy.asarray(bulk)
     # Four matrix products.
@@ -192,7 +198,7 @@ def main():
     name = properties["name"]
     print(
         f"{name.decode() if isinstance(name, bytes) else name}, CuPy {cupy.__version__}, "
-        f"{gpu.free_memory(cupy) / 2**30:.1f} GiB free; 6 permutations, {options.n_geo} geometries in bulk"
+        f"{arrays.free_memory(cupy) / 2**30:.1f} GiB free; 6 permutations, {options.n_geo} geometries in bulk"
     )
     table = Table()
     table.peak = measure_device(cupy, 256 if options.smoke else 8192, table)

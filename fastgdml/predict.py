@@ -98,7 +98,7 @@ class GDMLPredict(LegacyPredict):
             arrays = self._arrays
             if arrays.alphas_E is not None:
                 raise energies_on_gpu_error()
-            from .gpu import GPUPredictor
+            from .gpu.predict import GPUPredictor
 
             self._gpu = GPUPredictor(
                 arrays.x,

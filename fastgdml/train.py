@@ -380,7 +380,7 @@ class GDMLTrain:
             raise energies_on_gpu_error()
         if options.solver == "cg":
             raise UsageError("The iterative solver does not run on the GPU: use backend='cpu' or solver='closed'.")
-        from .gpu import solve_closed_form as solve_on_device
+        from .gpu.cholesky import solve_closed_form as solve_on_device
 
         def solve_without_energies(y_E: None, **arguments: Any) -> ClosedFormSolution:
             return solve_on_device(**arguments, xp=array_module("gpu"))

@@ -12,7 +12,7 @@ import pytest
 import fastgdml.predict
 import fastgdml.train
 from fastgdml.errors import UsageError
-from fastgdml.gpu import GPUPredictor
+from fastgdml.gpu.predict import GPUPredictor
 from fastgdml.predict import GDMLPredict
 from fastgdml.train import GDMLTrain
 

@@ -9,9 +9,14 @@ import reference as oracle
 import scipy.linalg
 from conftest import cyclic_group, random_molecules, symmetric_group_of_three
 
-from fastgdml import backend, descriptor, gpu, gpu_kernels
+from fastgdml import backend, descriptor
 from fastgdml.cell import Cell
 from fastgdml.errors import DataError, InsufficientMemoryError, SolverError, UsageError
+from fastgdml.gpu import arrays
+from fastgdml.gpu import cholesky as gpu_cholesky
+from fastgdml.gpu import descriptor as gpu_descriptor
+from fastgdml.gpu import kernel as gpu_kernel
+from fastgdml.gpu import predict as gpu_predict
 from fastgdml.group import GroupTables
 from fastgdml.kernel import Coordinates, assemble_full
 from fastgdml.predict import GDMLPredict
@@ -60,7 +65,7 @@ CELLS = [
 @pytest.mark.parametrize("cell", CELLS)
 def test_descriptors_equal_cpu(cell):
     R = random_molecules(6, 7)
-    for ours, theirs in zip(gpu.from_R(R, cell, xp=np), descriptor.from_R(R, cell), strict=True):
+    for ours, theirs in zip(gpu_descriptor.from_R(R, cell, xp=np), descriptor.from_R(R, cell), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-13, atol=1e-15)
 
 
@@ -70,23 +75,25 @@ def test_predictions_in_other_cells_equal_cpu():
     R = random_molecules(6, 5, seed=1).reshape(6, -1)
     for lattice in (None, 2.2 * SKEWED, [scale * SKEWED for scale in (2.0, 2.1, 2.2, 2.3, 2.4, 2.5)]):
         E_ref, F_ref = GDMLPredict(model).predict(R, lattice=lattice)
-        E, F = gpu.GPUPredictor.from_model(model, np).predict(R, cell=None if lattice is None else Cell(lattice))
+        E, F = gpu_predict.GPUPredictor.from_model(model, np).predict(
+            R, cell=None if lattice is None else Cell(lattice)
+        )
         np.testing.assert_allclose(F, F_ref, rtol=0, atol=1e-10 * np.abs(F_ref).max())
         np.testing.assert_allclose(E, E_ref, rtol=1e-10)
     with pytest.raises(DataError, match="2 lattices for 6 geometries"):
-        gpu.GPUPredictor.from_model(model, np).predict(R, cell=Cell([SKEWED, SKEWED]))
+        gpu_predict.GPUPredictor.from_model(model, np).predict(R, cell=Cell([SKEWED, SKEWED]))
 
 
 def test_unusable_geometries_are_named():
     R = random_molecules(3, 5)
     R[1, 4] = R[1, 2]
     with pytest.raises(DataError, match=r"geometry 1 .*atoms 2 and 4"):
-        gpu.from_R(R, xp=np)
+        gpu_descriptor.from_R(R, xp=np)
     R[1, 4, 0] = np.nan
     with pytest.raises(DataError, match=r"Geometry 8 .*not finite"):
-        gpu.from_R(R, None, 7, xp=np)
+        gpu_descriptor.from_R(R, None, 7, xp=np)
     with pytest.raises(DataError, match="shape"):
-        gpu.from_R(R[0], xp=np)
+        gpu_descriptor.from_R(R[0], xp=np)
 
 
 # ---- prediction
@@ -99,7 +106,7 @@ def test_predictions_equal_oracle(group, n_atoms, n_train):
     R_train, R = random_molecules(n_train, n_atoms), random_molecules(5, n_atoms, seed=9)
     model, alphas = make_model(R_train, perms)
     E_ref, F_ref = oracle.predict(R, R_train, alphas, perms, model["sig"], model["std"], model["c"])
-    E, F = gpu.GPUPredictor.from_model(model, np).predict(R)
+    E, F = gpu_predict.GPUPredictor.from_model(model, np).predict(R)
     np.testing.assert_allclose(E, E_ref, rtol=0, atol=1e-11 * max(1, np.abs(E_ref).max()))
     np.testing.assert_allclose(F.reshape(F_ref.shape), F_ref, rtol=0, atol=1e-11 * np.abs(F_ref).max())
 
@@ -111,10 +118,10 @@ def test_predictions_equal_sgdml(reference):
         model["lattice"] = reference["lattice"]
     if "alphas_E" in reference:
         with pytest.raises(UsageError, match="energy constraints"):
-            gpu.GPUPredictor.from_model({**model, "alphas_E": reference["alphas_E"]}, np)
+            gpu_predict.GPUPredictor.from_model({**model, "alphas_E": reference["alphas_E"]}, np)
         return
     R = reference["R_test"].reshape(len(reference["R_test"]), -1)
-    E, F = gpu.GPUPredictor.from_model(model, np).predict(R)
+    E, F = gpu_predict.GPUPredictor.from_model(model, np).predict(R)
     scale = np.abs(reference["F_pred"]).max()
     np.testing.assert_allclose(F, reference["F_pred"], rtol=0, atol=1e-9 * scale)
     np.testing.assert_allclose(E, reference["E_pred"], rtol=0, atol=1e-9 * scale)
@@ -124,7 +131,7 @@ def test_near_training_points_nothing_is_lost():
     # rho is the square root of a difference of nearly equal numbers here.
     R_train = random_molecules(20, 6)
     model, _ = make_model(R_train, symmetric_group_of_three(6), sig=20.0)
-    ours, theirs = gpu.GPUPredictor.from_model(model, np), GDMLPredict(model)
+    ours, theirs = gpu_predict.GPUPredictor.from_model(model, np), GDMLPredict(model)
     for shift in (0.0, 1e-9, 1e-5):
         (E, F), (E_ref, F_ref) = (p.predict((R_train + shift * R_train**2).reshape(20, -1)) for p in (ours, theirs))
         np.testing.assert_allclose(F, F_ref, rtol=0, atol=1e-10 * np.abs(F_ref).max())
@@ -134,7 +141,7 @@ def test_near_training_points_nothing_is_lost():
 def test_center_does_not_depend_on_permutations():
     perms = symmetric_group_of_three(6)
     model, _ = make_model(random_molecules(4, 6), perms)
-    predictor = gpu.GPUPredictor.from_model(model, np)
+    predictor = gpu_predict.GPUPredictor.from_model(model, np)
     for perm in perms:
         np.testing.assert_allclose(predictor._center[descriptor.pair_permutation(perm)], predictor._center, rtol=1e-13)
     # Centred descriptors are smaller: that is what keeps cancellation small.
@@ -143,7 +150,7 @@ def test_center_does_not_depend_on_permutations():
 
 def test_forces_are_derivatives():
     model, _ = make_model(random_molecules(9, 5), cyclic_group(5, 5), cell=Cell(np.diag([4.5, 5.0, 5.5])))
-    predictor = gpu.GPUPredictor.from_model(model, np)
+    predictor = gpu_predict.GPUPredictor.from_model(model, np)
     r = random_molecules(1, 5, seed=4).ravel()
     steps = 1e-4 * np.eye(15)
     E_plus, E_minus = predictor.predict(r + steps)[0], predictor.predict(r - steps)[0]
@@ -154,7 +161,7 @@ def test_forces_are_derivatives():
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_batches_change_nothing(batch, monkeypatch):
     model, _ = make_model(random_molecules(9, 5), symmetric_group_of_three(5))
-    predictor = gpu.GPUPredictor.from_model(model, np)
+    predictor = gpu_predict.GPUPredictor.from_model(model, np)
     R = random_molecules(7, 5, seed=2)
     E, F = predictor.predict(R)
     monkeypatch.setattr(predictor, "_batch_size", lambda n: batch)
@@ -167,17 +174,17 @@ def test_batches_change_nothing(batch, monkeypatch):
 
 def test_batches_fit_the_free_memory(monkeypatch):
     model, _ = make_model(random_molecules(9, 5), symmetric_group_of_three(5))
-    predictor = gpu.GPUPredictor.from_model(model, np)
-    monkeypatch.setattr(gpu, "free_memory", lambda xp: 10 * predictor._bytes_per_geometry())
+    predictor = gpu_predict.GPUPredictor.from_model(model, np)
+    monkeypatch.setattr(gpu_predict, "free_memory", lambda xp: 10 * predictor._bytes_per_geometry())
     assert predictor._batch_size(1000) == 6
     assert predictor._batch_size(3) == 3
-    monkeypatch.setattr(gpu, "free_memory", lambda xp: 0)
+    monkeypatch.setattr(gpu_predict, "free_memory", lambda xp: 0)
     assert predictor._batch_size(1000) == 1
 
 
 def test_less_is_tried_when_memory_runs_out(monkeypatch):
     model, _ = make_model(random_molecules(9, 5), symmetric_group_of_three(5))
-    predictor = gpu.GPUPredictor.from_model(model, np)
+    predictor = gpu_predict.GPUPredictor.from_model(model, np)
     R = random_molecules(7, 5, seed=2)
     F = predictor.predict(R)[1]
     original, sizes = predictor._predict_batch, []
@@ -202,7 +209,7 @@ def test_less_is_tried_when_memory_runs_out(monkeypatch):
 
 def test_shapes_and_descriptors():
     model, _ = make_model(random_molecules(9, 5), symmetric_group_of_three(5))
-    predictor = gpu.GPUPredictor.from_model(model, np)
+    predictor = gpu_predict.GPUPredictor.from_model(model, np)
     R = random_molecules(4, 5, seed=2)
     E, F = predictor.predict(R)
     assert (E.shape, F.shape) == ((4,), (4, 15))
@@ -210,23 +217,23 @@ def test_shapes_and_descriptors():
     assert predictor.predict(R[:0])[1].shape == (0, 15)
     np.testing.assert_array_equal(predictor.predict(R, return_E=False)[0], F)
     np.testing.assert_array_equal(predictor.predict(R.tolist())[1], F)
-    from_descriptors = predictor.predict_descriptors(*gpu.from_R(R, xp=np))
+    from_descriptors = predictor.predict_descriptors(*gpu_descriptor.from_R(R, xp=np))
     np.testing.assert_array_equal(from_descriptors[0], E)
     np.testing.assert_array_equal(from_descriptors[1], F)
     with pytest.raises(DataError, match="do not fit a model of 5 atoms"):
         predictor.predict(np.zeros((2, 12)))
     with pytest.raises(DataError, match="one molecule"):
-        gpu.GPUPredictor(np.zeros((2, 10)), np.zeros((3, 10)), np.arange(10)[None], 1.0, 1.0, 0.0, xp=np)
+        gpu_predict.GPUPredictor(np.zeros((2, 10)), np.zeros((3, 10)), np.arange(10)[None], 1.0, 1.0, 0.0, xp=np)
 
 
 def test_new_coefficients():
     R_train = random_molecules(6, 5)
     model, _ = make_model(R_train, symmetric_group_of_three(5))
     other, _ = make_model(R_train, symmetric_group_of_three(5), seed=8)
-    predictor = gpu.GPUPredictor.from_model(model, np)
+    predictor = gpu_predict.GPUPredictor.from_model(model, np)
     predictor.set_coefficients(other["R_d_desc_alpha"])
     R = random_molecules(3, 5, seed=2)
-    np.testing.assert_array_equal(predictor.predict(R)[1], gpu.GPUPredictor.from_model(other, np).predict(R)[1])
+    np.testing.assert_array_equal(predictor.predict(R)[1], gpu_predict.GPUPredictor.from_model(other, np).predict(R)[1])
 
 
 def test_where_data_lie():
@@ -260,7 +267,7 @@ def test_where_data_lie():
         (cuda, True, [1, 1]),
         (interface, True, [0, 0]),
     ]:
-        taken, where = gpu._take(data, device)
+        taken, where = arrays.take(data, device)
         assert (where, taken.dtype, isinstance(taken, OnDevice)) == (on_device, np.float64, on_device)
         np.testing.assert_array_equal(taken, values)
 
@@ -274,8 +281,8 @@ def test_assembly_equals_oracle(group, n_atoms, n_train):
     perms = GROUPS[group](n_atoms)
     R = random_molecules(n_train, n_atoms)
     rows = Coordinates.full(n_train, 3 * n_atoms)
-    x, g = gpu.from_R(R, xp=np)
-    K = gpu_kernels.assemble_lower(x, g, GroupTables.from_perms(perms), 4.0, rows, -2.0, xp=np)
+    x, g = gpu_descriptor.from_R(R, xp=np)
+    K = gpu_kernel.assemble_lower(x, g, GroupTables.from_perms(perms), 4.0, rows, -2.0, xp=np)
     expected = -2.0 * oracle.kernel_matrix(R, perms, 4.0)
     np.testing.assert_allclose(np.tril(K), np.tril(expected), rtol=0, atol=1e-13 * np.abs(expected).max())
 
@@ -286,7 +293,7 @@ def test_assembly_equals_cpu(reference):
     tables = GroupTables.from_perms(reference["perms"])
     expected = assemble_full(x, g, tables, float(reference["sig"]))
     rows = drop_rigid_motions(R, "lattice" in reference).rows
-    K = gpu_kernels.assemble_lower(x, g, tables, float(reference["sig"]), rows, xp=np)
+    K = gpu_kernel.assemble_lower(x, g, tables, float(reference["sig"]), rows, xp=np)
     kept = np.repeat(np.arange(4) * 3 * R.shape[1], np.diff(rows.begin)) + rows.coord
     assert K.flags.f_contiguous
     np.testing.assert_allclose(
@@ -295,8 +302,8 @@ def test_assembly_equals_cpu(reference):
 
 
 def test_pairs_are_expanded():
-    x, g = gpu.from_R(random_molecules(2, 4), xp=np)
-    square = gpu_kernels._expand_pairs(x, g, np)
+    x, g = gpu_descriptor.from_R(random_molecules(2, 4), xp=np)
+    square = gpu_kernel._expand_pairs(x, g, np)
     np.testing.assert_array_equal(square[:, 0], square[:, 0].swapaxes(1, 2))
     np.testing.assert_array_equal(square[:, 1:], -square[:, 1:].swapaxes(2, 3))
     np.testing.assert_array_equal(square[1, 0][np.tril_indices(4, -1)], x[1])
@@ -306,7 +313,7 @@ def test_pairs_are_expanded():
 def test_blocks_are_added():
     matrix = np.zeros((5, 5), order="F")
     blocks = np.arange(1.0, 19.0).reshape(2, 3, 3)
-    gpu_kernels.add_blocks(matrix, np.array([0, 2, 5]), blocks, np)
+    gpu_cholesky.add_blocks(matrix, np.array([0, 2, 5]), blocks, np)
     expected = np.zeros((5, 5))
     expected[:2, :2], expected[2:, 2:] = blocks[0, :2, :2], blocks[1]
     np.testing.assert_array_equal(matrix, expected)
@@ -315,7 +322,7 @@ def test_blocks_are_added():
 def test_the_kernel_is_shipped():
     from importlib.resources import files
 
-    code = (files("fastgdml") / "cuda" / "assembly.cu").read_text()
+    code = (files("fastgdml") / "gpu" / "cuda" / "assembly.cu").read_text()
     assert 'extern "C" __global__' in code
     assert "#include" not in code  # the run-time compiler has no headers
 
@@ -385,7 +392,7 @@ class HostBlas:
 @pytest.fixture
 def host_cupy(monkeypatch):
     """An array module that is not NumPy, with the libraries above."""
-    monkeypatch.setattr(gpu_kernels, "importlib", types.SimpleNamespace(import_module=lambda name: HostBlas))
+    monkeypatch.setattr(gpu_cholesky, "importlib", types.SimpleNamespace(import_module=lambda name: HostBlas))
     device = types.SimpleNamespace(get_cublas_handle=lambda: 1, get_cusolver_handle=lambda: 2)
     return types.SimpleNamespace(
         float64=np.float64,
@@ -402,13 +409,13 @@ def test_blocked_factorisation(block, host_cupy):
     A = A @ A.T + 20 * np.eye(20)
     rhs = rng.normal(size=20)
     matrix = host_array(np.asfortranarray(np.tril(A)))  # nothing above the diagonal
-    assert gpu_kernels.cholesky(matrix, host_cupy, block)
+    assert gpu_cholesky.cholesky(matrix, host_cupy, block)
     np.testing.assert_allclose(np.tril(matrix), np.linalg.cholesky(A), rtol=0, atol=1e-12)
-    z = gpu_kernels.cholesky_solve(matrix, rhs, host_cupy, block)
+    z = gpu_cholesky.cholesky_solve(matrix, rhs, host_cupy, block)
     np.testing.assert_allclose(z, np.linalg.solve(A, rhs), rtol=0, atol=1e-13)
 
     A[13, 13] = -1.0
-    assert not gpu_kernels.cholesky(host_array(np.asfortranarray(A)), host_cupy, block)
+    assert not gpu_cholesky.cholesky(host_array(np.asfortranarray(A)), host_cupy, block)
 
 
 # ---- training
@@ -425,7 +432,7 @@ def training_set(R, perms, seed=0):
 def test_solution_equals_cpu():
     arguments = training_set(random_molecules(12, 5), symmetric_group_of_three(5))
     solving = []
-    ours = gpu.solve_closed_form(*arguments, on_solving=lambda: solving.append(1), xp=np)
+    ours = gpu_cholesky.solve_closed_form(*arguments, on_solving=lambda: solving.append(1), xp=np)
     theirs = cpu_solver.solve_closed_form(*arguments)
     assert (ours.lam, solving) == (1e-10, [1])
     np.testing.assert_allclose(ours.alphas_F, theirs.alphas_F, rtol=0, atol=1e-7 * np.abs(theirs.alphas_F).max())
@@ -436,31 +443,31 @@ def test_lambda_is_raised_for_duplicates(caplog):
     R[3] = R[1]
     arguments = list(training_set(R, symmetric_group_of_three(5)))
     arguments[5] = 0.0
-    solution = gpu.solve_closed_form(*arguments, xp=np)
+    solution = gpu_cholesky.solve_closed_form(*arguments, xp=np)
     assert solution.lam > 0
     assert "Training points 1 and 3 have the same geometry" in caplog.text
 
 
 def test_a_hopeless_matrix_is_an_error(monkeypatch):
-    monkeypatch.setattr(gpu, "cholesky", lambda matrix, xp: False)
+    monkeypatch.setattr(gpu_cholesky, "cholesky", lambda matrix, xp: False)
     with pytest.raises(SolverError, match="not positive definite"):
-        gpu.solve_closed_form(*training_set(random_molecules(3, 5), [[0, 1, 2, 3, 4]]), xp=np)
+        gpu_cholesky.solve_closed_form(*training_set(random_molecules(3, 5), [[0, 1, 2, 3, 4]]), xp=np)
 
 
 def test_memory_is_checked_first(monkeypatch):
     arguments = training_set(random_molecules(3, 5), [[0, 1, 2, 3, 4]])
-    monkeypatch.setattr(gpu, "free_memory", lambda xp: 2**10)
+    monkeypatch.setattr(gpu_cholesky, "free_memory", lambda xp: 2**10)
     with pytest.raises(InsufficientMemoryError, match=r"3 points of 5 atoms needs .* GB .* are free.*backend='cpu'"):
-        gpu.solve_closed_form(*arguments, xp=np)
+        gpu_cholesky.solve_closed_form(*arguments, xp=np)
     monkeypatch.undo()
 
     def out_of_memory(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(gpu, "assemble_lower", out_of_memory)
+    monkeypatch.setattr(gpu_cholesky, "assemble_lower", out_of_memory)
     with pytest.raises(InsufficientMemoryError, match="3 points of 5 atoms"):
-        gpu.solve_closed_form(*arguments, xp=np)
-    assert gpu.memory_estimate(1000, 21, 6) > 8 * 57000**2
+        gpu_cholesky.solve_closed_form(*arguments, xp=np)
+    assert gpu_cholesky.memory_estimate(1000, 21, 6) > 8 * 57000**2
 
 
 # ---- choice of the backend
@@ -531,7 +538,5 @@ def test_cupy_is_not_imported_with_the_package():
     import subprocess
     import sys
 
-    code = (
-        "import fastgdml.train, fastgdml.predict, fastgdml.backend, fastgdml.gpu, sys; sys.exit('cupy' in sys.modules)"
-    )
+    code = "import fastgdml.train, fastgdml.predict, fastgdml.backend, fastgdml.gpu.predict, sys; sys.exit('cupy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd="/", check=False).returncode == 0

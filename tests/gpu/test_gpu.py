@@ -6,11 +6,15 @@ from conftest import cyclic_group, random_molecules, symmetric_group_of_three
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed: these tests need it and a CUDA device")
 
-from fastgdml import gpu, gpu_kernels  # noqa: E402 (nothing of this is needed without CuPy)
 from fastgdml.backend import resolve_backend  # noqa: E402
 from fastgdml.cell import Cell  # noqa: E402
 from fastgdml.descriptor import from_R, jacobian_dot, tril_perms_lin  # noqa: E402
 from fastgdml.errors import DataError, InsufficientMemoryError, UsageError  # noqa: E402
+from fastgdml.gpu import arrays  # noqa: E402
+from fastgdml.gpu import cholesky as gpu_cholesky  # noqa: E402
+from fastgdml.gpu import descriptor as gpu_descriptor  # noqa: E402
+from fastgdml.gpu import kernel as gpu_kernel  # noqa: E402
+from fastgdml.gpu import predict as gpu_predict  # noqa: E402
 from fastgdml.group import GroupTables  # noqa: E402
 from fastgdml.kernel import Coordinates, assemble_full  # noqa: E402
 from fastgdml.predict import GDMLPredict  # noqa: E402
@@ -55,18 +59,18 @@ def make_model(n_train, n_atoms, perms, cell=None, sig=10.0):
 
 
 def assert_close(ours, theirs, tolerance):
-    np.testing.assert_allclose(gpu.to_numpy(ours), theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+    np.testing.assert_allclose(arrays.to_numpy(ours), theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
 @pytest.mark.parametrize("cell", [None, CELL])
 def test_descriptors(cell):
     R = random_molecules(100, 12)
-    for ours, theirs in zip(gpu.from_R(R, cell, xp=cupy), from_R(R, cell), strict=True):
+    for ours, theirs in zip(gpu_descriptor.from_R(R, cell, xp=cupy), from_R(R, cell), strict=True):
         assert isinstance(ours, cupy.ndarray)
         assert_close(ours, theirs, 1e-14)
     R[77, 3] = R[77, 9]
     with pytest.raises(DataError, match=r"geometry 77 .*atoms 3 and 9"):
-        gpu.from_R(R, cell, xp=cupy)
+        gpu_descriptor.from_R(R, cell, xp=cupy)
 
 
 # ---- prediction
@@ -78,7 +82,7 @@ def test_descriptors(cell):
 def test_predictions_equal_cpu(group, n_atoms, n_train, n_geo, cell):
     model = make_model(n_train, n_atoms, GROUPS[group](n_atoms), cell)
     R = random_molecules(n_geo, n_atoms, seed=5).reshape(n_geo, -1)
-    E, F = gpu.GPUPredictor.from_model(model).predict(R)
+    E, F = gpu_predict.GPUPredictor.from_model(model).predict(R)
     E_ref, F_ref = GDMLPredict(model).predict(R)
     assert_close(F, F_ref, 1e-10)
     assert_close(E - model["c"], E_ref - model["c"], 1e-10)
@@ -90,7 +94,7 @@ def test_predictions_equal_sgdml(reference):
     if "lattice" in reference:
         model["lattice"] = reference["lattice"]
     R = reference["R_test"].reshape(len(reference["R_test"]), -1)
-    E, F = gpu.GPUPredictor.from_model(model).predict(R)
+    E, F = gpu_predict.GPUPredictor.from_model(model).predict(R)
     scale = np.abs(reference["F_pred"]).max()
     np.testing.assert_allclose(F, reference["F_pred"], rtol=0, atol=1e-9 * scale)
     np.testing.assert_allclose(E, reference["E_pred"], rtol=0, atol=1e-9 * scale)
@@ -98,7 +102,7 @@ def test_predictions_equal_sgdml(reference):
 
 def test_forces_are_derivatives():
     model = make_model(50, 9, symmetric_group_of_three(9), CELL)
-    predictor = gpu.GPUPredictor.from_model(model)
+    predictor = gpu_predict.GPUPredictor.from_model(model)
     r = random_molecules(1, 9, seed=4).ravel()
     steps = 1e-4 * np.eye(27)
     E_plus, E_minus = predictor.predict(r + steps)[0], predictor.predict(r - steps)[0]
@@ -107,7 +111,7 @@ def test_forces_are_derivatives():
 
 
 def test_results_stay_where_the_data_are():
-    predictor = gpu.GPUPredictor.from_model(make_model(20, 5, symmetric_group_of_three(5)))
+    predictor = gpu_predict.GPUPredictor.from_model(make_model(20, 5, symmetric_group_of_three(5)))
     R = random_molecules(8, 5, seed=3).reshape(8, -1)
     on_host, on_device = predictor.predict(R), predictor.predict(cupy.asarray(R))
     for host, device in zip(on_host, on_device, strict=True):
@@ -133,7 +137,7 @@ def test_results_stay_where_the_data_are():
 
 @pytest.mark.parametrize("batch", [1, 3, 17])
 def test_small_batches(batch, monkeypatch):
-    predictor = gpu.GPUPredictor.from_model(make_model(30, 9, symmetric_group_of_three(9)))
+    predictor = gpu_predict.GPUPredictor.from_model(make_model(30, 9, symmetric_group_of_three(9)))
     R = random_molecules(40, 9, seed=2)
     E, F = predictor.predict(R)
     monkeypatch.setattr(predictor, "_batch_size", lambda n: batch)
@@ -146,7 +150,7 @@ def test_small_batches(batch, monkeypatch):
 
 
 def test_smaller_batches_when_memory_runs_out(monkeypatch):
-    predictor = gpu.GPUPredictor.from_model(make_model(30, 9, symmetric_group_of_three(9)))
+    predictor = gpu_predict.GPUPredictor.from_model(make_model(30, 9, symmetric_group_of_three(9)))
     R = random_molecules(40, 9, seed=2)
     F = predictor.predict(R)[1]
     original, sizes = predictor._predict_batch, []
@@ -164,7 +168,7 @@ def test_smaller_batches_when_memory_runs_out(monkeypatch):
 
 def test_a_small_memory_pool_is_enough():
     # Real failures of the allocator, not pretended ones.
-    predictor = gpu.GPUPredictor.from_model(make_model(500, 9, symmetric_group_of_three(9)))
+    predictor = gpu_predict.GPUPredictor.from_model(make_model(500, 9, symmetric_group_of_three(9)))
     R = random_molecules(4000, 9, seed=2)
     F = predictor.predict(R)[1]
     pool = cupy.get_default_memory_pool()
@@ -188,26 +192,26 @@ def test_kernel_equals_cpu(group, n_atoms, n_train):
     tables = GroupTables.from_perms(GROUPS[group](n_atoms))
     x, g = from_R(R)
     expected = assemble_full(x, g, tables, 10.0)
-    K = gpu_kernels.assemble_lower(x, g, tables, 10.0, Coordinates.full(n_train, 3 * n_atoms), xp=cupy)
+    K = gpu_kernel.assemble_lower(x, g, tables, 10.0, Coordinates.full(n_train, 3 * n_atoms), xp=cupy)
     assert K.flags.f_contiguous
-    assert_close(np.tril(gpu.to_numpy(K)), np.tril(expected), 1e-13)
+    assert_close(np.tril(arrays.to_numpy(K)), np.tril(expected), 1e-13)
 
     steps = []
     rows = drop_rigid_motions(R).rows
     kept = np.repeat(np.arange(n_train) * 3 * n_atoms, np.diff(rows.begin)) + rows.coord
-    K = gpu_kernels.assemble_lower(x, g, tables, 10.0, rows, -3.0, lambda *step: steps.append(step), xp=cupy)
-    assert_close(np.tril(gpu.to_numpy(K)), -3.0 * np.tril(expected[np.ix_(kept, kept)]), 1e-13)
+    K = gpu_kernel.assemble_lower(x, g, tables, 10.0, rows, -3.0, lambda *step: steps.append(step), xp=cupy)
+    assert_close(np.tril(arrays.to_numpy(K)), -3.0 * np.tril(expected[np.ix_(kept, kept)]), 1e-13)
     assert steps[-1][0] == steps[-1][1]
 
 
 def test_kernel_equals_array_operations():
     R = random_molecules(6, 5)
-    x, g = gpu.from_R(R, xp=cupy)
+    x, g = gpu_descriptor.from_R(R, xp=cupy)
     tables = GroupTables.from_perms(cyclic_group(5, 5))
     rows = Coordinates.full(6, 15)
-    K = gpu_kernels.assemble_lower(x, g, tables, 4.0, rows, xp=cupy)
-    expected = gpu_kernels.assemble_reference(x, g, tables, 4.0, gpu_kernels.row_map(rows, 15), xp=cupy)
-    assert_close(cupy.tril(K), np.tril(gpu.to_numpy(expected)), 1e-13)
+    K = gpu_kernel.assemble_lower(x, g, tables, 4.0, rows, xp=cupy)
+    expected = gpu_kernel.assemble_reference(x, g, tables, 4.0, gpu_kernel.row_map(rows, 15), xp=cupy)
+    assert_close(cupy.tril(K), np.tril(arrays.to_numpy(expected)), 1e-13)
 
 
 @pytest.mark.parametrize("shared_memory", [1, 4000, 100_000])
@@ -216,18 +220,18 @@ def test_kernel_with_any_chunk_of_permutations(shared_memory, monkeypatch):
     R = random_molecules(4, 30)
     x, g = from_R(R)
     tables = GroupTables.from_perms(cyclic_group(30, 30))
-    monkeypatch.setattr(gpu_kernels, "_SHARED_MEMORY", shared_memory)
+    monkeypatch.setattr(gpu_kernel, "_SHARED_MEMORY", shared_memory)
     if shared_memory > 48 * 1024:
-        load = gpu_kernels.load_kernel
+        load = gpu_kernel.load_cuda
 
         def with_more_memory(xp):
             kernel = load(xp)
             kernel.max_dynamic_shared_size_bytes = shared_memory
             return kernel
 
-        monkeypatch.setattr(gpu_kernels, "load_kernel", with_more_memory)
-    K = gpu_kernels.assemble_lower(x, g, tables, 10.0, Coordinates.full(4, 90), xp=cupy)
-    assert_close(np.tril(gpu.to_numpy(K)), np.tril(assemble_full(x, g, tables, 10.0)), 1e-13)
+        monkeypatch.setattr(gpu_kernel, "load_cuda", with_more_memory)
+    K = gpu_kernel.assemble_lower(x, g, tables, 10.0, Coordinates.full(4, 90), xp=cupy)
+    assert_close(np.tril(arrays.to_numpy(K)), np.tril(assemble_full(x, g, tables, 10.0)), 1e-13)
 
 
 def test_kernel_of_many_atoms():
@@ -237,8 +241,8 @@ def test_kernel_of_many_atoms():
     R = grid + rng.uniform(-0.3, 0.3, (2, *grid.shape))
     x, g = from_R(R)
     tables = GroupTables.from_perms([np.arange(430)])
-    K = gpu_kernels.assemble_lower(x, g, tables, 50.0, Coordinates.full(2, 1290), xp=cupy)
-    assert_close(np.tril(gpu.to_numpy(K)), np.tril(assemble_full(x, g, tables, 50.0)), 1e-13)
+    K = gpu_kernel.assemble_lower(x, g, tables, 50.0, Coordinates.full(2, 1290), xp=cupy)
+    assert_close(np.tril(arrays.to_numpy(K)), np.tril(assemble_full(x, g, tables, 50.0)), 1e-13)
 
 
 @pytest.mark.parametrize("block", [None, 64, 100, 299])
@@ -248,11 +252,11 @@ def test_cholesky(block):
     A = A @ A.T + 300 * np.eye(300)
     rhs = rng.normal(size=300)
     matrix = cupy.asfortranarray(cupy.asarray(np.tril(A)))
-    assert gpu_kernels.cholesky(matrix, cupy, block)
+    assert gpu_cholesky.cholesky(matrix, cupy, block)
     assert_close(cupy.tril(matrix), np.linalg.cholesky(A), 1e-13)
-    assert_close(gpu_kernels.cholesky_solve(matrix, rhs, cupy, block), np.linalg.solve(A, rhs), 1e-12)
+    assert_close(gpu_cholesky.cholesky_solve(matrix, rhs, cupy, block), np.linalg.solve(A, rhs), 1e-12)
     A[211, 211] = -1.0
-    assert not gpu_kernels.cholesky(cupy.asfortranarray(cupy.asarray(A)), cupy, block)
+    assert not gpu_cholesky.cholesky(cupy.asfortranarray(cupy.asarray(A)), cupy, block)
 
 
 # ---- training
@@ -262,11 +266,11 @@ def test_training_end_to_end(ethanol, ethanol_task, ethanol_model):
     task = ethanol_task
     R, F = task["R_train"], task["F_train"].ravel()
     tables = GroupTables.from_perms(task["perms"])
-    x, g = gpu.from_R(R, xp=cupy)
-    x, g = gpu.to_numpy(x), gpu.to_numpy(g)
+    x, g = gpu_descriptor.from_R(R, xp=cupy)
+    x, g = arrays.to_numpy(x), arrays.to_numpy(g)
     std = float(np.std(F))
     calls = []
-    solution = gpu.solve_closed_form(
+    solution = gpu_cholesky.solve_closed_form(
         R,
         x,
         g,
@@ -280,7 +284,7 @@ def test_training_end_to_end(ethanol, ethanol_task, ethanol_model):
     )
     assert calls[-2:] == [1.0, "solving"]
     assert solution.lam == float(task["lam"])
-    predictor = gpu.GPUPredictor(
+    predictor = gpu_predict.GPUPredictor(
         x,
         jacobian_dot(g, solution.alphas_F.reshape(len(R), -1)),
         np.argsort(tables.pair, axis=1),
@@ -302,7 +306,7 @@ def test_periodic_training_equals_cpu():
     y = np.random.default_rng(0).normal(size=R.shape)
     y = (y - y.mean(axis=1, keepdims=True)).ravel()
     arguments = (R, x, g, GroupTables.from_perms(symmetric_group_of_three(8)), 5.0, 1e-8, y, True)
-    ours, theirs = gpu.solve_closed_form(*arguments, xp=cupy), solve_closed_form(*arguments)
+    ours, theirs = gpu_cholesky.solve_closed_form(*arguments, xp=cupy), solve_closed_form(*arguments)
     assert_close(ours.alphas_F, theirs.alphas_F, 1e-6)
 
 
@@ -312,18 +316,18 @@ def test_lambda_is_raised_for_duplicates(caplog):
     x, g = from_R(R)
     tables = GroupTables.from_perms(symmetric_group_of_three(5))
     y = np.random.default_rng(0).normal(size=R.size)
-    assert gpu.solve_closed_form(R, x, g, tables, 4.0, 0.0, y, xp=cupy).lam > 0
+    assert gpu_cholesky.solve_closed_form(R, x, g, tables, 4.0, 0.0, y, xp=cupy).lam > 0
     assert "Training points 1 and 3 have the same geometry" in caplog.text
 
 
 def test_too_large_a_matrix_is_refused_at_once():
     n_atoms = 200
-    n_train = int((gpu.free_memory(cupy) / 8) ** 0.5 / (3 * n_atoms - 6)) + 2
+    n_train = int((arrays.free_memory(cupy) / 8) ** 0.5 / (3 * n_atoms - 6)) + 2
     x, g = np.zeros((n_train, 19900)), np.zeros((n_train, 19900, 3))
     tables = GroupTables.from_perms([np.arange(n_atoms)])
     pool = cupy.get_default_memory_pool()
     used = pool.used_bytes()
     R = np.zeros((n_train, n_atoms, 3))
     with pytest.raises(InsufficientMemoryError, match=r"GB of device memory, .* are free"):
-        gpu.solve_closed_form(R, x, g, tables, 4.0, 1e-10, np.zeros(R.size), xp=cupy)
+        gpu_cholesky.solve_closed_form(R, x, g, tables, 4.0, 1e-10, np.zeros(R.size), xp=cupy)
     assert pool.used_bytes() == used

@@ -26,7 +26,7 @@ static __device__ double warp_sum(double x)
  * first: number of the first block; blocks are numbered (0,0), (0,1), (1,1), (0,2), ... as (i, j).
  * chunk: permutations that shared memory has room for, at 2 + 15 N doubles each. */
 extern "C" __global__ void __launch_bounds__(256)
-assemble(const double *__restrict__ pairs, const int *__restrict__ perm, const int *__restrict__ inverse,
+assembly(const double *__restrict__ pairs, const int *__restrict__ perm, const int *__restrict__ inverse,
          const int *__restrict__ row_of, double *__restrict__ matrix, int64 n, int64 first, int n_atoms, int n_perms,
          int chunk, double sig, double scale)
 {

@@ -1,8 +1,4 @@
-"""Training and bulk prediction on a CUDA device: the twin of `descriptor`, `predict` and `solvers.cholesky`.
-
-Every function takes the array module `xp`, CuPy or NumPy: all of it also runs, and is tested, without a device.
-Everything is computed in double precision.
-"""
+"""Prediction of many geometries on a device; the twin of `fastgdml.predict`."""
 
 from __future__ import annotations
 
@@ -14,18 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
-from threadpoolctl import threadpool_limits
 
-from .backend import array_module, energies_on_gpu_error
-from .cell import Cell
-from .descriptor import Array, geometry_error, n_atoms_of, n_pairs, pair_perms_from_lin
-from .errors import DataError, InsufficientMemoryError
-from .gpu_kernels import add_blocks, assemble_lower, cholesky, cholesky_solve
-from .group import GroupTables
-from .kernel import Progress
-from .solvers.cholesky import ClosedFormSolution, solve_with_rising_lambda
-from .solvers.rigid import drop_rigid_motions
+from ..backend import array_module, energies_on_gpu_error
+from ..cell import Cell
+from ..descriptor import n_atoms_of, n_pairs, pair_perms_from_lin
+from ..errors import DataError, InsufficientMemoryError
+from .arrays import free_memory, release, take, to_numpy
+from .descriptor import from_R
+from .kernel import load_cuda
 
 _log = logging.getLogger(__name__)
 
@@ -33,107 +25,8 @@ _log = logging.getLogger(__name__)
 _MEMORY_FRACTION = 0.6
 # Largest number of elements of one temporary of a batch: more does not run faster.
 _MAX_ELEMENTS = 2**28
-# Columns of workspace that cuSOLVER's factorisation is assumed to take at most.
-_WORKSPACE_COLUMNS = 512
-
-# One thread block a row of st (rows, 2 M), which holds y.x and y.v: they are replaced by A T and A (1 + rho); their sum
-# and that of A (1 + rho) T go to w1_sum and e_sum. One pass over memory where array operations would need five. The
-# order of summation is fixed. Compiled at run time, without standard headers.
+# As __launch_bounds__ in weights.cu.
 _WEIGHTS_THREADS = 128
-_WEIGHTS_CODE = r"""
-extern "C" __global__ void __launch_bounds__(128)
-weights(double *st, const double *yy, const double *xx, const double *xv, double *w1_sum, double *e_sum, int n_train,
-        double factor)
-{
-    __shared__ double partial[2][4];
-    const long long row = blockIdx.x;
-    double *s = st + 2 * row * n_train, *t = s + n_train;
-    double sum[2] = {0.0, 0.0};
-    for (int m = threadIdx.x; m < n_train; m += 128) {
-        /* Cancellation may leave a small negative number where the square of a distance is zero. */
-        const double rho = sqrt(fmax(yy[row] + xx[m] - 2.0 * s[m], 0.0)), projection = t[m] - xv[m];
-        const double a = factor * exp(-rho), w1 = a * projection, w2 = a * (1.0 + rho);
-        s[m] = w1;
-        t[m] = w2;
-        sum[0] += w1;
-        sum[1] += w2 * projection;
-    }
-    for (int k = 0; k < 2; ++k) {
-        for (int step = 16; step > 0; step /= 2) sum[k] += __shfl_xor_sync(0xffffffffu, sum[k], step);
-        if (threadIdx.x % 32 == 0) partial[k][threadIdx.x / 32] = sum[k];
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        w1_sum[row] = partial[0][0] + partial[0][1] + partial[0][2] + partial[0][3];
-        e_sum[row] = partial[1][0] + partial[1][1] + partial[1][2] + partial[1][3];
-    }
-}
-"""
-
-
-# ---- descriptors ------------------------------------------------------------------------------------------------
-
-
-def from_R(R: Any, cell: Cell | None = None, first: int = 0, *, xp: ModuleType) -> tuple[Any, Any]:
-    """Compute descriptors and their Jacobians; twin of `fastgdml.descriptor.from_R`.
-
-    Parameters
-    ----------
-    R : array, shape (n_geo, n_atoms, 3)
-        Cartesian coordinates.
-    cell : Cell, optional
-        Periodic cell or cells, and the rule by which differences are folded into them.
-    first : int
-        Number of the first geometry, for error messages.
-    xp : module
-        numpy or cupy.
-
-    Returns
-    -------
-    R_desc, R_d_desc : array, shapes (n_geo, D) and (n_geo, D, 3)
-        Inverse distances and compressed Jacobians.
-
-    Raises
-    ------
-    DataError
-        If coordinates are not finite or two atoms of a geometry coincide.
-    """
-    R = xp.asarray(R, dtype=xp.float64)
-    if R.ndim != 3 or R.shape[2] != 3 or R.shape[1] < 2:
-        raise DataError(f"Geometries must have shape (n_geo, n_atoms >= 2, 3); found {R.shape}.")
-    a, b = (xp.asarray(atom) for atom in np.tril_indices(R.shape[1], -1))
-    d = R[:, a] - R[:, b]
-    if cell is not None:
-        d = _fold(d, cell, xp)
-    squared = (d * d).sum(axis=2)
-    # The one place that waits for the device: a geometry that cannot be used must not pass.
-    unusable = ~((squared > 0) & (squared < xp.inf))
-    if unusable.any():
-        index, pair = (int(k) for k in np.argwhere(to_numpy(unusable))[0])
-        raise geometry_error(to_numpy(R[index]), first + index, pair)
-    x = 1 / xp.sqrt(squared)
-    return x, d * (x * x * x)[:, :, None]
-
-
-def _fold(d: Any, cell: Cell, xp: ModuleType) -> Any:
-    """Return differences (n_geo, D, 3) folded into the cell; see src/cell.c."""
-    basis, inverse, shifts = (xp.asarray(table) for table in cell.native.tables())
-    d = d - xp.rint(d @ inverse.swapaxes(1, 2)) @ basis.swapaxes(1, 2)
-    nearest, shortest = d, (d * d).sum(axis=2)
-    for k in range(shifts.shape[1]):
-        image = d - shifts[:, k, None, :]
-        squared = (image * image).sum(axis=2)
-        shorter = squared < shortest
-        nearest, shortest = xp.where(shorter[:, :, None], image, nearest), xp.where(shorter, squared, shortest)
-    return nearest
-
-
-def to_numpy(array: Any) -> np.ndarray:
-    """Return a NumPy array with the values of a NumPy or CuPy array."""
-    return np.asarray(array.get() if hasattr(array, "get") else array)
-
-
-# ---- prediction -------------------------------------------------------------------------------------------------
 
 
 class GPUPredictor:
@@ -275,7 +168,7 @@ class GPUPredictor:
         InsufficientMemoryError
             If not even one geometry fits into the memory of the device.
         """
-        r, on_device = _take(R, self.xp)
+        r, on_device = take(R, self.xp)
         n_coord = 3 * self.n_atoms
         if r.size % n_coord or not (r.shape[-1:] == (n_coord,) or r.shape[-2:] == (self.n_atoms, 3)):
             raise DataError(
@@ -296,7 +189,7 @@ class GPUPredictor:
 
     def predict_descriptors(self, x: Any, g: Any, return_E: bool = True) -> tuple[Any, ...]:
         """Predict from descriptors (n_geo, D) and Jacobians (n_geo, D, 3); otherwise as `predict`."""
-        (x, on_device), (g, _) = _take(x, self.xp), _take(g, self.xp)
+        (x, on_device), (g, _) = take(x, self.xp), take(g, self.xp)
         asarray = self.xp.asarray
         E, F, _ = self._in_batches(
             len(x), lambda begin, end: (asarray(x[begin:end]), asarray(g[begin:end])), self.xp if on_device else np
@@ -327,7 +220,7 @@ class GPUPredictor:
                     ) from None
                 batch = (end - begin) // 2
                 _log.info("Out of device memory with %d geometries a batch; trying %d.", end - begin, batch)
-                _release(self.xp)
+                release(self.xp)
                 continue
             for result, part in zip(results, parts, strict=True):
                 if result is not None:
@@ -364,10 +257,10 @@ class GPUPredictor:
 
 
 def _weights_function(xp: ModuleType) -> Callable[..., tuple[Any, Any]]:
-    """Return the function (st, yy, xx, xv, factor) -> (w1_sum, e_sum) that `_WEIGHTS_CODE` describes."""
+    """Return the function (st, yy, xx, xv, factor) -> (w1_sum, e_sum) that cuda/weights.cu describes."""
     if xp is np:
         return _weights_numpy
-    kernel = xp.RawKernel(_WEIGHTS_CODE, "weights")
+    kernel = load_cuda("weights", xp)
 
     def weights(st: Any, yy: Any, xx: Any, xv: Any, factor: float) -> tuple[Any, Any]:
         w1_sum, e_sum = xp.empty(len(st)), xp.empty(len(st))
@@ -386,127 +279,3 @@ def _weights_numpy(st: Any, yy: Any, xx: Any, xv: Any, factor: float) -> tuple[A
     s[:] = a * projection
     t[:] = a * (1.0 + rho)
     return s.sum(axis=1), (t * projection).sum(axis=1)
-
-
-def _take(array: Any, xp: ModuleType) -> tuple[Any, bool]:
-    """Return float64 data, and whether it lies on the device. Nothing is copied between host and device."""
-    if xp is np or isinstance(array, np.ndarray):
-        return np.asarray(array, dtype=np.float64), False
-    if isinstance(array, xp.ndarray) or hasattr(array, "__cuda_array_interface__"):
-        return xp.asarray(array, dtype=xp.float64), True
-    if hasattr(array, "__dlpack__"):
-        host = array.__dlpack_device__()[0] == 1  # kDLCPU
-        return (np if host else xp).from_dlpack(array).astype(np.float64, copy=False), not host
-    return np.asarray(array, dtype=np.float64), False
-
-
-def free_memory(xp: ModuleType) -> int:
-    """Return the bytes that can still be allocated: device memory for CuPy, host memory for NumPy."""
-    if xp is np:
-        return int(psutil.virtual_memory().available)
-    return int(xp.cuda.runtime.memGetInfo()[0]) + int(xp.get_default_memory_pool().free_bytes())
-
-
-def _release(xp: ModuleType) -> None:
-    """Give unused memory of CuPy's pool back to the device, so that it can be cut anew."""
-    if xp is not np:
-        xp.get_default_memory_pool().free_all_blocks()
-
-
-# ---- training ---------------------------------------------------------------------------------------------------
-
-
-def memory_estimate(n_train: int, n_atoms: int, n_perms: int = 1, periodic: bool = False) -> int:
-    """Return the bytes of device memory that the closed form needs: the square matrix, workspace, tables of pairs."""
-    n_kept = max(3 * n_atoms - (3 if periodic else 6), 1)
-    n = n_train * n_kept
-    pairs = 6 * n_train * n_atoms**2
-    blocks = n_train * n_kept**2
-    return 8 * (n * (n + _WORKSPACE_COLUMNS) + pairs + blocks) + 8 * n_perms * n_atoms
-
-
-def solve_closed_form(
-    R: Array,
-    R_desc: Array,
-    R_d_desc: Array,
-    tables: GroupTables,
-    sig: float,
-    lam: float,
-    y: Array,
-    periodic: bool = False,
-    n_threads: int | None = None,
-    assembly_progress: Progress | None = None,
-    on_solving: Callable[[], None] | None = None,
-    *,
-    xp: ModuleType,
-) -> ClosedFormSolution:
-    """Solve (-K + lam I) x = y and return alpha = -x; twin of `fastgdml.solvers.cholesky.solve_closed_form`.
-
-    The reduction by rigid motions is made on the host, the matrix is assembled and factored on the device.
-
-    Parameters
-    ----------
-    R : ndarray, shape (M, N, 3)
-        Training geometries.
-    R_desc, R_d_desc : ndarray, shapes (M, D) and (M, D, 3)
-        Their descriptors and compressed Jacobians.
-    tables : GroupTables
-        The permutation group.
-    sig, lam : float
-        Length scale and regularisation.
-    y : ndarray, shape (3 N M,)
-        Scaled forces.
-    periodic : bool
-        Whether the descriptors were made with a lattice.
-    n_threads : int, optional
-        Has no effect here.
-    assembly_progress : callable, optional
-        Called with (done, total) while the matrix is assembled.
-    on_solving : callable, optional
-        Called once the matrix is there.
-    xp : module
-        numpy or cupy.
-
-    Returns
-    -------
-    ClosedFormSolution
-        With NumPy arrays.
-
-    Raises
-    ------
-    InsufficientMemoryError
-        If the matrix does not fit into the memory of the device.
-    SolverError
-        If the matrix stays indefinite with the largest lambda tried.
-    """
-    _release(xp)
-    needed = memory_estimate(len(R), R.shape[1], len(tables.perm), periodic)
-    if needed > free_memory(xp):
-        raise _too_large(needed, R, xp)
-    with threadpool_limits(limits=1, user_api="blas"):  # small matrices: threads would only wait
-        reduction = drop_rigid_motions(R, periodic)
-        rhs = reduction.reduce(y)
-    blocks = reduction.padded_gram_inverse()
-
-    def solve(lam: float) -> Array | None:
-        try:
-            matrix = assemble_lower(R_desc, R_d_desc, tables, sig, reduction.rows, -1.0, assembly_progress, xp=xp)
-            if on_solving is not None:
-                on_solving()
-            add_blocks(matrix, reduction.rows.begin, lam * blocks, xp)
-            return to_numpy(cholesky_solve(matrix, rhs, xp)) if cholesky(matrix, xp) else None
-        except InsufficientMemoryError:
-            raise
-        except MemoryError as error:  # CuPy's OutOfMemoryError is one
-            raise _too_large(needed, R, xp) from error
-
-    z, lam = solve_with_rising_lambda(solve, lam, to_numpy(R_desc))
-    return ClosedFormSolution(-reduction.expand(z, 3 * R.shape[1]), lam)
-
-
-def _too_large(needed: int, R: Array, xp: ModuleType) -> InsufficientMemoryError:
-    return InsufficientMemoryError(
-        f"The closed form for {len(R)} points of {R.shape[1]} atoms needs {needed / 2**30:.1f} GB of device memory, "
-        f"{free_memory(xp) / 2**30:.1f} GB are free. Use fewer training points, free memory of the device, or train on "
-        "the processor (backend='cpu'), where the matrix takes half as much."
-    )

@@ -1,194 +1,126 @@
-"""Assembly and Cholesky factorisation of the kernel matrix on a device.
-
-Every function takes the array module `xp`. With NumPy the assembly is done by plain array operations and the
-factorisation by LAPACK: what runs on a device is tested without one, down to the CUDA kernel itself.
-"""
+"""Closed form on a device: Cholesky factorisation in place; the twin of `fastgdml.solvers.cholesky`."""
 
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from .descriptor import n_atoms_of
-from .errors import InsufficientMemoryError
-from .group import GroupTables
-from .kernel import Coordinates, Progress
+from ..descriptor import Array
+from ..errors import InsufficientMemoryError
+from ..group import GroupTables
+from ..kernel import Progress
+from ..solvers.cholesky import ClosedFormSolution, solve_with_rising_lambda
+from ..solvers.rigid import drop_rigid_motions
+from .arrays import free_memory, release, to_numpy
+from .kernel import assemble_lower
 
-# Shared memory that a thread block may have on any device without asking, in bytes.
-_SHARED_MEMORY = 48 * 1024
-_MAX_THREADS = 256  # as __launch_bounds__ in assembly.cu
-_WARP = 32
-_PROGRESS_STEPS = 50
 # From this order on, the 32-bit cuSOLVER interface (the one that CuPy has) may overflow in its index arithmetic.
 _MAX_POTRF = 46340
 # Columns of a step of the blocked factorisation: wide enough for matrix products at full speed.
 _BLOCK = 4096
+# Columns of workspace that cuSOLVER's factorisation is assumed to take at most.
+_WORKSPACE_COLUMNS = 512
 
 
-def row_map(rows: Coordinates, n_coord: int) -> np.ndarray:
-    """Return the row of each coordinate of each point, (M, n_coord) int32; -1 where it is none."""
-    n_points = len(rows.begin) - 1
-    point = np.repeat(np.arange(n_points), np.diff(rows.begin))
-    row_of = np.full((n_points, n_coord), -1, dtype=np.int32)
-    row_of[point, rows.coord] = np.arange(rows.size)
-    return row_of
+def memory_estimate(n_train: int, n_atoms: int, n_perms: int = 1, periodic: bool = False) -> int:
+    """Return the bytes of device memory that the closed form needs: the square matrix, workspace, tables of pairs."""
+    n_kept = max(3 * n_atoms - (3 if periodic else 6), 1)
+    n = n_train * n_kept
+    pairs = 6 * n_train * n_atoms**2
+    blocks = n_train * n_kept**2
+    return 8 * (n * (n + _WORKSPACE_COLUMNS) + pairs + blocks) + 8 * n_perms * n_atoms
 
 
-def assemble_lower(
-    x: Any,
-    g: Any,
+def solve_closed_form(
+    R: Array,
+    R_desc: Array,
+    R_d_desc: Array,
     tables: GroupTables,
     sig: float,
-    rows: Coordinates,
-    scale: float = 1.0,
-    progress: Progress | None = None,
+    lam: float,
+    y: Array,
+    periodic: bool = False,
+    n_threads: int | None = None,
+    assembly_progress: Progress | None = None,
+    on_solving: Callable[[], None] | None = None,
     *,
     xp: ModuleType,
-) -> Any:
-    """Assemble `scale` times the kernel matrix over chosen coordinates, as a full square matrix.
+) -> ClosedFormSolution:
+    """Solve (-K + lam I) x = y and return alpha = -x; twin of `fastgdml.solvers.cholesky.solve_closed_form`.
+
+    The reduction by rigid motions is made on the host, the matrix is assembled and factored on the device.
 
     Parameters
     ----------
-    x, g : array, shapes (M, D) and (M, D, 3)
-        Descriptors and compressed Jacobians of the training points.
+    R : ndarray, shape (M, N, 3)
+        Training geometries.
+    R_desc, R_d_desc : ndarray, shapes (M, D) and (M, D, 3)
+        Their descriptors and compressed Jacobians.
     tables : GroupTables
         The permutation group.
-    sig : float
-        Length scale.
-    rows : Coordinates
-        Which coordinates of each point are rows and columns.
-    scale : float
-        Factor on every element.
-    progress : callable, optional
-        Called with (done, total) in arbitrary units.
+    sig, lam : float
+        Length scale and regularisation.
+    y : ndarray, shape (3 N M,)
+        Scaled forces.
+    periodic : bool
+        Whether the descriptors were made with a lattice.
+    n_threads : int, optional
+        Has no effect here.
+    assembly_progress : callable, optional
+        Called with (done, total) while the matrix is assembled.
+    on_solving : callable, optional
+        Called once the matrix is there.
     xp : module
         numpy or cupy.
 
     Returns
     -------
-    array, shape (n, n)
-        In Fortran order. Only elements on and below the diagonal are meaningful.
+    ClosedFormSolution
+        With NumPy arrays.
+
+    Raises
+    ------
+    InsufficientMemoryError
+        If the matrix does not fit into the memory of the device.
+    SolverError
+        If the matrix stays indefinite with the largest lambda tried.
     """
-    x, g = xp.asarray(x, dtype=xp.float64), xp.asarray(g, dtype=xp.float64)
-    row_of = row_map(rows, 3 * n_atoms_of(x.shape[1]))
-    if xp is np:
-        return assemble_reference(x, g, tables, sig, row_of, scale, xp=xp)
-    return _assemble_on_device(x, g, tables, sig, row_of, rows.size, scale, progress, xp)
+    release(xp)
+    needed = memory_estimate(len(R), R.shape[1], len(tables.perm), periodic)
+    if needed > free_memory(xp):
+        raise _too_large(needed, R, xp)
+    with threadpool_limits(limits=1, user_api="blas"):  # small matrices: threads would only wait
+        reduction = drop_rigid_motions(R, periodic)
+        rhs = reduction.reduce(y)
+    blocks = reduction.padded_gram_inverse()
+
+    def solve(lam: float) -> Array | None:
+        try:
+            matrix = assemble_lower(R_desc, R_d_desc, tables, sig, reduction.rows, -1.0, assembly_progress, xp=xp)
+            if on_solving is not None:
+                on_solving()
+            add_blocks(matrix, reduction.rows.begin, lam * blocks, xp)
+            return to_numpy(cholesky_solve(matrix, rhs, xp)) if cholesky(matrix, xp) else None
+        except InsufficientMemoryError:
+            raise
+        except MemoryError as error:  # CuPy's OutOfMemoryError is one
+            raise _too_large(needed, R, xp) from error
+
+    z, lam = solve_with_rising_lambda(solve, lam, to_numpy(R_desc))
+    return ClosedFormSolution(-reduction.expand(z, 3 * R.shape[1]), lam)
 
 
-def assemble_reference(
-    x: Any, g: Any, tables: GroupTables, sig: float, row_of: np.ndarray, scale: float = 1.0, *, xp: ModuleType
-) -> Any:
-    """Assemble the kernel matrix with dense Jacobians and array operations, for small sizes.
-
-    Parameters as for `assemble_lower`, with ``row_of = row_map(rows, 3 N)``. Returns (n, n), both triangles.
-    """
-    n_points, n_desc = x.shape
-    n_atoms = n_atoms_of(n_desc)
-    a, b = (xp.asarray(atom) for atom in np.tril_indices(n_atoms, -1))
-    pairs = xp.arange(n_desc)
-    J = xp.zeros((n_points, n_desc, n_atoms, 3))
-    J[:, pairs, b] = g
-    J[:, pairs, a] = -g
-    J = J.reshape(n_points, n_desc, 3 * n_atoms)
-
-    K = xp.zeros((n_points, 3 * n_atoms, n_points, 3 * n_atoms))
-    for pair in xp.asarray(np.argsort(tables.pair, axis=1)):  # (P_p x)_k = x[pair[k]]
-        xj, Jj = x[:, pair], J[:, pair]
-        d = x[:, None] - xj[None]
-        norm = xp.sqrt(5 * (d**2).sum(axis=2))
-        five_b = scale * 25 * xp.exp(-norm / sig) / (3 * sig**4)
-        weight = five_b / 5 * sig * (sig + norm)
-        u = five_b[:, :, None] * xp.einsum("ikr,ijk->ijr", J, d)
-        v = xp.einsum("jks,ijk->ijs", Jj, d)
-        K += u.transpose(0, 2, 1)[:, :, :, None] * v[:, None]
-        K -= weight[:, None, :, None] * xp.einsum("ikr,jks->irjs", J, Jj)
-    kept = xp.asarray(np.flatnonzero(row_of >= 0))
-    K = K.reshape(3 * n_atoms * n_points, -1)
-    return xp.asfortranarray(K[kept[:, None], kept[None, :]])
-
-
-def _assemble_on_device(
-    x: Any,
-    g: Any,
-    tables: GroupTables,
-    sig: float,
-    row_of: np.ndarray,
-    n_rows: int,
-    scale: float,
-    progress: Progress | None,
-    xp: ModuleType,
-) -> Any:
-    n_points, n_desc = x.shape
-    n_atoms = n_atoms_of(n_desc)
-    n_perms = len(tables.perm)
-    kernel = load_kernel(xp)
-    per_perm = 8 * (2 + 15 * n_atoms)
-    chunk = min(n_perms, max(1, _SHARED_MEMORY // per_perm))
-    if chunk * per_perm > _SHARED_MEMORY:
-        _raise_shared_memory(kernel, chunk * per_perm, n_atoms, xp)
-    threads = min(_MAX_THREADS, -(-(n_atoms**2) // _WARP) * _WARP)
-
-    pairs = _expand_pairs(x, g, xp)
-    perm, inverse, row_of = (xp.asarray(table, dtype=xp.int32) for table in (tables.perm, tables.inverse, row_of))
-    matrix = xp.empty((n_rows, n_rows), order="F")
-    n_blocks = n_points * (n_points + 1) // 2
-    step = n_blocks if progress is None else -(-n_blocks // _PROGRESS_STEPS)
-    step = min(step, 2**31 - 1)  # the longest grid
-    for first in range(0, n_blocks, step):
-        stop = min(first + step, n_blocks)
-        arguments = (
-            pairs,
-            perm,
-            inverse,
-            row_of,
-            matrix,
-            np.int64(n_rows),
-            np.int64(first),
-            np.int32(n_atoms),
-            np.int32(n_perms),
-            np.int32(chunk),
-            np.float64(sig),
-            np.float64(scale),
-        )
-        kernel((stop - first,), (threads,), arguments, shared_mem=chunk * per_perm)
-        if progress is not None:
-            xp.cuda.get_current_stream().synchronize()
-            progress(stop, n_blocks)
-    return matrix
-
-
-def load_kernel(xp: ModuleType) -> Any:
-    """Return the compiled CUDA kernel of cuda/assembly.cu; CuPy keeps compiled code in a cache on disk."""
-    code = (Path(__file__).parent / "cuda" / "assembly.cu").read_text()
-    return xp.RawModule(code=code, backend="nvrtc").get_function("assemble")
-
-
-def _raise_shared_memory(kernel: Any, needed: int, n_atoms: int, xp: ModuleType) -> None:
-    """Let thread blocks have `needed` bytes of shared memory, or raise InsufficientMemoryError."""
-    available = int(xp.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"])
-    if needed > available:
-        raise InsufficientMemoryError(
-            f"Assembling the kernel matrix of {n_atoms} atoms needs {needed / 1024:.0f} kB of shared memory a thread "
-            f"block, this device has {available / 1024:.0f} kB. Train on the processor: backend='cpu'."
-        )
-    kernel.max_dynamic_shared_size_bytes = needed
-
-
-def _expand_pairs(x: Any, g: Any, xp: ModuleType) -> Any:
-    """Return x and G as square matrices, (M, 4, N, N): x symmetric, the components of G antisymmetric."""
-    n_atoms = n_atoms_of(x.shape[1])
-    a, b = (xp.asarray(atom) for atom in np.tril_indices(n_atoms, -1))
-    pairs = xp.zeros((len(x), 4, n_atoms, n_atoms))
-    for plane, values, sign in [(0, x, 1.0), (1, g[:, :, 0], -1.0), (2, g[:, :, 1], -1.0), (3, g[:, :, 2], -1.0)]:
-        square = pairs[:, plane]
-        square[:, a, b] = values
-        square[:, b, a] = sign * values
-    return pairs
+def _too_large(needed: int, R: Array, xp: ModuleType) -> InsufficientMemoryError:
+    return InsufficientMemoryError(
+        f"The closed form for {len(R)} points of {R.shape[1]} atoms needs {needed / 2**30:.1f} GB of device memory, "
+        f"{free_memory(xp) / 2**30:.1f} GB are free. Use fewer training points, free memory of the device, or train on "
+        "the processor (backend='cpu'), where the matrix takes half as much."
+    )
 
 
 def add_blocks(matrix: Any, begin: np.ndarray, blocks: np.ndarray, xp: ModuleType) -> None:
