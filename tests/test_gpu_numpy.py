@@ -319,10 +319,11 @@ def test_blocks_are_added():
     np.testing.assert_array_equal(matrix, expected)
 
 
-def test_the_kernel_is_shipped():
+@pytest.mark.parametrize("name", ["assembly", "weights"])
+def test_the_kernels_are_shipped(name):
     from importlib.resources import files
 
-    code = (files("fastgdml") / "gpu" / "cuda" / "assembly.cu").read_text()
+    code = (files("fastgdml") / "gpu" / "cuda" / f"{name}.cu").read_text()
     assert 'extern "C" __global__' in code
     assert "#include" not in code  # the run-time compiler has no headers
 
@@ -538,5 +539,5 @@ def test_cupy_is_not_imported_with_the_package():
     import subprocess
     import sys
 
-    code = "import fastgdml.train, fastgdml.predict, fastgdml.backend, fastgdml.gpu.predict, sys; sys.exit('cupy' in sys.modules)"
+    code = "import fastgdml.train, fastgdml.gpu.predict, fastgdml.gpu.cholesky, sys; sys.exit('cupy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd="/", check=False).returncode == 0

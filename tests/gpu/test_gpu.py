@@ -224,8 +224,8 @@ def test_kernel_with_any_chunk_of_permutations(shared_memory, monkeypatch):
     if shared_memory > 48 * 1024:
         load = gpu_kernel.load_cuda
 
-        def with_more_memory(xp):
-            kernel = load(xp)
+        def with_more_memory(name, xp):
+            kernel = load(name, xp)
             kernel.max_dynamic_shared_size_bytes = shared_memory
             return kernel
 
