@@ -539,19 +539,21 @@ static void kernel_tile(const gdml_kernel_job *job, int64_t j0, int64_t c_begin,
 /* ---- prediction --------------------------------------------------------------------------------------------- */
 
 /* Register blocking: images x vectors of training points forward, images x pairs backward; vectors of points in what
- * lies between. */
+ * lies between. A block holds FORWARD_SUMS or BACKWARD_SUMS of either product, so that few images (one geometry of a
+ * small group) go with more vectors or pairs: enough sums at a time to hide the latency of additions. */
 #define WEIGH_VECTORS 2
 #define SUM_VECTORS 4
+#define FORWARD_IMAGES 4
 #if GDML_LANES == 8
-#define FORWARD_IMAGES 4
-#define FORWARD_VECTORS 2
+#define FORWARD_SUMS 8
 #define BACKWARD_IMAGES 4
-#define BACKWARD_PAIRS 4
+#define BACKWARD_SUMS 16
+#define BACKWARD_PAIRS 8     /* at most */
 #else
-#define FORWARD_IMAGES 4
-#define FORWARD_VECTORS 1
+#define FORWARD_SUMS 4
 #define BACKWARD_IMAGES 2
-#define BACKWARD_PAIRS 3
+#define BACKWARD_SUMS 6
+#define BACKWARD_PAIRS 4
 #endif
 
 typedef struct {
@@ -587,14 +589,11 @@ static size_t predict_scratch(const gdml_predictor *m, int64_t n_query)
 INLINE void forward_block(const int images, const int vectors, int64_t n_pairs, const double *x, const double *v,
                           int64_t tile, const double *y, int64_t y_stride, double *s_out, double *t_out)
 {
-    vd s[FORWARD_IMAGES][FORWARD_VECTORS], t[FORWARD_IMAGES][FORWARD_VECTORS];
+    vd s[FORWARD_SUMS], t[FORWARD_SUMS];
     UNROLL
-    for (int i = 0; i < images; ++i) {
-        UNROLL
-        for (int m = 0; m < vectors; ++m) s[i][m] = t[i][m] = splat(0.0);
-    }
+    for (int i = 0; i < images * vectors; ++i) s[i] = t[i] = splat(0.0);
     for (int64_t k = 0; k < n_pairs; ++k, x += tile, v += tile, y += y_stride) {
-        vd xk[FORWARD_VECTORS], vk[FORWARD_VECTORS];
+        vd xk[FORWARD_SUMS], vk[FORWARD_SUMS];
         UNROLL
         for (int m = 0; m < vectors; ++m) {
             xk[m] = load(x + m * W);
@@ -606,8 +605,8 @@ INLINE void forward_block(const int images, const int vectors, int64_t n_pairs, 
             UNROLL
             for (int m = 0; m < vectors; ++m) {
                 const vd d = yk - xk[m];
-                s[i][m] += d * d;
-                t[i][m] += d * vk[m];
+                s[i * vectors + m] += d * d;
+                t[i * vectors + m] += d * vk[m];
             }
         }
     }
@@ -615,8 +614,8 @@ INLINE void forward_block(const int images, const int vectors, int64_t n_pairs, 
     for (int i = 0; i < images; ++i) {
         UNROLL
         for (int m = 0; m < vectors; ++m) {
-            store(s_out + i * tile + m * W, s[i][m]);
-            store(t_out + i * tile + m * W, t[i][m]);
+            store(s_out + i * tile + m * W, s[i * vectors + m]);
+            store(t_out + i * tile + m * W, t[i * vectors + m]);
         }
     }
 }
@@ -624,9 +623,12 @@ INLINE void forward_block(const int images, const int vectors, int64_t n_pairs, 
 INLINE void forward_images(const int images, int64_t n_pairs, const double *x, const double *v, int64_t tile,
                            const double *y, int64_t y_stride, double *s, double *t)
 {
+    const int vectors = FORWARD_SUMS / images;
     int64_t j = 0;
-    for (; j + FORWARD_VECTORS * W <= tile; j += FORWARD_VECTORS * W)
-        forward_block(images, FORWARD_VECTORS, n_pairs, x + j, v + j, tile, y, y_stride, s + j, t + j);
+    for (; j + vectors * W <= tile; j += vectors * W)
+        forward_block(images, vectors, n_pairs, x + j, v + j, tile, y, y_stride, s + j, t + j);
+    for (; vectors > 2 && j + 2 * W <= tile; j += 2 * W)
+        forward_block(images, 2, n_pairs, x + j, v + j, tile, y, y_stride, s + j, t + j);
     for (; j < tile; j += W) forward_block(images, 1, n_pairs, x + j, v + j, tile, y, y_stride, s + j, t + j);
 }
 
@@ -636,6 +638,8 @@ static void forward(int64_t n_images, int64_t n_pairs, const double *x, const do
     int64_t i = 0;
     for (; i + FORWARD_IMAGES <= n_images; i += FORWARD_IMAGES)
         forward_images(FORWARD_IMAGES, n_pairs, x, v, tile, y + i, n_images, s + i * tile, t + i * tile);
+    for (; i + 2 <= n_images; i += 2)
+        forward_images(2, n_pairs, x, v, tile, y + i, n_images, s + i * tile, t + i * tile);
     for (; i < n_images; ++i) forward_images(1, n_pairs, x, v, tile, y + i, n_images, s + i * tile, t + i * tile);
 }
 
@@ -643,7 +647,7 @@ static void forward(int64_t n_images, int64_t n_pairs, const double *x, const do
 INLINE void backward_block(const int images, const int pairs, const double *x, const double *v, int64_t tile,
                            const double *w1, const double *w2, double *out, int64_t out_stride)
 {
-    enum { GROUPS = (BACKWARD_IMAGES * BACKWARD_PAIRS + W - 1) / W };
+    enum { GROUPS = (BACKWARD_SUMS + W - 1) / W };
     vd acc[GROUPS * W];
     UNROLL
     for (int m = 0; m < GROUPS * W; ++m) acc[m] = splat(0.0);
@@ -677,9 +681,12 @@ INLINE void backward_block(const int images, const int pairs, const double *x, c
 INLINE void backward_images(const int images, int64_t n_pairs, const double *x, const double *v, int64_t tile,
                             const double *w1, const double *w2, double *out)
 {
+    const int most = BACKWARD_SUMS / images < BACKWARD_PAIRS ? BACKWARD_SUMS / images : BACKWARD_PAIRS;
     int64_t k = 0;
-    for (; k + BACKWARD_PAIRS <= n_pairs; k += BACKWARD_PAIRS)
-        backward_block(images, BACKWARD_PAIRS, x + k * tile, v + k * tile, tile, w1, w2, out + k, n_pairs);
+    for (; k + most <= n_pairs; k += most)
+        backward_block(images, most, x + k * tile, v + k * tile, tile, w1, w2, out + k, n_pairs);
+    for (; most > 4 && k + 4 <= n_pairs; k += 4)
+        backward_block(images, 4, x + k * tile, v + k * tile, tile, w1, w2, out + k, n_pairs);
     switch (n_pairs - k) {
     case 3: backward_block(images, 3, x + k * tile, v + k * tile, tile, w1, w2, out + k, n_pairs); break;
     case 2: backward_block(images, 2, x + k * tile, v + k * tile, tile, w1, w2, out + k, n_pairs); break;
@@ -694,6 +701,8 @@ static void backward(int64_t n_images, int64_t n_pairs, const double *x, const d
     int64_t i = 0;
     for (; i + BACKWARD_IMAGES <= n_images; i += BACKWARD_IMAGES)
         backward_images(BACKWARD_IMAGES, n_pairs, x, v, tile, w1 + i * tile, w2 + i * tile, out + i * n_pairs);
+    for (; i + 2 <= n_images; i += 2)
+        backward_images(2, n_pairs, x, v, tile, w1 + i * tile, w2 + i * tile, out + i * n_pairs);
     for (; i < n_images; ++i)
         backward_images(1, n_pairs, x, v, tile, w1 + i * tile, w2 + i * tile, out + i * n_pairs);
 }
