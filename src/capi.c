@@ -224,6 +224,9 @@ static void watch_forks(void)
 }
 #endif
 
+/* OpenMP's runtime ends the process if it cannot make as many threads as it is asked for. */
+enum { MOST_THREADS = 1024 };
+
 static int resolve_threads(int n_threads)
 {
 #ifdef _OPENMP
@@ -232,9 +235,9 @@ static int resolve_threads(int n_threads)
     pthread_once(&watch_forks_once, watch_forks);
     if (forked) return 1;
 #endif
-    const int most = omp_get_max_threads(), processors = omp_get_num_procs();
-    if (n_threads > 0) return n_threads;
-    return most < processors ? most : processors;
+    if (n_threads > 0) return n_threads < MOST_THREADS ? n_threads : MOST_THREADS;
+    const int wanted = omp_get_max_threads(), processors = omp_get_num_procs();
+    return wanted < processors ? wanted : processors;
 #else
     (void)n_threads;
     return 1;

@@ -42,10 +42,9 @@ void gdml_plan(gdml_evaluation *e, int n_threads)
     while (n_query > 1 && block_bytes(e, n_query) > scratch_limit) --n_query;
     e->n_query = n_query;
     e->n_blocks = (e->n_geo + n_query - 1) / n_query;
-    if (work * e->n_geo < parallel_threshold)
-        n_threads = 1;
-    else if (e->n_blocks < n_threads && work < parallel_threshold)
-        n_threads = (int)e->n_blocks;
+    const int64_t loop = work < parallel_threshold || e->n_blocks > p->n_tiles ? e->n_blocks : p->n_tiles;
+    if (work * e->n_geo < parallel_threshold) n_threads = 1;
+    if (n_threads > loop) n_threads = (int)loop;
     e->n_threads = n_threads;
     e->over_tiles = e->n_blocks < n_threads;
     e->n_held = p->n_tiles < tiles_per_thread * n_threads ? p->n_tiles : tiles_per_thread * n_threads;
