@@ -172,7 +172,7 @@ class FastGDMLCalculator(BaseCalculator):
         own = self._own_lattice
         if atoms.cell.rank == 0:
             if own is None:
-                raise DataError("The atoms have no cell, and the model was trained in several: set one, atoms.cell = ...")
+                raise DataError("The atoms have no cell, and the model was trained in several: set atoms.cell.")
             return own
         lattice = atoms.cell.array.T / self._r_unit
         if own is None:
