@@ -338,9 +338,20 @@ def test_models_of_many_cells_need_one(crystals):
     bare.cell = [8, 8, 0]
     with pytest.raises(DataError, match="linearly dependent"):
         bare.get_forces()
-    # what failed leaves nothing behind
     bare.cell = atoms.cell
     np.testing.assert_allclose(bare.get_forces().ravel(), F[0], rtol=0, atol=1e-12)
+
+
+def test_a_failure_leaves_nothing_behind(crystal):
+    right, positions = crystal.cell.array.copy(), crystal.positions.copy()
+    crystal.get_forces()
+    crystal.cell = right * 1.05
+    crystal.positions[1] = crystal.positions[0]
+    with pytest.raises(DataError, match="at the same place"):
+        crystal.get_forces()
+    crystal.cell, crystal.positions = right, positions + 0.01 * np.arange(12).reshape(4, 3)
+    _, F = crystal.calc.predictor.predict(crystal.positions, lattice=right.T)
+    np.testing.assert_allclose(crystal.get_forces().ravel(), F[0], rtol=0, atol=1e-10)
 
 
 def test_atoms_without_a_cell_are_in_that_of_the_model(slab):
