@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,91 +17,85 @@ import numpy.typing as npt
 try:
     from ase import Atoms, units
     from ase.calculators.calculator import BaseCalculator, all_changes
+    from ase.stress import full_3x3_to_voigt_6_stress
 except ImportError as error:
     raise ImportError("The ASE calculator needs ASE: pip install 'fastgdml[ase]'") from error
 
-from ..dataset import text
 from ..elements import SYMBOLS
 from ..errors import DataError, UsageError
-from ..model import load_model, normalize_model
-from ..predict import GDMLPredict
+from .common import AnyModel, open_model, same_up_to_rotation, unit_sizes
 
 _log = logging.getLogger(__name__)
 
-# By lower-case name without blanks: energies in eV, lengths in Angstrom.
-_ENERGY_UNITS = {
-    "ev": 1.0,
-    "mev": 1e-3,
-    "kcal/mol": units.kcal / units.mol,
-    "kj/mol": units.kJ / units.mol,
-    "hartree": units.Hartree,
-    "ha": units.Hartree,
-    "eh": units.Hartree,
-    "a.u.": units.Hartree,
-    "millihartree": units.Hartree / 1000,
-    "mha": units.Hartree / 1000,
-    "rydberg": units.Rydberg,
-    "ry": units.Rydberg,
-}
-_LENGTH_UNITS = {
-    "ang": 1.0,
-    "angstrom": 1.0,
-    "a": 1.0,
-    "å": 1.0,
-    "bohr": units.Bohr,
-    "a.u.": units.Bohr,
-    "nm": 10.0,
-}
-
 
 class FastGDMLCalculator(BaseCalculator):
-    """Energy and forces of a trained model for ASE.
+    """Energy, forces and stress of a trained model for ASE.
 
     Parameters
     ----------
-    model : path-like or mapping
-        Model file, or a model as returned by `GDMLTrain.train` or `load_model`.
+    model : path-like, mapping or GDMLPredict
+        Model file (npz or flat), a model as returned by `GDMLTrain.train` or `load_model`, or a predictor.
     e_unit, r_unit : str or float, optional
         Units of energy and length of the model: a name ("kcal/mol", "eV", "Hartree", "Ang", "Bohr", ...), or the size
         of the unit in eV or Angstrom. By default those recorded in the model.
     max_processes : int, optional
         Number of threads. All by default.
+    any_cell : bool
+        Evaluate a model of a periodic system also in other cells than the one it was trained in. See Notes.
+    backend : {'cpu', 'gpu', 'auto'}
+        Where to predict; see `GDMLPredict`. For one geometry at a time the CPU is faster.
+
+    Attributes
+    ----------
+    predictor : GDMLPredict
+        The model. Its `n_threads` may be changed.
 
     Raises
     ------
     UsageError
-        If the units are neither recorded nor given, or unknown.
+        If the units are neither recorded nor given, or unknown; if `max_processes` or `backend` is given for a
+        GDMLPredict.
     DataError
         If this is no model; in calculations, if the atoms or their cell are not those that the model was trained on.
+    FileFormatError
+        If a file cannot be read or is no model.
 
     Notes
     -----
-    A model of a periodic system holds in the cell that it was trained in. Atoms in another cell are refused; atoms
-    without a cell are taken to be in the model's. A model of a molecule ignores the cell: it must not be wrapped.
+    A model of a periodic system that was trained in one cell is evaluated in this cell, which may be turned; atoms in
+    another cell are refused, and atoms without a cell are taken to be in the model's. With `any_cell` it follows the
+    atoms' cell, as finite differences of the stress, elastic constants and relaxations of the cell need it. That is an
+    extrapolation: the training forces say little about the response to strain, so check what comes of it. Models
+    trained in several cells always follow the atoms' cell.
+
+    The stress is (1/V) dE/d(strain), in eV/Angstrom^3, as ASE defines it. Models of molecules have none.
+
+    A model of a molecule ignores the cell: the molecule must not be wrapped.
     """
 
-    implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012 (as ASE declares it)
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 (as ASE declares it)
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | Mapping[str, Any],
+        model: AnyModel,
         e_unit: str | float | None = None,
         r_unit: str | float | None = None,
         max_processes: int | None = None,
+        any_cell: bool = False,
+        backend: str = "cpu",
     ) -> None:
         super().__init__(use_cache=False)  # ASE's cache copies all of the atoms at every step
-        entries = normalize_model(model) if isinstance(model, Mapping) else load_model(model)
-        self._e_unit = _unit_size(e_unit, entries, "e_unit", _ENERGY_UNITS)
-        self._r_unit = _unit_size(r_unit, entries, "r_unit", _LENGTH_UNITS)
-        lattice = entries.get("lattice")
-        if lattice is not None and np.shape(lattice) != (3, 3):
-            raise DataError(
-                f"The model has lattices of shape {np.shape(lattice)}; the calculator takes models of one cell, (3, 3)."
-            )
-        self.predictor = GDMLPredict(entries, max_processes=max_processes)
-        self._numbers = np.array(entries["z"], dtype=int)
-        self._cell = None if lattice is None else np.asarray(lattice).T * self._r_unit
-        self._calculated: dict[str, np.ndarray] | None = None
+        self.predictor = open_model(model, max_processes, backend)
+        self._e_unit, self._r_unit = unit_sizes(self.predictor, e_unit, r_unit, "eV", "Ang")
+        properties = self.predictor._predictor.properties()
+        self._periodic: bool = properties["periodic"]
+        self._own_lattice: np.ndarray | None = properties.get("lattice")
+        self._any_cell = any_cell
+        if not self._periodic:
+            self.implemented_properties = [name for name in self.implemented_properties if name != "stress"]
+        self._lattice: np.ndarray | None = None
+        self._volume = 0.0
+        self._calculated: dict[str, bytes] | None = None
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what has changed since the last calculation: names of `ase.calculators.calculator.all_changes`.
@@ -111,7 +105,7 @@ class FastGDMLCalculator(BaseCalculator):
         if self._calculated is None:
             return list(all_changes)
         state = self._state(atoms)
-        return [name for name, before in self._calculated.items() if not np.array_equal(before, state[name])]
+        return [name for name, before in self._calculated.items() if before != state[name]]
 
     def calculate(
         self,
@@ -128,73 +122,123 @@ class FastGDMLCalculator(BaseCalculator):
         """
         if atoms is None:
             raise UsageError("There is nothing to calculate yet: attach the calculator to atoms (atoms.calc = ...).")
-        if self._calculated is None or set(system_changes) - {"positions"}:
-            self._require_same_system(atoms)
-        E, F = self.predictor.predict(atoms.positions.reshape(1, -1) / self._r_unit)
+        if self._calculated is None or list(system_changes) != ["positions"]:
+            self._calculated = None  # until this calculation has succeeded
+            self._require_same_atoms(atoms)
+            if self._periodic:
+                lattice = self._lattice_of(atoms)
+                self._lattice = None if lattice is self._own_lattice else lattice  # None: prepared in the model
+                self._volume = abs(np.linalg.det(lattice)) * self._r_unit**3
+        R = atoms.positions.reshape(1, -1) / self._r_unit
+        if self._periodic:
+            E, F, virial = self.predictor.predict(R, lattice=self._lattice, return_virial=True)
+        else:
+            E, F = self.predictor.predict(R)
         energy = float(E[0]) * self._e_unit
         self.results = {
             "energy": energy,
             "free_energy": energy,
             "forces": F.reshape(-1, 3) * (self._e_unit / self._r_unit),
         }
-        self._calculated = {name: np.array(value) for name, value in self._state(atoms).items()}
+        if self._periodic:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(virial[0]) * (-self._e_unit / self._volume)
+        self._calculated = self._state(atoms)
         self.atoms = atoms
 
-    def _state(self, atoms: Atoms) -> dict[str, np.ndarray]:
-        state = {"positions": atoms.positions, "numbers": atoms.numbers}
-        if self._cell is not None:
-            state |= {"cell": atoms.cell.array, "pbc": atoms.pbc}
+    def _state(self, atoms: Atoms) -> dict[str, bytes]:
+        # the comparison of bytes is several times faster than that of arrays
+        state = {"positions": atoms.positions.tobytes(), "numbers": atoms.numbers.tobytes()}
+        if self._periodic:
+            state["cell"] = atoms.cell.array.tobytes()
         return state
 
-    def _require_same_system(self, atoms: Atoms) -> None:
-        """Raise DataError unless the atoms are those of the model, in its order and cell."""
-        if not np.array_equal(atoms.numbers, self._numbers):
-            same_atoms = np.array_equal(np.sort(atoms.numbers), np.sort(self._numbers))
+    def _require_same_atoms(self, atoms: Atoms) -> None:
+        """Raise DataError unless the atoms are those of the model, in its order."""
+        expected = self.predictor.z
+        if not np.array_equal(atoms.numbers, expected):
+            same_atoms = np.array_equal(np.sort(atoms.numbers), np.sort(expected))
             raise DataError(
-                f"The atoms are {_formula(atoms.numbers)}, the model was trained on {_formula(self._numbers)}. "
+                f"The atoms are {_formula(atoms.numbers)}, the model was trained on {_formula(expected)}. "
                 + ("They must come in the order of the training set." if same_atoms else "It knows no other molecule.")
             )
-        if self._cell is None:
-            if atoms.pbc.any():
-                _log.warning(
-                    "The atoms have periodic boundary conditions, the model has none: it takes the positions as they "
-                    "are, so the molecule must not be wrapped into the cell."
-                )
-        elif atoms.cell.rank > 0 and not np.allclose(atoms.cell.array, self._cell, rtol=1e-6, atol=1e-6):
+        if not self._periodic and atoms.pbc.any():
+            _log.warning(
+                "The atoms have periodic boundary conditions, the model has none: it takes the positions as they "
+                "are, so the molecule must not be wrapped into the cell."
+            )
+
+    def _lattice_of(self, atoms: Atoms) -> np.ndarray:
+        """Return the lattice to predict in, as columns in the model's unit."""
+        own = self._own_lattice
+        if atoms.cell.rank == 0:
+            if own is None:
+                raise DataError("The atoms have no cell, and the model was trained in several: set atoms.cell.")
+            return own
+        lattice = atoms.cell.array.T / self._r_unit
+        if own is None:
+            return lattice
+        if np.array_equal(lattice, own):
+            return own
+        if not self._any_cell and not same_up_to_rotation(lattice, own):
             raise DataError(
-                f"The cell of the atoms is {atoms.cell.array.tolist()}, the model was trained in {self._cell.tolist()} "
-                "(Angstrom, vectors as rows) and holds in no other."
+                f"The cell of the atoms is {atoms.cell.tolist()}, the model was trained in "
+                f"{(own.T * self._r_unit).tolist()} (Angstrom, vectors as rows) and holds in no other. To evaluate it "
+                "elsewhere nevertheless, give any_cell=True."
             )
+        return lattice
 
 
-def recorded_units(model: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Return the units of energy (eV) and length (Angstrom) that a model records, or None if it records none known."""
-    try:
-        return _unit_size(None, model, "e_unit", _ENERGY_UNITS), _unit_size(None, model, "r_unit", _LENGTH_UNITS)
-    except UsageError:
-        return None
+class SGDMLCalculator(FastGDMLCalculator):
+    """`FastGDMLCalculator` with the arguments and default units of sgdml.
 
+    Parameters
+    ----------
+    model_path : path-like
+        Model file.
+    E_to_eV : float
+        Energy unit of the model in eV; kcal/mol by default, whatever the model records.
+    F_to_eV_Ang : float
+        Force unit of the model in eV/Angstrom; kcal/mol/Angstrom by default.
+    use_torch : bool
+        Accepted for compatibility with sgdml; warns and has no effect.
+    *args, **kwargs
+        Accepted for compatibility with ASE's `Calculator`; of these, `atoms` is used: the calculator is attached to it.
+    """
 
-def _unit_size(given: str | float | None, model: Mapping[str, Any], key: str, known: Mapping[str, float]) -> float:
-    """Return the size of a unit that is given, or recorded in the model under `key`."""
-    if given is None:
-        if key not in model:
-            raise UsageError(
-                f"The model does not record its units ('{key}' missing): give e_unit and r_unit, for example "
-                "e_unit='kcal/mol', r_unit='Ang'."
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str],
+        E_to_eV: float = units.kcal / units.mol,
+        F_to_eV_Ang: float = units.kcal / units.mol,
+        use_torch: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        if use_torch:
+            _log.warning("use_torch has no effect: PyTorch is not used.")
+        super().__init__(model_path, e_unit=E_to_eV, r_unit=E_to_eV / F_to_eV_Ang)
+        self.gdml_predict = self.predictor
+        self.E_to_eV = E_to_eV
+        self.F_to_eV_Ang = F_to_eV_Ang
+        self.Ang_to_R = F_to_eV_Ang / E_to_eV
+        self._warn_of_other_units()
+        if kwargs.get("atoms") is not None:
+            kwargs["atoms"].calc = self
+
+    def _warn_of_other_units(self) -> None:
+        try:
+            e_unit, r_unit = unit_sizes(self.predictor, None, None, "eV", "Ang")
+        except UsageError:  # the model records none, or unknown ones
+            return
+        if not np.allclose((e_unit, r_unit), (self._e_unit, self._r_unit), rtol=1e-3):
+            _log.warning(
+                "E_to_eV = %g and F_to_eV_Ang = %g (the defaults are kcal/mol and kcal/mol/Angstrom) contradict the "
+                "units that the model records; by these they would be %g and %g.",
+                self.E_to_eV,
+                self.F_to_eV_Ang,
+                e_unit,
+                e_unit / r_unit,
             )
-        given = text(model[key])
-    if isinstance(given, str):
-        size = known.get("".join(given.split()).lower())
-        if size is None:
-            raise UsageError(
-                f"{key} is {given!r}, an unknown unit. Known are {', '.join(known)}; or give its size as a number, in "
-                f"{'eV' if known is _ENERGY_UNITS else 'Angstrom'}."
-            )
-        return size
-    if not 0 < given < np.inf:
-        raise UsageError(f"{key} is {given}; a positive number is needed.")
-    return float(given)
 
 
 def _formula(numbers: npt.ArrayLike) -> str:

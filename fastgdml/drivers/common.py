@@ -1,0 +1,90 @@
+"""What every driver for an engine needs of a model: a predictor, the sizes of its units, and whether a cell fits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from ..errors import UsageError
+from ..model import normalize_model
+from ..predict import GDMLPredict
+
+Array = npt.NDArray[np.float64]
+AnyModel = GDMLPredict | str | os.PathLike[str] | Mapping[str, Any]
+
+
+def open_model(model: AnyModel, max_processes: int | None = None, backend: str = "cpu") -> GDMLPredict:
+    """Return a predictor for a model file (npz or flat), a model, or the predictor that is given.
+
+    Raises
+    ------
+    UsageError
+        If threads or a backend are given for a predictor, which has its own.
+    """
+    if isinstance(model, GDMLPredict):
+        if max_processes is not None or backend != "cpu":
+            raise UsageError("max_processes and backend are those of the GDMLPredict: give them where it is made.")
+        return model
+    entries = normalize_model(model) if isinstance(model, Mapping) else model
+    return GDMLPredict(entries, max_processes=max_processes, backend=backend)
+
+
+def unit_sizes(
+    predictor: GDMLPredict, e_unit: str | float | None, r_unit: str | float | None, energy: str, length: str
+) -> tuple[float, float]:
+    """Return the units of a model in those of an engine.
+
+    Parameters
+    ----------
+    predictor : GDMLPredict
+        The model.
+    e_unit, r_unit : str or float or None
+        Name of the model's unit, or its size in the engine's; None means what the model records.
+    energy, length : str
+        Names of the units of the engine.
+
+    Returns
+    -------
+    tuple of float
+        Size of the model's unit of energy, and of length.
+
+    Raises
+    ------
+    UsageError
+        If a unit is neither recorded nor given, or unknown, or its size is not positive.
+    """
+    return (
+        _size("e_unit", e_unit, predictor.e_unit, _core.energy_factor, energy),
+        _size("r_unit", r_unit, predictor.r_unit, _core.length_factor, length),
+    )
+
+
+def _size(key: str, given: str | float | None, recorded: str, factor: Callable[[str, str], float], base: str) -> float:
+    unit = recorded if given is None else given
+    if unit == "":
+        raise UsageError(
+            f"The model does not record its units ('{key}' missing): give e_unit and r_unit, for example "
+            "e_unit='kcal/mol', r_unit='Ang'."
+        )
+    if isinstance(unit, str):
+        try:
+            return factor(unit, base)
+        except ValueError as error:
+            raise UsageError(
+                f"{key} is {unit!r}, an unknown unit ({error}). Or give its size as a number, in {base}."
+            ) from None
+    if not 0 < unit < np.inf:
+        raise UsageError(f"{key} is {unit}; a positive number is needed.")
+    return float(unit)
+
+
+def same_up_to_rotation(lattice: Array, other: Array) -> bool:
+    """Return whether lattice vectors, as columns (3, 3), have the same lengths and angles, to a part in a million."""
+    metric, expected = lattice.T @ lattice, other.T @ other
+    lengths = np.sqrt(expected.diagonal())
+    return bool((np.abs(metric - expected) <= 2e-6 * np.outer(lengths, lengths)).all())

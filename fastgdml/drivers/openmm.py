@@ -1,0 +1,139 @@
+"""A trained model as a force in OpenMM.
+
+>>> from fastgdml.drivers.openmm import force
+>>> system.addForce(force("model.npz"))
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+try:
+    from openmm import PythonForce, State
+    from openmm.unit import nanometer
+except ImportError as error:
+    raise ImportError("The force for OpenMM needs OpenMM 8.6 or newer: pip install 'fastgdml[openmm]'") from error
+
+from ..errors import DataError, UsageError
+from .common import AnyModel, open_model, same_up_to_rotation, unit_sizes
+
+Array = npt.NDArray[np.float64]
+
+
+def force(
+    model: AnyModel,
+    particles: Sequence[int] | None = None,
+    e_unit: str | float | None = None,
+    r_unit: str | float | None = None,
+    max_processes: int | None = None,
+    any_cell: bool = False,
+) -> PythonForce:
+    """Return a force for `openmm.System.addForce`.
+
+    Parameters
+    ----------
+    model : path-like, mapping or GDMLPredict
+        Model file (npz or flat), a model as returned by `GDMLTrain.train` or `load_model`, or a predictor. A System can
+        be serialized only if this is a file; it is read again from where it was.
+    particles : sequence of int, optional
+        Indices in the System of the model's atoms, in the order of the training set. All particles by default.
+    e_unit, r_unit : str or float, optional
+        Units of energy and length of the model: a name ("kcal/mol", "eV", "Ang", "Bohr", ...), or the size of the unit
+        in kJ/mol or nm. By default those recorded in the model.
+    max_processes : int, optional
+        Number of threads. All by default.
+    any_cell : bool
+        Evaluate a model of a periodic system also in other boxes than the cell it was trained in; see
+        `fastgdml.drivers.ase.FastGDMLCalculator`.
+
+    Returns
+    -------
+    openmm.PythonForce
+        The whole interaction of these particles: remove other terms between them from the System.
+
+    Raises
+    ------
+    UsageError
+        If the units are neither recorded nor given, or unknown; if particles are not as many, different indices as the
+        model has atoms.
+    DataError
+        If this is no model.
+    FileFormatError
+        If a file cannot be read or is no model.
+
+    Notes
+    -----
+    During a simulation, an `openmm.OpenMMException` reports a System whose number of particles is not the model's, a
+    box that is not the model's, and geometries that cannot be evaluated.
+
+    A molecule must be whole: a model of a molecule takes the positions as they are. OpenMM wraps and scales whole
+    molecules (its GPU platforms and barostats do), which to it are what bonds or constraints connect. Where a periodic
+    System has neither between the model's atoms, connect them by bonds without strength: see docs/engines_ase.md.
+    """
+    compute = _Computation(model, e_unit, r_unit, max_processes, any_cell)
+    made = PythonForce(compute)
+    made.setName("fastgdml")
+    made.setUsesPeriodicBoundaryConditions(compute.periodic)
+    if particles is not None:
+        indices = [int(i) for i in particles]
+        n_atoms = compute.predictor.n_atoms
+        if len(indices) != n_atoms or len(set(indices)) != n_atoms or min(indices) < 0:
+            raise UsageError(
+                f"particles holds {len(indices)} indices, {len(set(indices))} of them different; the model has "
+                f"{n_atoms} atoms: give the index of each, from 0."
+            )
+        made.setParticles(indices)
+    return made
+
+
+class _Computation:
+    """The function that OpenMM calls: energy in kJ/mol and forces in kJ/mol/nm of a State."""
+
+    def __init__(
+        self,
+        model: AnyModel,
+        e_unit: str | float | None,
+        r_unit: str | float | None,
+        max_processes: int | None,
+        any_cell: bool,
+    ) -> None:
+        self._arguments = (model, e_unit, r_unit, max_processes, any_cell)
+        self.predictor = open_model(model, max_processes)
+        self._e_unit, self._r_unit = unit_sizes(self.predictor, e_unit, r_unit, "kJ/mol", "nm")
+        properties = self.predictor._predictor.properties()
+        self.periodic: bool = properties["periodic"]
+        self._own_lattice: Array | None = None if any_cell else properties.get("lattice")
+
+    def __call__(self, state: State) -> tuple[float, Array]:
+        R = state.getPositions(asNumpy=True).value_in_unit(nanometer)
+        if len(R) != self.predictor.n_atoms:
+            raise DataError(
+                f"The System has {len(R)} particles, the model {self.predictor.n_atoms} atoms: say which they are, "
+                "force(model, particles=...)."
+            )
+        lattice = self._lattice_of(state) if self.periodic else None
+        E, F = self.predictor.predict(R.reshape(1, -1) / self._r_unit, lattice=lattice)
+        return float(E[0]) * self._e_unit, F.reshape(-1, 3) * (self._e_unit / self._r_unit)
+
+    def _lattice_of(self, state: State) -> Array:
+        """Return the box as columns, in the model's unit."""
+        box: Array = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(nanometer)
+        lattice = box.T / self._r_unit
+        own = self._own_lattice
+        if own is not None and not same_up_to_rotation(lattice, own):
+            raise DataError(
+                f"The box is {box.tolist()}, the model was trained in {(own.T * self._r_unit).tolist()} (nm, vectors "
+                "as rows) and holds in no other. To evaluate it elsewhere nevertheless, give any_cell=True."
+            )
+        return lattice
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # OpenMM pickles this when the force is made; what cannot be pickled, cannot be serialized
+        if not isinstance(self._arguments[0], str | os.PathLike):
+            raise TypeError("Only the force of a model file can be serialized.")
+        return _Computation, self._arguments
