@@ -10,7 +10,8 @@ beads in one call of the model:
       <batch_size> 8 </batch_size>
     </ffdirect>
 
-Without ``threaded='true'`` on <ffdirect>, i-PI waits for ever unless the number of beads is a multiple of the batch size.
+Without ``threaded='true'`` on <ffdirect>, i-PI waits for ever unless the number of beads is a multiple of the batch
+size.
 
 As a client of its own, of an <ffsocket>, with or without its <batch_size>:
 
@@ -74,8 +75,8 @@ class FastGDML_driver(Dummy_driver):
     Notes
     -----
     i-PI does not say which atoms it has: they must be those of the training set, in its order. A model of a molecule
-    ignores the cell, and molecules must not be wrapped into it (``pbc='false'``). A periodic model holds in the cell that
-    it was trained in, which i-PI may have turned.
+    ignores the cell, and molecules must not be wrapped into it (``pbc='false'``). A periodic model holds in the cell
+    that it was trained in, which i-PI may have turned.
     """
 
     def __init__(
@@ -162,8 +163,8 @@ def _require_same_cell(lattice: Array, own: Array) -> None:
     edges = np.sqrt(np.diag(own_products))
     if not np.all(np.abs(lattice.T @ lattice - own_products) <= _CELL_TOLERANCE * np.outer(edges, edges)):
         raise DataError(
-            f"i-PI's cell is {lattice.T.tolist()}, the model was trained in {own.T.tolist()} (vectors as rows, in the unit "
-            "of the model) and holds in no other but for rotations. any_cell takes it all the same."
+            f"i-PI's cell is {lattice.T.tolist()}, the model was trained in {own.T.tolist()} (vectors as rows, in the "
+            "unit of the model) and holds in no other but for rotations. any_cell takes it all the same."
         )
 
 
