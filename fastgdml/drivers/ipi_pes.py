@@ -33,7 +33,7 @@ import numpy.typing as npt
 try:
     from ipi.pes.dummy import Dummy_driver
 except ImportError as error:
-    raise ImportError("The driver for i-PI needs i-PI 3.1 or newer: pip install 'fastgdml[ipi]'") from error
+    raise ImportError("The driver for i-PI needs i-PI 3.1.6 or newer: pip install 'fastgdml[ipi]'") from error
 
 from fastgdml import _core
 from fastgdml.errors import DataError, UsageError
