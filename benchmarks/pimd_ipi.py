@@ -1,6 +1,6 @@
 """Beads per second of path-integral MD of ethanol in i-PI, by each way to it, and with sgdml.
 
-    python benchmarks/pimd_ipi.py [--peer-python PYTHON_WITH_SGDML_AND_IPI] [--n-train 200] [--steps 200] [--threads 1] [--smoke]
+    python benchmarks/pimd_ipi.py [--peer-python PYTHON_WITH_SGDML_AND_IPI] [--n-train 200] [--steps 200] [--threads 1]
 
 Needs i-PI 3.3 or newer (pip install '.[ipi]'). Each way is a run of i-PI in a process of its own: 8 beads at 300 K, a
 PILE thermostat, the shipped ethanol data. Timed are its steps, without its start. The first row has no forces at all:

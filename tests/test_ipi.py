@@ -1,5 +1,6 @@
 """i-PI: the compiled client fastgdml-ipi, the PES driver, and i-PI's own <ffsgdml>, written for sgdml, on fastgdml."""
 
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import shared_file
+from conftest import ROOT, shared_file
 
 from fastgdml import _core
 from fastgdml.errors import DataError, FileFormatError, UsageError
@@ -26,10 +27,15 @@ HARTREE = _core.energy_factor("kcal/mol", "Hartree")  # in the unit of energy of
 BOHR = _core.length_factor("Ang", "Bohr")
 FORCE = HARTREE / BOHR
 
-needs_ipi = pytest.mark.skipif(
-    importlib.util.find_spec("ipi") is None or shutil.which("i-pi") is None,
-    reason="i-PI is not installed: pip install '.[ipi]'",
-)
+
+def ipi_is_new():
+    """Whether there is an i-PI that sends batches over sockets."""
+    if importlib.util.find_spec("ipi") is None or shutil.which("i-pi") is None:
+        return False
+    return tuple(map(int, importlib.metadata.version("ipi").split(".")[:2])) >= (3, 3)
+
+
+needs_ipi = pytest.mark.skipif(not ipi_is_new(), reason="i-PI 3.3 or newer is not installed: pip install '.[ipi]'")
 
 
 def client_path():
@@ -585,10 +591,19 @@ BATCH = "<batch_size>8</batch_size>"
 
 def run_ipi(forcefield, symbols, r, properties, client=None, n_beads=1, steps=1, cell=BOX):
     """Run i-PI in the current folder, with a client; positions and cell in Bohr. Returns the properties."""
-    atoms = [" ".join([s, *(repr(float(x)) for x in xyz)]) for s, xyz in zip(symbols, r, strict=True)]
-    Path("start.xyz").write_text("\n".join([str(len(r)), "", *atoms]) + "\n")
+    write_start(symbols, r)
     numbers = "[" + ", ".join(repr(float(x)) for x in np.ravel(cell)) + "]"
     text = SIMULATION.format(forcefield=forcefield, properties=properties, n_beads=n_beads, steps=steps, cell=numbers)
+    run_input(text, client)
+    return np.loadtxt("run.out", ndmin=2).T
+
+
+def write_start(symbols, r):
+    atoms = [" ".join([s, *(repr(float(x)) for x in xyz)]) for s, xyz in zip(symbols, r, strict=True)]
+    Path("start.xyz").write_text("\n".join([str(len(r)), "", *atoms]) + "\n")
+
+
+def run_input(text, client):
     Path("input.xml").write_text(text)
     command = [sys.executable, shutil.which("i-pi"), "-S", "./ipi_", "input.xml"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
@@ -600,7 +615,6 @@ def run_ipi(forcefield, symbols, r, properties, client=None, n_beads=1, steps=1,
         finally:
             server.kill()
     assert server.returncode == 0, said
-    return np.loadtxt("run.out", ndmin=2).T
 
 
 def free_port():
@@ -673,6 +687,22 @@ def test_the_client_of_ipi_with_the_driver(folder, ethanol, ethanol_model):
         wanted, _, _ = expected(GDMLPredict(ethanol_model), ethanol["R"][7:8])
         done = run_ipi(text.format(more=more), "CCOHHHHHH", ethanol["R"][7] * BOHR, "[potential]", client, n_beads=8)
         assert done[0, 0] == pytest.approx(wanted[0], rel=1e-11)
+
+
+@needs_ipi
+def test_the_input_files_of_the_documentation(folder, ethanol):
+    page = (ROOT / "docs" / "engines_ipi.md").read_text()
+    whole, direct = (block.split("```")[0] for block in page.split("```xml\n")[1:])
+    whole = whole.replace("<total_steps>1000<", "<total_steps>5<")
+    write_start("CCOHHHHHH", ethanol["R"][7])
+    _, client, _ = ways()["unix"]
+    run_input(whole, ["ethanol" if word == "gdml" else word for word in client])
+    by_socket = np.loadtxt("ethanol.out")
+    socket_lines = whole[whole.index("  <ffsocket") : whole.index("</ffsocket>") + len("</ffsocket>\n")]
+    _, _, path = ways()["direct"]
+    run_input(whole.replace(socket_lines, direct.replace("PATH", path)), None)
+    assert by_socket.shape == (6, 5)
+    np.testing.assert_allclose(np.loadtxt("ethanol.out"), by_socket, rtol=1e-7)
 
 
 @needs_ipi
