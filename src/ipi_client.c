@@ -14,11 +14,10 @@
  *     EXIT
  */
 #include "fastgdml.h"
+#include "ipi_options.h"
 #include "ipi_socket.h"
 
 #include <ctype.h>
-#include <getopt.h>
-#include <limits.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -30,101 +29,6 @@ enum { HEADER_LENGTH = 12, MAX_BATCH = 1 << 16, MAX_TEXT = 1 << 20 };
 
 /* Cells are the model's own where their edges and angles agree to this, so that a few digits in an input do. */
 static const double CELL_TOLERANCE = 1e-4;
-
-static const char USAGE[] =
-    "usage: fastgdml-ipi -m MODEL.fgdml [-a ADDRESS] [-u] [-p PORT] [-n THREADS] [options]\n"
-    "\n"
-    "Serve a force field to i-PI, or to ASE's SocketIOCalculator, until the server says that it is done.\n"
-    "\n"
-    "  -m, --model FILE         model file, from 'fastgdml export model.npz model.fgdml'\n"
-    "  -a, --address NAME       host of the server, or with -u the name of its UNIX socket (localhost)\n"
-    "  -u, --unix               connect to the UNIX socket PREFIX + NAME\n"
-    "  -S, --sockets_prefix P   its prefix (/tmp/ipi_)\n"
-    "  -p, --port PORT          TCP port (12345)\n"
-    "  -n, --threads N          threads to use at most; 0: all (1, because of a bead for each client)\n"
-    "  -w, --wait SECONDS       how long to wait for a server that does not listen yet (5)\n"
-    "      --energy-unit UNIT   unit of energy of a model that does not record it: eV, kcal/mol, Hartree, ...\n"
-    "      --length-unit UNIT   its unit of length: Ang, Bohr, nm\n"
-    "      --any-cell           take any cell, not only the one that a periodic model was trained in\n"
-    "  -h, --help               show this\n"
-    "      --version            show the version\n"
-    "\n"
-    "The atoms of the server must be those of the model, in the order of the training set. Molecules must not be\n"
-    "wrapped into a cell.\n";
-
-/* ---- options ---------------------------------------------------------------------------------------------------- */
-
-typedef struct {
-    const char *model, *address, *prefix, *energy_unit, *length_unit;
-    int use_unix, port, n_threads, any_cell;
-    double wait;
-} options;
-
-typedef enum { RUN, SHOWN, MISUSED } intent;
-
-static int parse_int(const char *text, int least, int most, int *number)
-{
-    char *end;
-    const long value = strtol(text, &end, 10);
-    if (end == text || *end || value < least || value > most) return 0;
-    *number = (int)value;
-    return 1;
-}
-
-static int parse_seconds(const char *text, double *number)
-{
-    char *end;
-    *number = strtod(text, &end);
-    return end != text && !*end && *number >= 0 && isfinite(*number);
-}
-
-static intent parse_options(int argc, char **argv, options *o)
-{
-    enum { ENERGY_UNIT = 256, LENGTH_UNIT, ANY_CELL, VERSION };
-    static const struct option known[] = {
-        {"model", required_argument, NULL, 'm'},
-        {"address", required_argument, NULL, 'a'},
-        {"unix", no_argument, NULL, 'u'},
-        {"sockets_prefix", required_argument, NULL, 'S'},
-        {"port", required_argument, NULL, 'p'},
-        {"threads", required_argument, NULL, 'n'},
-        {"wait", required_argument, NULL, 'w'},
-        {"energy-unit", required_argument, NULL, ENERGY_UNIT},
-        {"length-unit", required_argument, NULL, LENGTH_UNIT},
-        {"any-cell", no_argument, NULL, ANY_CELL},
-        {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, VERSION},
-        {NULL, 0, NULL, 0},
-    };
-    *o = (options){.address = "localhost", .prefix = "/tmp/ipi_", .port = 12345, .n_threads = 1, .wait = 5.0};
-    const char *wrong = NULL;                              /* what the argument of an option should have been */
-    for (int option; !wrong && (option = getopt_long(argc, argv, "m:a:uS:p:n:w:h", known, NULL)) != -1;) {
-        switch (option) {
-        case 'm': o->model = optarg; break;
-        case 'a': o->address = optarg; break;
-        case 'u': o->use_unix = 1; break;
-        case 'S': o->prefix = optarg; break;
-        case 'p': wrong = parse_int(optarg, 1, 65535, &o->port) ? NULL : "a port is a number from 1 to 65535"; break;
-        case 'n': wrong = parse_int(optarg, 0, INT_MAX, &o->n_threads) ? NULL : "threads are a number, or 0"; break;
-        case 'w': wrong = parse_seconds(optarg, &o->wait) ? NULL : "the time to wait is a number of seconds"; break;
-        case ENERGY_UNIT: o->energy_unit = optarg; break;
-        case LENGTH_UNIT: o->length_unit = optarg; break;
-        case ANY_CELL: o->any_cell = 1; break;
-        case 'h': fputs(USAGE, stdout); return SHOWN;
-        case VERSION: printf("fastgdml-ipi %s\n", fastgdml_version()); return SHOWN;
-        default: return MISUSED;                           /* getopt has said why */
-        }
-    }
-    if (wrong)
-        ipi_fail("%s, not '%s'", wrong, optarg);
-    else if (optind < argc)
-        ipi_fail("'%s' belongs to no option; see fastgdml-ipi --help", argv[optind]);
-    else if (!o->model)
-        ipi_fail("give a model file: -m model.fgdml; see fastgdml-ipi --help");
-    else
-        return RUN;
-    return MISUSED;
-}
 
 /* ---- the model, in units of the server -------------------------------------------------------------------------- */
 
@@ -145,7 +49,7 @@ typedef struct {
     size_t reply_length;
 } client;
 
-static ipi_status prepare_units(client *c, const options *o)
+static ipi_status prepare_units(client *c, const ipi_options *o)
 {
     const char *const energy_unit = o->energy_unit ? o->energy_unit : fastgdml_model_energy_unit(c->model);
     const char *const length_unit = o->length_unit ? o->length_unit : fastgdml_model_length_unit(c->model);
@@ -156,7 +60,7 @@ static ipi_status prepare_units(client *c, const options *o)
     return IPI_SUCCESS;
 }
 
-static void prepare_cell(client *c, const options *o)
+static void prepare_cell(client *c, const ipi_options *o)
 {
     c->is_periodic = fastgdml_model_is_periodic(c->model);
     /* A model of several cells has none to compare with. */
@@ -184,7 +88,7 @@ static ipi_status resize(client *c, int64_t n_geo)
     return IPI_SUCCESS;
 }
 
-/* Lengths of the lattice vectors, and the angles (degrees) between second and third, third and first, first and second. */
+/* Lengths of the lattice vectors, and their angles (degrees): second and third, third and first, first and second. */
 static void edges_and_angles(const double *h, double *six)
 {
     for (int i = 0; i < 3; ++i) six[i] = sqrt(h[i] * h[i] + h[3 + i] * h[3 + i] + h[6 + i] * h[6 + i]);
@@ -231,7 +135,8 @@ static ipi_status predict(client *c, int64_t first, int64_t last)
     const size_t n_coordinates = 3 * (size_t)c->n_atoms;
     double lattice[9];
     for (int i = 0; i < 9; ++i) lattice[i] = c->cells[18 * first + i] * c->length;
-    double *const r = c->positions + (size_t)first * n_coordinates, *const f = c->forces + (size_t)first * n_coordinates;
+    double *const r = c->positions + (size_t)first * n_coordinates;
+    double *const f = c->forces + (size_t)first * n_coordinates;
     double *const e = c->energies + first, *const virial = c->virials + 9 * first;
     for (size_t i = 0; i < (size_t)(last - first) * n_coordinates; ++i) r[i] *= c->length;
     if (fastgdml_predict(c->model, last - first, r, c->is_periodic ? lattice : NULL, e, f, virial, c->n_threads))
@@ -388,7 +293,7 @@ static ipi_status serve(client *c)
     return status == IPI_CLOSED ? ipi_fail("the server closed the connection before it asked for forces") : status;
 }
 
-static ipi_status run(client *c, const options *o)
+static ipi_status run(client *c, const ipi_options *o)
 {
     if (fastgdml_model_load(o->model, &c->model)) return ipi_fail("%s", fastgdml_last_error());
     c->n_atoms = fastgdml_model_n_atoms(c->model);
@@ -409,9 +314,9 @@ static ipi_status run(client *c, const options *o)
 
 int main(int argc, char **argv)
 {
-    options o;
-    const intent intent = parse_options(argc, argv, &o);
-    if (intent != RUN) return intent == SHOWN ? EXIT_SUCCESS : 2;
+    ipi_options o;
+    const ipi_intent intent = ipi_parse_options(argc, argv, &o);
+    if (intent != IPI_RUN) return intent == IPI_SHOWN ? EXIT_SUCCESS : 2;
     signal(SIGPIPE, SIG_IGN);                              /* a server that is gone is an error of ipi_send */
     client c = {.socket = -1};
     const ipi_status status = run(&c, &o);

@@ -306,7 +306,7 @@ def test_help_and_version(folder):
         ([], 2, "give a model file: -m model.fgdml"),
         (["-m", "model.fgdml", "-p", "70000"], 2, "a port is a number from 1 to 65535, not '70000'"),
         (["-m", "model.fgdml", "-p", "12x"], 2, "not '12x'"),
-        (["-m", "model.fgdml", "-n", "-1"], 2, "threads are a number, or 0, not '-1'"),
+        (["-m", "model.fgdml", "-n", "-1"], 2, "threads are from 0 to 1024, not '-1'"),
         (["-m", "model.fgdml", "-w", "soon"], 2, "number of seconds, not 'soon'"),
         (["-m", "model.fgdml", "run"], 2, "'run' belongs to no option"),
         (["-m", "model.fgdml", "--nonsense"], 2, "nonsense"),
