@@ -1,0 +1,172 @@
+"""PES driver for i-PI: the port of its <ffsgdml> to the infrastructure of ``ipi.pes``.
+
+i-PI loads this file by its path, which the command ``python -m fastgdml.drivers.ipi_pes`` prints. Within i-PI, all
+beads in one call of the model:
+
+    <ffdirect name='gdml' pbc='false'>
+      <pes> custom </pes>
+      <pes_path> PATH </pes_path>
+      <parameters> {model: model.npz} </parameters>
+      <batch_size> 8 </batch_size>
+    </ffdirect>
+
+Without ``threaded='true'`` on <ffdirect>, i-PI waits for ever unless the number of beads is a multiple of the batch
+size.
+
+As a client of its own, of an <ffsocket>, with or without its <batch_size>:
+
+    i-pi-driver-py -u -a NAME -m custom -P PATH -o model.npz
+
+Further parameters of `FastGDML_driver` follow in the same ways: ``{model: model.npz, n_threads: 2}`` and
+``-o model.npz,n_threads=2``.
+"""
+
+# The file must not be called ipi.py: i-PI enters it into sys.modules under its bare name.
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+try:
+    from ipi.pes.dummy import Dummy_driver
+except ImportError as error:
+    raise ImportError("The driver for i-PI needs i-PI 3.1.6 or newer: pip install 'fastgdml[ipi]'") from error
+
+from fastgdml import _core
+from fastgdml.errors import DataError, UsageError
+from fastgdml.predict import GDMLPredict
+
+__DRIVER_NAME__ = "fastgdml"
+__DRIVER_CLASS__ = "FastGDML_driver"
+
+Array = npt.NDArray[np.float64]
+Result = tuple[float, Array, Array, str]
+
+# Cells are the model's own where their edges and angles agree to this, so that a few digits in an input do.
+_CELL_TOLERANCE = 1e-4
+
+
+class FastGDML_driver(Dummy_driver):
+    """Energies, forces and virials of a trained model for i-PI.
+
+    Parameters
+    ----------
+    model : str
+        Model file: npz, or flat (``.fgdml``).
+    energy_unit, length_unit : str, optional
+        Units of the model ("kcal/mol", "eV", "Hartree", ...; "Ang", "Bohr", "nm"). By default those that it records.
+    n_threads : int, optional
+        Number of threads. All by default; give 1 if one driver runs for each bead.
+    any_cell : bool
+        Take any cell of i-PI, not only the one that a periodic model was trained in.
+    **kwargs
+        Further parameters of i-PI's drivers, as ``verbosity``.
+
+    Raises
+    ------
+    FileFormatError
+        If the file cannot be read or is no model.
+    UsageError
+        If the units are neither recorded nor given, or unknown.
+
+    Notes
+    -----
+    i-PI does not say which atoms it has: they must be those of the training set, in its order. A model of a molecule
+    ignores the cell, and molecules must not be wrapped into it (``pbc='false'``). A periodic model holds in the cell
+    that it was trained in, which i-PI may have turned.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        energy_unit: str | None = None,
+        length_unit: str | None = None,
+        n_threads: int | None = None,
+        any_cell: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.predictor = GDMLPredict(model, max_processes=n_threads)
+        try:
+            self._energy = _core.energy_factor(energy_unit or self.predictor.e_unit, "Hartree")
+            self._length = _core.length_factor("Bohr", length_unit or self.predictor.r_unit)
+        except ValueError as error:
+            raise UsageError(f"{model}: {error}; give it as energy_unit or length_unit.") from None
+        properties = self.predictor._predictor.properties()
+        self._is_periodic: bool = properties["periodic"]
+        self._lattice: Array | None = None if any_cell else properties.get("lattice")
+        super().__init__(**kwargs)
+
+    def compute_structure(self, cell: Array, pos: Array) -> Result:
+        """Return energy, forces (n_atoms, 3), virial (3, 3) and an empty text for one geometry; see `compute`."""
+        return self._compute_all([cell], [pos])[0]
+
+    def compute(self, cell: list[Array] | Array, pos: list[Array] | Array) -> list[Result] | Result:
+        """Evaluate one geometry, or a batch in one call of the model.
+
+        Parameters
+        ----------
+        cell : ndarray, shape (3, 3), or list of them
+            Lattice vectors as columns, in Bohr.
+        pos : ndarray, shape (n_atoms, 3), or list of them
+            Positions in Bohr.
+
+        Returns
+        -------
+        tuple or list of tuple
+            Energy (Hartree), forces (n_atoms, 3) (Hartree/Bohr), virial (3, 3) = -dE/d(strain) (Hartree), and an empty
+            text.
+
+        Raises
+        ------
+        DataError
+            If the number of atoms is not the model's, the cell is not that of a periodic model, or a geometry cannot be
+            evaluated.
+        """
+        if isinstance(cell, list):
+            return self._compute_all(cell, list(pos))
+        return self.compute_structure(cell, np.asarray(pos))
+
+    def _compute_all(self, cells: list[Array], positions: list[Array]) -> list[Result]:
+        n_atoms = self.predictor.n_atoms
+        for r in positions:
+            if r.size != 3 * n_atoms:
+                raise DataError(f"i-PI has {r.size // 3} atoms, the model {n_atoms}: it needs its own, in their order.")
+        E, F, virial = self.predictor.predict(
+            np.reshape(positions, (-1, 3 * n_atoms)) * self._length,
+            lattice=self._lattices(cells),
+            return_virial=True,
+        )
+        E *= self._energy
+        F *= self._energy * self._length
+        virial *= self._energy
+        return list(zip(E.tolist(), F.reshape(-1, n_atoms, 3), virial, [""] * len(E), strict=True))
+
+    def _lattices(self, cells: list[Array]) -> Array | None:
+        """Return cells in the unit of the model, one if all are the same; None for a molecule."""
+        if not self._is_periodic:
+            return None
+        lattices = np.array(cells) * self._length
+        if (lattices == lattices[0]).all():
+            lattices = lattices[0]
+        if self._lattice is not None:
+            for lattice in lattices.reshape(-1, 3, 3):
+                _require_same_cell(lattice, self._lattice)
+        return lattices
+
+
+def _require_same_cell(lattice: Array, own: Array) -> None:
+    """Raise DataError unless two cells are the same but for a rotation: products of their vectors are equal."""
+    own_products = own.T @ own
+    edges = np.sqrt(np.diag(own_products))
+    if not np.all(np.abs(lattice.T @ lattice - own_products) <= _CELL_TOLERANCE * np.outer(edges, edges)):
+        raise DataError(
+            f"i-PI's cell is {lattice.T.tolist()}, the model was trained in {own.T.tolist()} (vectors as rows, in the "
+            "unit of the model) and holds in no other but for rotations. any_cell takes it all the same."
+        )
+
+
+if __name__ == "__main__":
+    print(__file__)

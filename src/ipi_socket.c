@@ -1,0 +1,142 @@
+/* Stream sockets for fastgdml-ipi: see ipi_socket.h. */
+#include "ipi_socket.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+ipi_status ipi_fail(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("fastgdml-ipi: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+    return IPI_FAILURE;
+}
+
+/* ---- connecting ------------------------------------------------------------------------------------------------- */
+
+static int connect_to(const struct addrinfo *address)
+{
+    const int fd = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
+    if (fd < 0 || !connect(fd, address->ai_addr, address->ai_addrlen)) return fd;
+    const int reason = errno;
+    close(fd);
+    errno = reason;
+    return -1;
+}
+
+/* Clients and server are often started by one script, so the server may need a moment more. */
+static int may_come(int reason)
+{
+    return reason == ECONNREFUSED || reason == ENOENT || reason == EINTR || reason == EAGAIN;
+}
+
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* Try a list of addresses until one answers. */
+static int connect_to_any(const struct addrinfo *addresses, const char *where, double wait)
+{
+    const struct timespec pause = {.tv_nsec = 50000000};
+    const double last = now() + wait;
+    for (;;) {
+        int reason = 0;
+        for (const struct addrinfo *address = addresses; address; address = address->ai_next) {
+            const int fd = connect_to(address);
+            if (fd >= 0) return fd;
+            if (!may_come(reason)) reason = errno;
+        }
+        if (!may_come(reason) || now() > last) {
+            ipi_fail("cannot connect to %s: %s; is the server running, and is this the address in its input?", where,
+                     strerror(reason));
+            return -1;
+        }
+        nanosleep(&pause, NULL);
+    }
+}
+
+int ipi_connect_unix(const char *path, double wait)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof name.sun_path) {
+        ipi_fail("the path of a UNIX socket has at most %zu characters, %s has %zu", sizeof name.sun_path - 1, path,
+                 strlen(path));
+        return -1;
+    }
+    strcpy(name.sun_path, path);
+    const struct addrinfo address = {
+        .ai_family = AF_UNIX,
+        .ai_socktype = SOCK_STREAM,
+        .ai_addr = (struct sockaddr *)&name,
+        .ai_addrlen = sizeof name,
+    };
+    return connect_to_any(&address, path, wait);
+}
+
+int ipi_connect_tcp(const char *host, int port, double wait)
+{
+    char service[16], where[300];
+    snprintf(service, sizeof service, "%d", port);
+    snprintf(where, sizeof where, "%.255s, port %d", host, port);
+    const struct addrinfo wanted = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
+    struct addrinfo *addresses;
+    const int unknown = getaddrinfo(host, service, &wanted, &addresses);
+    if (unknown) {
+        ipi_fail("cannot find the host %s: %s", host, gai_strerror(unknown));
+        return -1;
+    }
+    const int fd = connect_to_any(addresses, where, wait);
+    freeaddrinfo(addresses);
+    /* Messages are short and wait for answers: send them at once. */
+    const int on = 1;
+    if (fd >= 0) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    return fd;
+}
+
+/* ---- transfer --------------------------------------------------------------------------------------------------- */
+
+ipi_status ipi_receive(int fd, void *data, size_t n)
+{
+    for (size_t done = 0; done < n;) {
+        const ssize_t part = recv(fd, (char *)data + done, n - done, 0);
+        if (part > 0) {
+            done += (size_t)part;
+        } else if (part == 0 || errno == ECONNRESET) {
+            if (done == 0) return IPI_CLOSED;
+            return ipi_fail("the server closed the connection after %zu bytes of %zu", done, n);
+        } else if (errno != EINTR) {
+            return ipi_fail("cannot read from the server: %s", strerror(errno));
+        }
+    }
+    return IPI_SUCCESS;
+}
+
+ipi_status ipi_send(int fd, const void *data, size_t n)
+{
+    for (size_t done = 0; done < n;) {
+        const ssize_t part = send(fd, (const char *)data + done, n - done, 0);
+        if (part >= 0) {
+            done += (size_t)part;
+        } else if (errno == EPIPE || errno == ECONNRESET) {
+            return IPI_CLOSED;
+        } else if (errno != EINTR) {
+            return ipi_fail("cannot write to the server: %s", strerror(errno));
+        }
+    }
+    return IPI_SUCCESS;
+}
