@@ -78,10 +78,11 @@ def install_c_only(folder, *options):
         program(name, "pip install meson ninja")
     if shutil.which("cc") is None and "CC" not in os.environ:
         pytest.skip("there is no C compiler")
-    run("meson", "setup", folder / "build", "-Dpython=false", "--prefix", folder / "prefix", "--libdir", "lib", *options,
-        cwd=ROOT)  # fmt: skip
+    prefix = folder / "prefix"
+    places = ["--prefix", prefix, "--libdir", "lib"]
+    run("meson", "setup", folder / "build", "-Dpython=false", *places, *options, cwd=ROOT)
     run("meson", "install", "-C", folder / "build", "--quiet")
-    return Installation(folder / "prefix/include", folder / "prefix/lib", in_package=False)
+    return Installation(prefix / "include", prefix / "lib", in_package=False)
 
 
 @pytest.fixture(scope="session")
