@@ -57,10 +57,6 @@ class Installation:
     def flags(self):
         return [f"-I{self.includedir}", f"-L{self.libdir}", f"-Wl,-rpath,{self.libdir}", "-lfastgdml"]
 
-    def tool_folder(self, option, name):
-        """Return the folder of a file for a build tool."""
-        return Path(config(option)) if self.in_package else self.libdir / name
-
 
 def config(*options):
     """Return what fastgdml-config prints; skip the test where an editable installation lacks what is asked for."""
@@ -82,7 +78,8 @@ def install_c_only(folder, *options):
     places = ["--prefix", prefix, "--libdir", "lib"]
     run("meson", "setup", folder / "build", "-Dpython=false", *places, *options, cwd=ROOT)
     run("meson", "install", "-C", folder / "build", "--quiet")
-    return Installation(prefix / "include", prefix / "lib", in_package=False)
+    moved = prefix.rename(folder / "moved")  # it finds its parts wherever it is
+    return Installation(moved / "include", moved / "lib", in_package=False)
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +124,7 @@ def with_config(_, language, sources, folder):
 
 def with_pkg_config(installation, language, sources, folder):
     tool = program("pkg-config", "a way to find the library")
-    path = str(installation.tool_folder("--pkgconfigdir", "pkgconfig"))
+    path = config("--pkgconfigdir") if installation.in_package else str(installation.libdir / "pkgconfig")
 
     def ask(*options):
         return run(tool, *options, "fastgdml", env={**os.environ, "PKG_CONFIG_PATH": path}).split()
@@ -157,7 +154,10 @@ target_sources(program PRIVATE ${include}/fastgdml.f90)
 def with_cmake(installation, language, sources, folder):
     tool = program("cmake", "a way to find the library")
     compiler(language)
-    place = installation.tool_folder("--cmakedir", "cmake/fastgdml")
+    if installation.in_package:
+        place = f"-Dfastgdml_DIR={config('--cmakedir')}"
+    else:
+        place = f"-DCMAKE_PREFIX_PATH={installation.libdir.parent}"
     text = CMAKE.format(
         language={"c": "C", "cpp": "CXX", "fortran": "Fortran"}[language], sources=" ".join(map(str, sources))
     )
@@ -166,7 +166,7 @@ def with_cmake(installation, language, sources, folder):
     if language == "cpp":
         text += "target_compile_features(program PRIVATE cxx_std_17)\n"
     (folder / "CMakeLists.txt").write_text(text)
-    run(tool, "-S", folder, "-B", folder / "build", f"-Dfastgdml_DIR={place}")
+    run(tool, "-S", folder, "-B", folder / "build", place)
     run(tool, "--build", folder / "build")
     return folder / "build/program"
 
