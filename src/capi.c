@@ -128,7 +128,7 @@ fastgdml_status fastgdml_model_from_arrays(const fastgdml_arrays *a, fastgdml_mo
                            (long long)p);
         goto done;
     }
-    pair_images_of(n_perms, a->n_atoms, a->perms, of_atoms, images);
+    pair_images_of(n_perms, a->n_atoms, a->n_perms ? a->perms : NULL, of_atoms, images);
     memset(of_atoms, 0, 2 * (size_t)a->n_atoms * sizeof *of_atoms);
     const gdml_model_parts parts = {
         .n_atoms = a->n_atoms,
@@ -149,6 +149,7 @@ fastgdml_status fastgdml_model_from_arrays(const fastgdml_arrays *a, fastgdml_mo
         .length_unit = a->length_unit,
     };
     status = gdml_model_new(&parts, out);
+    if (status == FASTGDML_ERROR_FORMAT) status = FASTGDML_ERROR_ARGUMENT;   /* scaled by sig, a number overflowed */
 done:
     free(images);
     free(of_atoms);
@@ -224,12 +225,10 @@ static void watch_forks(void)
 }
 #endif
 
-/* OpenMP's runtime ends the process if it cannot make as many threads as it is asked for. */
-enum { MOST_THREADS = 1024 };
-
 static int resolve_threads(int n_threads)
 {
 #ifdef _OPENMP
+    enum { MOST_THREADS = 1024 };                          /* the runtime ends the program where the system gives fewer */
     if (n_threads == 1) return 1;
 #ifndef _WIN32
     pthread_once(&watch_forks_once, watch_forks);

@@ -50,7 +50,7 @@ void gdml_image_free(void *image, size_t size, gdml_image_origin origin)
 fastgdml_status gdml_file_load(const char *path, void **image, size_t *size, gdml_image_origin *origin)
 {
     struct stat properties;
-    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    const int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);   /* a pipe does not wait for its other end */
     if (file < 0) return gdml_fail(FASTGDML_ERROR_FILE, "%s cannot be opened: %s", path, strerror(errno));
     fastgdml_status status = FASTGDML_SUCCESS;
     if (fstat(file, &properties)) {

@@ -43,7 +43,7 @@ typedef struct {
 _Static_assert(sizeof(header) == 640, "the header of a model file has 640 bytes");
 
 /* Bounds that keep all sizes far from overflow; the largest real models stay far below them. */
-static const int64_t max_atoms = 1 << 15, max_points = (int64_t)1 << 31;
+static const int64_t max_atoms = 1 << 15, max_points = (int64_t)1 << 31, max_numbers = (int64_t)1 << 50;
 
 static int64_t n_pairs(int64_t n_atoms)
 {
@@ -296,8 +296,8 @@ static fastgdml_status check_header(const header *h, size_t size, const char *wh
                 h->n_tiles == (h->n_train + h->tile - 1) / h->tile,
             "%s is damaged: %lld training points in %lld tiles of %lld", where, (long long)h->n_train,
             (long long)h->n_tiles, (long long)h->tile);
-    REQUIRE((uint64_t)(h->n_tiles * h->tile) <= size / (2 * sizeof(double)) / (uint64_t)n_pairs(h->n_atoms),
-            "%s is damaged: %lld training points do not fit into its size", where, (long long)h->n_train);
+    REQUIRE(h->n_train <= max_numbers / n_pairs(h->n_atoms), "%s is damaged: %lld training points of %lld atoms", where,
+            (long long)h->n_train, (long long)h->n_atoms);
     REQUIRE(h->sig > 0 && isfinite(h->sig) && isfinite(h->std) && isfinite(h->c),
             "%s holds a length scale, factor or offset that is no number: sig=%g, std=%g, c=%g", where, h->sig, h->std,
             h->c);

@@ -1,7 +1,6 @@
 /* Units by name. The constants are those of the SI since 2019 (exact) and CODATA 2018. */
 #include "model.h"
 
-#include <ctype.h>
 #include <string.h>
 
 typedef struct {
@@ -35,14 +34,25 @@ static const unit lengths[] = {                            /* in Angstrom */
     {"nm", 10.0}, {NULL, 0.0},
 };
 
+/* Of ASCII alone: those of the C library follow the locale, which would change bytes of UTF-8. */
+static int is_blank(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+static char lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+}
+
 static double size_of(const unit *units, const char *name)
 {
     char plain[GDML_UNIT_LENGTH];
     size_t n = 0;
     for (; *name; ++name) {
-        if (isspace((unsigned char)*name)) continue;
+        if (is_blank(*name)) continue;
         if (n + 1 == sizeof plain) return 0.0;
-        plain[n++] = (char)tolower((unsigned char)*name);
+        plain[n++] = lower(*name);
     }
     plain[n] = 0;
     for (; units->name; ++units)
