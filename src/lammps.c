@@ -75,7 +75,8 @@ static fastgdml_status check_lammps(fastgdml_lammps *d)
     REQUIRE(d->n_ranks == 1 || tag_bytes == 4,
             "LAMMPS was built with BIGBIG, whose library cannot gather atoms: use one MPI rank, or SMALLBIG");
     REQUIRE(d->call.extract_setting(d->lmp, "box_exist") == 1, "LAMMPS has no box yet: read the data first");
-    REQUIRE(d->call.extract_setting(d->lmp, "map_style") != 0,
+    const int *const map = d->call.extract_global(d->lmp, "map_style");   /* old versions do not tell */
+    REQUIRE(!map || *map,
             "LAMMPS keeps no map of its atoms: give the command 'atom_modify map yes' before the box is made");
     return FASTGDML_SUCCESS;
 }
@@ -159,6 +160,9 @@ static fastgdml_status take_ids(fastgdml_lammps *d, const int64_t *ids)
     return FASTGDML_SUCCESS;
 }
 
+/* Least distance of a molecule from its periodic images, in longest bonds. */
+static const double clearance = 1.25;
+
 /* The first geometry: it has all atoms, fits the box, and gives the spanning trees. */
 static fastgdml_status read_first_geometry(fastgdml_lammps *d)
 {
@@ -171,7 +175,16 @@ static fastgdml_status read_first_geometry(fastgdml_lammps *d)
         const int64_t first = m * d->n_atoms;
         gdml_molecule_tree(d->n_atoms, d->r + 3 * first, &d->cell, d->order + first, d->parent + first, d->force);
     }
-    return gdml_lammps_make_whole(d);
+    status = gdml_lammps_make_whole(d);
+    for (int64_t m = 0; !status && m < d->n_molecules; ++m) {
+        const int64_t first = m * d->n_atoms;
+        if (gdml_image_contact(d->n_atoms, d->r + 3 * first, &d->cell, d->order + first, d->parent + first) < clearance)
+            status = gdml_fail(FASTGDML_ERROR_GEOMETRY,
+                               "molecule %lld comes as near to its own periodic image as its atoms are to one another, "
+                               "so where it ends is not known; take a larger box",
+                               (long long)m + 1);
+    }
+    return status;
 }
 
 /* ---- attach, detach --------------------------------------------------------------------------------------------- */

@@ -289,7 +289,7 @@ static void stop(fastgdml_lammps *d, fastgdml_status status)
     d->status = status;
     snprintf(d->failure, sizeof d->failure, "%s", fastgdml_last_error());
     char text[GDML_FAILURE_LENGTH + 16];
-    snprintf(text, sizeof text, "fastgdml: %s", d->failure);
+    snprintf(text, sizeof text, "[fastgdml: %s]", d->failure);
     d->call.set_energy(d->lmp, d->fix_id, NAN);
     d->call.force_timeout(d->lmp);
     d->call.set_energy(d->lmp, text, NAN);

@@ -50,6 +50,23 @@ int64_t gdml_make_whole(int64_t n, double *r, const gdml_cell *cell, const int32
     return -1;
 }
 
+double gdml_image_contact(int64_t n, const double *r, const gdml_cell *cell, const int32_t *order,
+                          const int32_t *parent)
+{
+    double edge = 0.0, contact = INFINITY, d[3];
+    for (int64_t k = 1; k < n; ++k)
+        edge = fmax(edge, nearest_image(cell, r + 3 * order[k], r + 3 * parent[order[k]], d));
+    for (int64_t a = 1; a < n; ++a) {
+        for (int64_t b = 0; b < a; ++b) {
+            const double length = nearest_image(cell, r + 3 * a, r + 3 * b, d);
+            double moved = 0.0;
+            for (int i = 0; i < 3; ++i) moved = fmax(moved, fabs(r[3 * a + i] - r[3 * b + i] - d[i]));
+            if (moved > 0.1 * edge) contact = fmin(contact, length);  /* not by rounding, but by a lattice vector */
+        }
+    }
+    return contact / edge;
+}
+
 double gdml_shortest_vector(const gdml_cell *cell)
 {
     double shortest = INFINITY;                            /* the basis of the minimum image is reduced */

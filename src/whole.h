@@ -14,6 +14,11 @@ void gdml_molecule_tree(int64_t n, const double *r, const gdml_cell *cell, int32
 int64_t gdml_make_whole(int64_t n, double *r, const gdml_cell *cell, const int32_t *order, const int32_t *parent,
                         double limit);
 
+/* How near a molecule that is whole comes to another image of itself, in longest edges of its tree: near 1 the tree may
+ * hold an atom of the image for a neighbour. INFINITY where no pair of atoms is nearer through the boundary. */
+double gdml_image_contact(int64_t n, const double *r, const gdml_cell *cell, const int32_t *order,
+                          const int32_t *parent);
+
 /* Length of the shortest lattice vector of a cell of the true minimum image. */
 double gdml_shortest_vector(const gdml_cell *cell);
 
