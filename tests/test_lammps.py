@@ -583,6 +583,7 @@ def mpi_run(folder, n_ranks, after="", **case):
         [command, "-n", str(n_ranks), "-hosts", "127.0.0.1", sys.executable, "script.py", str(Path(__file__).parent)],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,  # mpiexec would read it for its ranks
         capture_output=True,
         text=True,
         check=False,
