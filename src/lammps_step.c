@@ -1,0 +1,320 @@
+/* A model in LAMMPS: what happens on each step.
+ *
+ * With one MPI rank positions are read where LAMMPS has them. With several, each rank gathers the positions of all
+ * molecules, evaluates those of which it owns an atom, and keeps the forces of its own atoms: work is shared as LAMMPS
+ * shares atoms, and no force travels. The energy and the virial of each molecule are stored by the owner of its first
+ * atom in a property of that atom, which is gathered, so that all ranks add the same numbers in the same order. Both
+ * collectives are LAMMPS's, so MPI is not needed here. Were all ranks to evaluate everything, the second collective would
+ * fall away; measured on two ranks of a busy machine, 200 training points, a step takes 1.5 ms as it is against 2.7 ms for
+ * 100 ethanols, 0.22 against 0.29 ms for 8, 86 against 72 us for one, for which one rank is best anyway.
+ *
+ * Whatever fails, fails on all ranks in the same step, because each finds it in numbers that all have; a rank that left
+ * alone would leave the others waiting.
+ */
+#include "lammps_driver.h"
+
+#include "whole.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int64_t tag_of(const fastgdml_lammps *d, const void *tags, int64_t i)
+{
+    return d->tag_bytes == 4 ? ((const int32_t *)tags)[i] : ((const int64_t *)tags)[i];
+}
+
+/* ---- the box ---------------------------------------------------------------------------------------------------- */
+
+/* Length of a box without periodicity, in boxes: its images are out of reach. */
+static const double endless = 1e6;
+
+/* The relative difference of the metric tensors of the model's cell and LAMMPS's box, which a rotation leaves alone. */
+static double difference_of_cells(const double *one, const double *other)
+{
+    double difference = 0.0, scale = 0.0;
+    for (int i = 0; i < 3; ++i) {
+        for (int j = 0; j < 3; ++j) {
+            double a = 0.0, b = 0.0;
+            for (int k = 0; k < 3; ++k) {
+                a += one[3 * k + i] * one[3 * k + j];
+                b += other[3 * k + i] * other[3 * k + j];
+            }
+            difference = fmax(difference, fabs(a - b));
+            scale = fmax(scale, fabs(a));
+        }
+    }
+    return difference / scale;
+}
+
+static fastgdml_status require_cell_of_model(const fastgdml_lammps *d)
+{
+    double cell[9], box[9];
+    const fastgdml_status status = fastgdml_model_lattice(d->model, cell);
+    if (status) return status;
+    for (int i = 0; i < 9; ++i) box[i] = d->to_length * d->lattice[i];
+    if (difference_of_cells(cell, box) <= 1e-4) return FASTGDML_SUCCESS;
+    double lengths[2][3];
+    for (int i = 0; i < 3; ++i) {
+        lengths[0][i] = sqrt(cell[i] * cell[i] + cell[3 + i] * cell[3 + i] + cell[6 + i] * cell[6 + i]);
+        lengths[1][i] = sqrt(box[i] * box[i] + box[3 + i] * box[3 + i] + box[6 + i] * box[6 + i]);
+    }
+    return gdml_fail(FASTGDML_ERROR_GEOMETRY,
+                     "the box has vectors of length %.6g %.6g %.6g, the model was trained in a cell of %.6g %.6g %.6g or "
+                     "with other angles (unit of the model): take that cell, or set any_cell",
+                     lengths[1][0], lengths[1][1], lengths[1][2], lengths[0][0], lengths[0][1], lengths[0][2]);
+}
+
+fastgdml_status gdml_lammps_read_box(fastgdml_lammps *d)
+{
+    const gdml_lammps_box *b = &d->box;
+    const double lattice[9] = {b->high[0] - b->low[0], *b->xy, *b->xz, 0, b->high[1] - b->low[1], *b->yz,
+                               0, 0, b->high[2] - b->low[2]};
+    if (!memcmp(lattice, d->lattice, sizeof lattice) && !memcmp(b->periodic, d->periodic, sizeof d->periodic))
+        return FASTGDML_SUCCESS;
+    memcpy(d->lattice, lattice, sizeof lattice);
+    memcpy(d->periodic, b->periodic, sizeof d->periodic);
+    if (d->periodic_model)
+        return d->any_cell || d->model->periodicity == GDML_CELL_GIVEN ? FASTGDML_SUCCESS : require_cell_of_model(d);
+
+    double vectors[9];
+    memcpy(vectors, lattice, sizeof vectors);
+    for (int i = 0; i < 3; ++i) {
+        if (d->periodic[i]) continue;
+        for (int j = 0; j < 3; ++j) vectors[3 * j + i] = i == j ? endless * (lattice[0] + lattice[4] + lattice[8]) : 0;
+    }
+    if (!gdml_cell_init(&d->cell, vectors, 1))
+        return gdml_fail(FASTGDML_ERROR_GEOMETRY, "the box is flat or not finite");
+    d->edge_limit = gdml_shortest_vector(&d->cell) / 2;
+    return FASTGDML_SUCCESS;
+}
+
+/* ---- positions -------------------------------------------------------------------------------------------------- */
+
+static int slot_of(const fastgdml_lammps *d, int64_t id)
+{
+    int64_t low = 0, high = d->n_slots;
+    while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (d->by_id[middle].id < id) low = middle + 1;
+        else high = middle;
+    }
+    return low < d->n_slots && d->by_id[low].id == id ? d->by_id[low].slot : -1;
+}
+
+static fastgdml_status missing_atom(const fastgdml_lammps *d, int64_t slot)
+{
+    return gdml_fail(FASTGDML_ERROR_GEOMETRY, "atom %lld of molecule %lld is not there: LAMMPS has no atom of ID %lld",
+                     (long long)(slot % d->n_atoms + 1), (long long)(slot / d->n_atoms + 1),
+                     (long long)d->id[slot]);
+}
+
+/* Find the molecules' atoms among those of this rank. From one step to the next nothing changes, as a rule. */
+static void find_atoms(fastgdml_lammps *d, int64_t n_local, const void *tags)
+{
+    const size_t bytes = (size_t)n_local * d->tag_bytes;
+    if (n_local == d->n_tags && !(bytes && memcmp(tags, d->tags, bytes))) return;
+    if (n_local > d->max_tags) {
+        void *const larger = realloc(d->tags, bytes);
+        if (larger) {
+            d->tags = larger;
+            d->max_tags = n_local;
+        }
+    }
+    d->n_tags = n_local <= d->max_tags ? n_local : -1;     /* without memory for a copy the next step looks again */
+    if (bytes && d->n_tags >= 0) memcpy(d->tags, tags, bytes);
+    for (int64_t slot = 0; slot < d->n_slots; ++slot) d->local[slot] = -1;
+    for (int64_t i = 0; i < n_local; ++i) {
+        const int slot = slot_of(d, tag_of(d, tags, i));
+        if (slot >= 0) d->local[slot] = (int)i;
+    }
+    d->n_active = 0;
+    for (int64_t m = 0; m < d->n_molecules; ++m) {
+        int64_t a = 0;
+        while (a < d->n_atoms && d->local[m * d->n_atoms + a] < 0) ++a;
+        if (a < d->n_atoms) d->active[d->n_active++] = m;
+    }
+}
+
+static fastgdml_status gather(const fastgdml_lammps *d, const char *name, int64_t count, int64_t n, int *ids,
+                              double *values)
+{
+    values[0] = -DBL_MAX;                                  /* what LAMMPS refuses it leaves as it was */
+    d->call.gather_subset(d->lmp, name, 1, (int)count, (int)n, ids, values);
+    return values[0] == -DBL_MAX ? gdml_lammps_error(d, "to gather atoms") : FASTGDML_SUCCESS;
+}
+
+/* Atoms that are nowhere have come as zeros, and so has an atom at the origin. */
+static fastgdml_status require_atoms(const fastgdml_lammps *d)
+{
+    for (int64_t slot = 0; slot < d->n_slots; ++slot) {
+        const double *r = d->r + 3 * slot;
+        if (r[0] != 0.0 || r[1] != 0.0 || r[2] != 0.0) continue;
+        int found = 0;
+        d->call.gather_subset(d->lmp, "id", 0, 1, 1, d->gather_id + slot, &found);
+        if (found != d->gather_id[slot]) return missing_atom(d, slot);
+    }
+    return FASTGDML_SUCCESS;
+}
+
+fastgdml_status gdml_lammps_read_positions(fastgdml_lammps *d, int64_t n_local, const void *tags,
+                                           const double *const *x)
+{
+    find_atoms(d, n_local, tags);
+    if (d->n_ranks > 1) {
+        const fastgdml_status status = gather(d, "x", 3, d->n_slots, d->gather_id, d->r);
+        return status ? status : require_atoms(d);
+    }
+    for (int64_t slot = 0; slot < d->n_slots; ++slot) {
+        if (d->local[slot] < 0) return missing_atom(d, slot);
+        memcpy(d->r + 3 * slot, x[d->local[slot]], 3 * sizeof(double));
+    }
+    return FASTGDML_SUCCESS;
+}
+
+fastgdml_status gdml_lammps_make_whole(fastgdml_lammps *d)
+{
+    for (int64_t m = 0; m < d->n_molecules; ++m) {
+        const int64_t first = m * d->n_atoms;
+        const int64_t a = gdml_make_whole(d->n_atoms, d->r + 3 * first, &d->cell, d->order + first, d->parent + first,
+                                          d->edge_limit);
+        if (a < 0) continue;
+        return gdml_fail(FASTGDML_ERROR_GEOMETRY,
+                         "molecule %lld does not hold together: its atoms %lld and %lld (IDs %lld and %lld) are half of "
+                         "the box apart, %.4g or more; take a larger box",
+                         (long long)m + 1, (long long)d->parent[first + a] + 1, (long long)a + 1,
+                         (long long)d->id[first + d->parent[first + a]], (long long)d->id[first + a], d->edge_limit);
+    }
+    return FASTGDML_SUCCESS;
+}
+
+/* ---- energies, forces, virials ---------------------------------------------------------------------------------- */
+
+static fastgdml_status predict(const fastgdml_lammps *d, int64_t n, const double *r, double *energy, double *force,
+                               double *virial, int n_threads)
+{
+    double lattice[9];
+    for (int i = 0; i < 9; ++i) lattice[i] = d->to_length * d->lattice[i];
+    return fastgdml_predict(d->model, n, r, d->periodic_model ? lattice : NULL, energy, force, virial, n_threads);
+}
+
+/* The molecules of this rank, all in one call. What cannot be evaluated becomes NaN, for all ranks to see. */
+static void evaluate_active(fastgdml_lammps *d)
+{
+    const int64_t n_coord = 3 * d->n_atoms;
+    for (int64_t k = 0; k < d->n_active; ++k) {
+        const double *r = d->r + d->active[k] * n_coord;
+        for (int64_t i = 0; i < n_coord; ++i) d->r_active[k * n_coord + i] = d->to_length * r[i];
+    }
+    if (!predict(d, d->n_active, d->r_active, d->energy, d->force, d->virial, d->n_threads)) return;
+    for (int64_t k = 0; k < d->n_active; ++k) {
+        double *const force = d->force + k * n_coord;
+        if (!predict(d, 1, d->r_active + k * n_coord, d->energy + k, force, d->virial + 9 * k, 1)) continue;
+        d->energy[k] = NAN;
+        for (int64_t i = 0; i < n_coord; ++i) force[i] = NAN;
+    }
+}
+
+static void store_sums(const fastgdml_lammps *d, int64_t k, double *sums)
+{
+    static const int component[GDML_N_SUMS - 1] = {0, 4, 8, 1, 2, 5};
+    sums[0] = d->to_energy * d->energy[k];
+    for (int i = 1; i < GDML_N_SUMS; ++i) sums[i] = d->to_energy * d->virial[9 * k + component[i - 1]];
+}
+
+/* Energy and virial of each molecule, on all ranks. */
+static fastgdml_status share_sums(fastgdml_lammps *d)
+{
+    if (d->n_ranks == 1) {
+        for (int64_t k = 0; k < d->n_active; ++k) store_sums(d, k, d->sums + GDML_N_SUMS * d->active[k]);
+        return FASTGDML_SUCCESS;
+    }
+    double **property = d->call.extract_atom(d->lmp, d->property);
+    for (int64_t k = 0; property && k < d->n_active; ++k) {
+        const int first = d->local[d->active[k] * d->n_atoms];
+        if (first >= 0) store_sums(d, k, property[first]);
+    }
+    return gather(d, d->property, GDML_N_SUMS, d->n_molecules, d->first_id, d->sums);
+}
+
+/* The first molecule without an energy, and why it has none. */
+static fastgdml_status require_energies(const fastgdml_lammps *d)
+{
+    const int64_t n_coord = 3 * d->n_atoms;
+    for (int64_t m = 0; m < d->n_molecules; ++m) {
+        if (isfinite(d->sums[GDML_N_SUMS * m])) continue;
+        for (int64_t i = 0; i < n_coord; ++i) d->r_active[i] = d->to_length * d->r[m * n_coord + i];
+        double energy;
+        const fastgdml_status status = predict(d, 1, d->r_active, &energy, NULL, NULL, 1);
+        if (status && status != FASTGDML_ERROR_GEOMETRY) return status;
+        return gdml_fail(status ? status : FASTGDML_ERROR_MEMORY, "molecule %lld, whose first atom has ID %lld, %s",
+                         (long long)m + 1, (long long)d->id[m * d->n_atoms],
+                         status ? "has atoms at the same place or positions that are not finite"
+                                : "could not be evaluated: another MPI rank has no memory");
+    }
+    return FASTGDML_SUCCESS;
+}
+
+static fastgdml_status step(fastgdml_lammps *d, int64_t n_local, const void *tags, double **x, double **f)
+{
+    fastgdml_status status = gdml_lammps_read_positions(d, n_local, tags, (const double *const *)x);
+    if (!status) status = gdml_lammps_read_box(d);
+    if (!status && !d->periodic_model) status = gdml_lammps_make_whole(d);
+    if (status) return status;
+    evaluate_active(d);
+    status = share_sums(d);
+    if (!status) status = require_energies(d);
+    if (status) return status;
+
+    double total[GDML_N_SUMS] = {0};
+    for (int64_t m = 0; m < d->n_molecules; ++m)
+        for (int i = 0; i < GDML_N_SUMS; ++i) total[i] += d->sums[GDML_N_SUMS * m + i];
+    d->call.set_energy(d->lmp, d->fix_id, total[0]);
+    d->call.set_virial(d->lmp, d->fix_id, total + 1);
+    for (int64_t k = 0; k < d->n_active; ++k) {
+        for (int64_t a = 0; a < d->n_atoms; ++a) {
+            const int i = d->local[d->active[k] * d->n_atoms + a];
+            if (i < 0) continue;
+            for (int j = 0; j < 3; ++j) f[i][j] = d->to_force * d->force[3 * (k * d->n_atoms + a) + j];
+        }
+    }
+    return FASTGDML_SUCCESS;
+}
+
+/* End the run. LAMMPS's library can record an error, for the caller to find when the run command returns, only through
+ * a call that fails; the text goes there as the name of a fix, which the message of LAMMPS repeats. */
+static void stop(fastgdml_lammps *d, fastgdml_status status)
+{
+    d->status = status;
+    snprintf(d->failure, sizeof d->failure, "%s", fastgdml_last_error());
+    char text[GDML_FAILURE_LENGTH + 16];
+    snprintf(text, sizeof text, "[fastgdml: %s]", d->failure);
+    d->call.set_energy(d->lmp, d->fix_id, NAN);
+    d->call.force_timeout(d->lmp);
+    d->call.set_energy(d->lmp, text, NAN);
+}
+
+static void run_step(fastgdml_lammps *d, int64_t n_local, const void *tags, double **x, double **f)
+{
+    for (int64_t i = 0; i < n_local; ++i) f[i][0] = f[i][1] = f[i][2] = 0.0;  /* LAMMPS does not clear them */
+    if (!d->status) {
+        const fastgdml_status status = step(d, n_local, tags, x, f);
+        if (status) stop(d, status);
+    }
+    if (d->status)
+        for (int64_t i = 0; i < n_local; ++i) f[i][0] = f[i][1] = f[i][2] = NAN;
+}
+
+void gdml_lammps_step_4(void *driver, int64_t step_number, int n_local, int32_t *tags, double **x, double **f)
+{
+    (void)step_number;
+    run_step(driver, n_local, tags, x, f);
+}
+
+void gdml_lammps_step_8(void *driver, int64_t step_number, int n_local, int64_t *tags, double **x, double **f)
+{
+    (void)step_number;
+    run_step(driver, n_local, tags, x, f);
+}
