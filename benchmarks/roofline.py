@@ -97,7 +97,7 @@ class Case:
         predictor = GDMLPredict(self.model, max_processes=n_threads)
         R = molecules(n_geo, self.R.shape[1], seed=2).reshape(n_geo, -1)
         # forward: a difference and two multiply-adds; backward: two multiply-adds
-        flops = 9.0 * len(predictor._classes.image_pair) * len(self.R)
+        flops = 9.0 * predictor._predictor.n_pair_images * len(self.R)
         return fastest(lambda: predictor.predict(R)) / n_geo, flops
 
     def assemble(self, n_threads: int) -> float:

@@ -98,6 +98,7 @@ cdef extern from "fastgdml.h" nogil:
     const char *fastgdml_last_error()
     fastgdml_status fastgdml_model_load(const char *path, fastgdml_model **out)
     void fastgdml_model_free(fastgdml_model *model)
+    fastgdml_status fastgdml_model_check_lattice(const fastgdml_model *model, const double *lattice)
     fastgdml_status fastgdml_energy_factor(const char *from_unit, const char *to_unit, double *factor)
     fastgdml_status fastgdml_length_factor(const char *from_unit, const char *to_unit, double *factor)
 
@@ -490,6 +491,10 @@ cdef class Model:
         if m.periodicity == GDML_ONE_CELL:
             entries["lattice"] = np.array([m.lattice[i] for i in range(9)]).reshape(3, 3)
         return entries
+
+    def check_lattice(self, const double[:, ::1] lattice):
+        """Raise ValueError unless the model was trained in this cell (columns, its unit), which may be turned."""
+        check(fastgdml_model_check_lattice(<fastgdml_model *> self.model, &lattice[0, 0]))
 
     def arrays(self):
         """What the model was made from: pair_images, x, v, energies of `model_from_arrays`; energies may be None."""

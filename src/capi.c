@@ -207,6 +207,49 @@ fastgdml_status fastgdml_model_lattice(const fastgdml_model *m, double *lattice)
     return FASTGDML_SUCCESS;
 }
 
+/* Lengths of the columns of a lattice, and their angles in degrees: second and third, third and first, first and second. */
+static void edges_and_angles(const double *l, double *six)
+{
+    for (int i = 0; i < 3; ++i) six[i] = sqrt(l[i] * l[i] + l[3 + i] * l[3 + i] + l[6 + i] * l[6 + i]);
+    for (int i = 0; i < 3; ++i) {
+        const int j = (i + 1) % 3, k = (i + 2) % 3;
+        const double dot = l[j] * l[k] + l[3 + j] * l[3 + k] + l[6 + j] * l[6 + k];
+        six[3 + i] = acos(dot / (six[j] * six[k])) * (180 / acos(-1.0));
+    }
+}
+
+/* Whether L^T L, the products of the lattice vectors, are equal: what a rotation leaves alone. */
+static int same_products(const double *one, const double *other)
+{
+    for (int i = 0; i < 3; ++i) {
+        for (int j = 0; j <= i; ++j) {
+            double dot = 0, other_dot = 0, ii = 0, jj = 0;
+            for (int k = 0; k < 9; k += 3) {
+                dot += one[k + i] * one[k + j];
+                other_dot += other[k + i] * other[k + j];
+                ii += one[k + i] * one[k + i];
+                jj += one[k + j] * one[k + j];
+            }
+            if (!(fabs(dot - other_dot) <= 1e-4 * sqrt(ii * jj))) return 0;
+        }
+    }
+    return 1;
+}
+
+fastgdml_status fastgdml_model_check_lattice(const fastgdml_model *m, const double *lattice)
+{
+    REQUIRE(m && lattice, "fastgdml_model_check_lattice: an argument is NULL");
+    if (m->periodicity != GDML_ONE_CELL || same_products(m->lattice, lattice)) return FASTGDML_SUCCESS;
+    double given[6], own[6];
+    edges_and_angles(lattice, given);
+    edges_and_angles(m->lattice, own);
+    return gdml_fail(FASTGDML_ERROR_GEOMETRY,
+                     "the cell has edges %.6g %.6g %.6g and angles %.6g %.6g %.6g, the model was trained with %.6g %.6g "
+                     "%.6g and %.6g %.6g %.6g (lengths in the model's unit)",
+                     given[0], given[1], given[2], given[3], given[4], given[5], own[0], own[1], own[2], own[3], own[4],
+                     own[5]);
+}
+
 /* ---- prediction ------------------------------------------------------------------------------------------------- */
 
 /* OpenMP runtimes hang in a child process that was forked after a parallel region, so such a child runs serially. */

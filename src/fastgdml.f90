@@ -132,6 +132,13 @@ module fastgdml
       real(c_double), intent(out) :: lattice(3, 3)   ! vectors as rows
     end function fastgdml_model_lattice
 
+    function fastgdml_model_check_lattice(model, lattice) bind(C)
+      import :: c_double, c_int, c_ptr
+      integer(c_int) :: fastgdml_model_check_lattice
+      type(c_ptr), value :: model
+      real(c_double), intent(in) :: lattice(3, 3)    ! vectors as rows
+    end function fastgdml_model_check_lattice
+
     function fastgdml_predict(model, n_geo, r, lattice, energy, forces, virial, n_threads) bind(C)
       import :: c_double, c_int, c_int64_t, c_ptr
       integer(c_int) :: fastgdml_predict

@@ -122,6 +122,11 @@ FASTGDML_API int fastgdml_model_is_periodic(const fastgdml_model *model);
  * FASTGDML_ERROR_ARGUMENT: an argument is NULL, the model is of a molecule, or was trained in several cells. */
 FASTGDML_API fastgdml_status fastgdml_model_lattice(const fastgdml_model *model, double *lattice);
 
+/* Whether a model was trained in the cell lattice [3][3] (columns): lengths and angles are those of its own to 1e-4; a
+ * rotation does not matter. Models of several cells, and of molecules, hold in any.
+ * FASTGDML_ERROR_GEOMETRY: it was trained in another cell; the text names both. _ARGUMENT: an argument is NULL. */
+FASTGDML_API fastgdml_status fastgdml_model_check_lattice(const fastgdml_model *model, const double *lattice);
+
 /* ---- prediction ------------------------------------------------------------------------------------------------- */
 
 /* Energies, forces and virials of whole molecules or cells; every atom interacts with every other, without cutoff.

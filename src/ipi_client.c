@@ -27,16 +27,12 @@
 
 enum { HEADER_LENGTH = 12, MAX_BATCH = 1 << 16, MAX_TEXT = 1 << 20 };
 
-/* Cells are the model's own where their edges and angles agree to this, so that a few digits in an input do. */
-static const double CELL_TOLERANCE = 1e-4;
-
 /* ---- the model, in units of the server -------------------------------------------------------------------------- */
 
 typedef struct {
     fastgdml_model *model;
     int n_atoms, n_threads, socket;
     int is_periodic, check_cell;
-    double lattice[9];                    /* of check_cell: [3][3] columns, Bohr */
     double energy, length;                /* Hartree in a unit of energy of the model; its units of length in a Bohr */
     int is_initialised, has_results;
     int64_t n_answers;
@@ -60,14 +56,6 @@ static ipi_status prepare_units(client *c, const ipi_options *o)
     return IPI_SUCCESS;
 }
 
-static void prepare_cell(client *c, const ipi_options *o)
-{
-    c->is_periodic = fastgdml_model_is_periodic(c->model);
-    /* A model of several cells has none to compare with. */
-    c->check_cell = c->is_periodic && !o->any_cell && !fastgdml_model_lattice(c->model, c->lattice);
-    for (int i = 0; i < 9; ++i) c->lattice[i] /= c->length;
-}
-
 /* Memory for messages of n_geo geometries. */
 static ipi_status resize(client *c, int64_t n_geo)
 {
@@ -88,53 +76,14 @@ static ipi_status resize(client *c, int64_t n_geo)
     return IPI_SUCCESS;
 }
 
-/* Lengths of the lattice vectors, and their angles (degrees): second and third, third and first, first and second. */
-static void edges_and_angles(const double *h, double *six)
-{
-    for (int i = 0; i < 3; ++i) six[i] = sqrt(h[i] * h[i] + h[3 + i] * h[3 + i] + h[6 + i] * h[6 + i]);
-    for (int i = 0; i < 3; ++i) {
-        const int j = (i + 1) % 3, k = (i + 2) % 3;
-        const double dot = h[j] * h[k] + h[3 + j] * h[3 + k] + h[6 + j] * h[6 + k];
-        six[3 + i] = acos(dot / (six[j] * six[k])) * (180 / acos(-1.0));
-    }
-}
-
-/* Whether two cells are the same but for a rotation: L^T L, the products of the vectors, are equal. */
-static int same_cell(const double *one, const double *other)
-{
-    for (int i = 0; i < 3; ++i) {
-        for (int j = 0; j <= i; ++j) {
-            double dot = 0, other_dot = 0, ii = 0, jj = 0;
-            for (int k = 0; k < 9; k += 3) {
-                dot += one[k + i] * one[k + j];
-                other_dot += other[k + i] * other[k + j];
-                ii += one[k + i] * one[k + i];
-                jj += one[k + j] * one[k + j];
-            }
-            if (!(fabs(dot - other_dot) <= CELL_TOLERANCE * sqrt(ii * jj))) return 0;
-        }
-    }
-    return 1;
-}
-
-static ipi_status require_same_cell(const client *c, const double *cell)
-{
-    if (!c->check_cell || same_cell(c->lattice, cell)) return IPI_SUCCESS;
-    double sent[6], own[6];
-    edges_and_angles(cell, sent);
-    edges_and_angles(c->lattice, own);
-    return ipi_fail("the server's cell has edges %.6g %.6g %.6g Bohr and angles %.6g %.6g %.6g, the model was trained "
-                    "with %.6g %.6g %.6g Bohr and %.6g %.6g %.6g; --any-cell takes it all the same",
-                    sent[0], sent[1], sent[2], sent[3], sent[4], sent[5], own[0], own[1], own[2], own[3], own[4],
-                    own[5]);
-}
-
 /* Geometries [first, last), which have one cell. */
 static ipi_status predict(client *c, int64_t first, int64_t last)
 {
     const size_t n_coordinates = 3 * (size_t)c->n_atoms;
     double lattice[9];
     for (int i = 0; i < 9; ++i) lattice[i] = c->cells[18 * first + i] * c->length;
+    if (c->check_cell && fastgdml_model_check_lattice(c->model, lattice))
+        return ipi_fail("%s; --any-cell takes the server's cell all the same", fastgdml_last_error());
     double *const r = c->positions + (size_t)first * n_coordinates;
     double *const f = c->forces + (size_t)first * n_coordinates;
     double *const e = c->energies + first, *const virial = c->virials + 9 * first;
@@ -151,12 +100,10 @@ static ipi_status predict_all(client *c)
 {
     for (int64_t first = 0, last; first < c->n_geo; first = last) {
         const double *const cell = c->cells + 18 * first;
-        ipi_status status = require_same_cell(c, cell);
-        if (status) return status;
         /* Replicas usually share a cell, and molecules have none. */
         for (last = first + 1; last < c->n_geo; ++last)
             if (c->is_periodic && memcmp(cell, c->cells + 18 * last, 9 * sizeof *cell)) break;
-        status = predict(c, first, last);
+        const ipi_status status = predict(c, first, last);
         if (status) return status;
     }
     return IPI_SUCCESS;
@@ -301,7 +248,8 @@ static ipi_status run(client *c, const ipi_options *o)
     ipi_status status = prepare_units(c, o);
     if (!status) status = resize(c, 1);
     if (status) return status;
-    prepare_cell(c, o);
+    c->is_periodic = fastgdml_model_is_periodic(c->model);
+    c->check_cell = c->is_periodic && !o->any_cell;
     if (o->use_unix) {
         char path[512];
         snprintf(path, sizeof path, "%s%s", o->prefix, o->address);

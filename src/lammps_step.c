@@ -31,40 +31,15 @@ static int64_t tag_of(const fastgdml_lammps *d, const void *tags, int64_t i)
 /* Length of a box without periodicity, in boxes: its images are out of reach. */
 static const double endless = 1e6;
 
-/* The relative difference of the metric tensors of the model's cell and LAMMPS's box, which a rotation leaves alone. */
-static double difference_of_cells(const double *one, const double *other)
-{
-    double difference = 0.0, scale = 0.0;
-    for (int i = 0; i < 3; ++i) {
-        for (int j = 0; j < 3; ++j) {
-            double a = 0.0, b = 0.0;
-            for (int k = 0; k < 3; ++k) {
-                a += one[3 * k + i] * one[3 * k + j];
-                b += other[3 * k + i] * other[3 * k + j];
-            }
-            difference = fmax(difference, fabs(a - b));
-            scale = fmax(scale, fabs(a));
-        }
-    }
-    return difference / scale;
-}
-
 static fastgdml_status require_cell_of_model(const fastgdml_lammps *d)
 {
-    double cell[9], box[9];
-    const fastgdml_status status = fastgdml_model_lattice(d->model, cell);
-    if (status) return status;
+    double box[9];
     for (int i = 0; i < 9; ++i) box[i] = d->to_length * d->lattice[i];
-    if (difference_of_cells(cell, box) <= 1e-4) return FASTGDML_SUCCESS;
-    double lengths[2][3];
-    for (int i = 0; i < 3; ++i) {
-        lengths[0][i] = sqrt(cell[i] * cell[i] + cell[3 + i] * cell[3 + i] + cell[6 + i] * cell[6 + i]);
-        lengths[1][i] = sqrt(box[i] * box[i] + box[3 + i] * box[3 + i] + box[6 + i] * box[6 + i]);
-    }
-    return gdml_fail(FASTGDML_ERROR_GEOMETRY,
-                     "the box has vectors of length %.6g %.6g %.6g, the model was trained in a cell of %.6g %.6g %.6g or "
-                     "with other angles (unit of the model): take that cell, or set any_cell",
-                     lengths[1][0], lengths[1][1], lengths[1][2], lengths[0][0], lengths[0][1], lengths[0][2]);
+    const fastgdml_status status = fastgdml_model_check_lattice(d->model, box);
+    if (!status) return status;
+    char both[256];
+    snprintf(both, sizeof both, "%s", fastgdml_last_error());
+    return gdml_fail(status, "the box is not the cell of the model: %s. Take that cell, or set any_cell", both);
 }
 
 fastgdml_status gdml_lammps_read_box(fastgdml_lammps *d)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 try:
     from ase import Atoms, units
@@ -21,9 +20,9 @@ try:
 except ImportError as error:
     raise ImportError("The ASE calculator needs ASE: pip install 'fastgdml[ase]'") from error
 
-from ..elements import SYMBOLS
+from ..elements import symbols_of
 from ..errors import DataError, UsageError
-from .common import AnyModel, open_model, same_up_to_rotation, unit_sizes
+from .common import AnyModel, open_model, require_cell, unit_sizes
 
 _log = logging.getLogger(__name__)
 
@@ -158,7 +157,7 @@ class FastGDMLCalculator(BaseCalculator):
         if not np.array_equal(atoms.numbers, expected):
             same_atoms = np.array_equal(np.sort(atoms.numbers), np.sort(expected))
             raise DataError(
-                f"The atoms are {_formula(atoms.numbers)}, the model was trained on {_formula(expected)}. "
+                f"The atoms are {symbols_of(atoms.numbers)}, the model was trained on {symbols_of(expected)}. "
                 + ("They must come in the order of the training set." if same_atoms else "It knows no other molecule.")
             )
         if not self._periodic and atoms.pbc.any():
@@ -175,16 +174,10 @@ class FastGDMLCalculator(BaseCalculator):
                 raise DataError("The atoms have no cell, and the model was trained in several: set atoms.cell.")
             return own
         lattice = atoms.cell.array.T / self._r_unit
-        if own is None:
-            return lattice
-        if np.array_equal(lattice, own):
+        if own is not None and np.array_equal(lattice, own):
             return own
-        if not self._any_cell and not same_up_to_rotation(lattice, own):
-            raise DataError(
-                f"The cell of the atoms is {atoms.cell.tolist()}, the model was trained in "
-                f"{(own.T * self._r_unit).tolist()} (Angstrom, vectors as rows) and holds in no other. To evaluate it "
-                "elsewhere nevertheless, give any_cell=True."
-            )
+        if not self._any_cell:
+            require_cell(self.predictor, lattice, "The cell of the atoms")
         return lattice
 
 
@@ -239,9 +232,3 @@ class SGDMLCalculator(FastGDMLCalculator):
                 e_unit,
                 e_unit / r_unit,
             )
-
-
-def _formula(numbers: npt.ArrayLike) -> str:
-    """Return chemical symbols in order, as C C O H H."""
-    symbols = [SYMBOLS[number] for number in np.asarray(numbers)]
-    return " ".join(symbols if len(symbols) <= 60 else [*symbols[:60], f"... ({len(symbols)} atoms)"])

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from ..model import normalize_model
 from ..predict import GDMLPredict
 
@@ -83,8 +83,22 @@ def _size(key: str, given: str | float | None, recorded: str, factor: Callable[[
     return float(unit)
 
 
-def same_up_to_rotation(lattice: Array, other: Array) -> bool:
-    """Return whether lattice vectors, as columns (3, 3), have the same lengths and angles, to a part in a million."""
-    metric, expected = lattice.T @ lattice, other.T @ other
-    lengths = np.sqrt(expected.diagonal())
-    return bool((np.abs(metric - expected) <= 2e-6 * np.outer(lengths, lengths)).all())
+def require_cell(predictor: GDMLPredict, lattice: Array, what: str) -> None:
+    """Raise DataError unless a model of a periodic system was trained in this cell, which may be turned.
+
+    Parameters
+    ----------
+    predictor : GDMLPredict
+        The model; one of several cells holds in any.
+    lattice : ndarray, shape (3, 3)
+        Lattice vectors as columns, in the unit of the model.
+    what : str
+        What to call the cell in the message.
+    """
+    try:
+        predictor._predictor.check_lattice(np.ascontiguousarray(lattice))
+    except ValueError as error:
+        raise DataError(
+            f"{what} is not the cell that the model was trained in ({error}), and it holds in no other. To evaluate it "
+            "there nevertheless, give any_cell=True."
+        ) from None

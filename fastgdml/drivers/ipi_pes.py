@@ -35,8 +35,8 @@ try:
 except ImportError as error:
     raise ImportError("The driver for i-PI needs i-PI 3.1.6 or newer: pip install 'fastgdml[ipi]'") from error
 
-from fastgdml import _core
-from fastgdml.errors import DataError, UsageError
+from fastgdml.drivers.common import require_cell, unit_sizes
+from fastgdml.errors import DataError
 from fastgdml.predict import GDMLPredict
 
 __DRIVER_NAME__ = "fastgdml"
@@ -44,9 +44,6 @@ __DRIVER_CLASS__ = "FastGDML_driver"
 
 Array = npt.NDArray[np.float64]
 Result = tuple[float, Array, Array, str]
-
-# Cells are the model's own where their edges and angles agree to this, so that a few digits in an input do.
-_CELL_TOLERANCE = 1e-4
 
 
 class FastGDML_driver(Dummy_driver):
@@ -56,7 +53,7 @@ class FastGDML_driver(Dummy_driver):
     ----------
     model : str
         Model file: npz, or flat (``.fgdml``).
-    energy_unit, length_unit : str, optional
+    e_unit, r_unit : str, optional
         Units of the model ("kcal/mol", "eV", "Hartree", ...; "Ang", "Bohr", "nm"). By default those that it records.
     n_threads : int, optional
         Number of threads. All by default; give 1 if one driver runs for each bead.
@@ -82,21 +79,17 @@ class FastGDML_driver(Dummy_driver):
     def __init__(
         self,
         model: str,
-        energy_unit: str | None = None,
-        length_unit: str | None = None,
+        e_unit: str | None = None,
+        r_unit: str | None = None,
         n_threads: int | None = None,
         any_cell: bool = False,
         **kwargs: Any,
     ) -> None:
         self.predictor = GDMLPredict(model, max_processes=n_threads)
-        try:
-            self._energy = _core.energy_factor(energy_unit or self.predictor.e_unit, "Hartree")
-            self._length = _core.length_factor("Bohr", length_unit or self.predictor.r_unit)
-        except ValueError as error:
-            raise UsageError(f"{model}: {error}; give it as energy_unit or length_unit.") from None
-        properties = self.predictor._predictor.properties()
-        self._is_periodic: bool = properties["periodic"]
-        self._lattice: Array | None = None if any_cell else properties.get("lattice")
+        self._energy, length = unit_sizes(self.predictor, e_unit, r_unit, "Hartree", "Bohr")
+        self._length = 1 / length
+        self._is_periodic: bool = self.predictor._predictor.properties()["periodic"]
+        self._any_cell = any_cell
         super().__init__(**kwargs)
 
     def compute_structure(self, cell: Array, pos: Array) -> Result:
@@ -151,21 +144,10 @@ class FastGDML_driver(Dummy_driver):
         lattices = np.array(cells) * self._length
         if (lattices == lattices[0]).all():
             lattices = lattices[0]
-        if self._lattice is not None:
+        if not self._any_cell:
             for lattice in lattices.reshape(-1, 3, 3):
-                _require_same_cell(lattice, self._lattice)
+                require_cell(self.predictor, lattice, "i-PI's cell")
         return lattices
-
-
-def _require_same_cell(lattice: Array, own: Array) -> None:
-    """Raise DataError unless two cells are the same but for a rotation: products of their vectors are equal."""
-    own_products = own.T @ own
-    edges = np.sqrt(np.diag(own_products))
-    if not np.all(np.abs(lattice.T @ lattice - own_products) <= _CELL_TOLERANCE * np.outer(edges, edges)):
-        raise DataError(
-            f"i-PI's cell is {lattice.T.tolist()}, the model was trained in {own.T.tolist()} (vectors as rows, in the "
-            "unit of the model) and holds in no other but for rotations. any_cell takes it all the same."
-        )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ except ImportError as error:
     raise ImportError("The force for OpenMM needs OpenMM 8.6 or newer: pip install 'fastgdml[openmm]'") from error
 
 from ..errors import DataError, UsageError
-from .common import AnyModel, open_model, same_up_to_rotation, unit_sizes
+from .common import AnyModel, open_model, require_cell, unit_sizes
 
 Array = npt.NDArray[np.float64]
 
@@ -105,9 +105,8 @@ class _Computation:
         self._arguments = (model, e_unit, r_unit, max_processes, any_cell)
         self.predictor = open_model(model, max_processes)
         self._e_unit, self._r_unit = unit_sizes(self.predictor, e_unit, r_unit, "kJ/mol", "nm")
-        properties = self.predictor._predictor.properties()
-        self.periodic: bool = properties["periodic"]
-        self._own_lattice: Array | None = None if any_cell else properties.get("lattice")
+        self.periodic: bool = self.predictor._predictor.properties()["periodic"]
+        self._any_cell = any_cell
 
     def __call__(self, state: State) -> tuple[float, Array]:
         R = state.getPositions(asNumpy=True).value_in_unit(nanometer)
@@ -124,12 +123,8 @@ class _Computation:
         """Return the box as columns, in the model's unit."""
         box: Array = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(nanometer)
         lattice = box.T / self._r_unit
-        own = self._own_lattice
-        if own is not None and not same_up_to_rotation(lattice, own):
-            raise DataError(
-                f"The box is {box.tolist()}, the model was trained in {(own.T * self._r_unit).tolist()} (nm, vectors "
-                "as rows) and holds in no other. To evaluate it elsewhere nevertheless, give any_cell=True."
-            )
+        if not self._any_cell:
+            require_cell(self.predictor, lattice, "The box")
         return lattice
 
     def __reduce__(self) -> tuple[Any, ...]:

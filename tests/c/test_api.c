@@ -182,6 +182,16 @@ static void predictions_that_cannot_be_made(void)
     double lattice[9];
     CHECK_FAILS(fastgdml_model_lattice(molecule, lattice), FASTGDML_ERROR_ARGUMENT, "is of a molecule");
     CHECK_FAILS(fastgdml_model_lattice(crystal, NULL), FASTGDML_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(fastgdml_model_check_lattice(NULL, skewed_cell), FASTGDML_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(fastgdml_model_check_lattice(crystal, NULL), FASTGDML_ERROR_ARGUMENT, "NULL");
+    CHECK(!fastgdml_model_check_lattice(molecule, skewed_cell) && !fastgdml_model_check_lattice(crystal, skewed_cell));
+    double other[9];
+    for (int i = 0; i < 9; ++i) other[i] = skewed_cell[(i + 3) % 9];   /* axes exchanged in turn: a rotation */
+    CHECK(!fastgdml_model_check_lattice(crystal, other));
+    for (int i = 0; i < 9; ++i) other[i] = skewed_cell[i] * (i == 4 ? 1.001 : 1.0);
+    CHECK_FAILS(fastgdml_model_check_lattice(crystal, other), FASTGDML_ERROR_GEOMETRY, "the model was trained with");
+    other[4] = NAN;
+    CHECK_FAILS(fastgdml_model_check_lattice(crystal, other), FASTGDML_ERROR_GEOMETRY, "nan");
     CHECK(!fastgdml_model_lattice(crystal, lattice) && same_bits(9, lattice, skewed_cell));
     CHECK(fastgdml_model_is_periodic(crystal) && !fastgdml_model_is_periodic(molecule));
     CHECK(fastgdml_model_n_atoms(crystal) == 3 && fastgdml_model_n_train(crystal) == 4);
