@@ -77,24 +77,23 @@ def attach_python(lmp: Any, predictor: GDMLPredict) -> None:
 
 
 def attach_empty(lmp: Any, predictor: GDMLPredict) -> None:
-    """The same fix without a callback: it adds an array of forces, which are zero."""
+    """Add the same fix without a callback: its array of forces is zero."""
     lmp.command("fix empty all external pf/array 1")
     lmp.numpy.fix_external_get_force("empty")[:] = 0.0
 
 
-def steps_per_second(attach: Any, predictor: GDMLPredict, n_molecules: int, seconds: float) -> float:
-    """Return the best of three runs."""
+def steps_per_second(attach: Any, predictor: GDMLPredict, n_molecules: int, n_steps: int) -> float:
+    """Return the best of three runs. All MPI ranks must make the same number of steps."""
     lmp = simulation(n_molecules)
     attach(lmp, predictor)
     lmp.command("run 20")
-    rate, n_steps = 0.0, 20
-    for _ in range(4):
+    seconds = []
+    for _ in range(3):
         start = time.perf_counter()
         lmp.command(f"run {n_steps}")
-        rate = max(rate, n_steps / (time.perf_counter() - start))
-        n_steps = max(20, int(rate * seconds))
+        seconds.append(time.perf_counter() - start)
     lmp.close()
-    return rate
+    return n_steps / min(seconds)
 
 
 def main() -> None:
@@ -113,14 +112,15 @@ def main() -> None:
     ways = {"native": attach_native, "empty": attach_empty}
     if n_ranks == 1:
         ways["Python"] = attach_python
+    n_steps = 1000 if args.smoke else 20000
     for n_molecules in (1, 8) if args.smoke else (1, 100):
         rates = {
-            name: steps_per_second(attach, predictor, n_molecules, 0.05 if args.smoke else 1.0)
+            name: steps_per_second(attach, predictor, n_molecules, n_steps // n_molecules)
             for name, attach in ways.items()
         }
         if rank == 0:
             text = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
-            print(f"{n_molecules} ethanol, {n_ranks} MPI rank(s), {predictor.n_train} points, steps/s: {text}", flush=True)
+            print(f"{n_molecules} ethanol, {predictor.n_train} points, {n_ranks} MPI rank(s), steps/s: {text}")
     lmp.finalize()
 
 
