@@ -525,7 +525,7 @@ def test_errors_of_the_driver(folder, driver_class, ethanol, ethanol_model):
     with pytest.raises(UsageError, match="'furlong', an unknown unit"):
         driver_class("model.npz", r_unit="furlong")
     save_model("bare.npz", {key: value for key, value in ethanol_model.items() if key not in ("e_unit", "r_unit")})
-    with pytest.raises(UsageError, match="does not record its units .*: give e_unit and r_unit"):
+    with pytest.raises(UsageError, match=r"does not record its units .*: give e_unit and r_unit"):
         driver_class("bare.npz")
     given = driver_class("bare.npz", e_unit="kcal/mol", r_unit="Ang")
     assert given(np.eye(3), ethanol["R"][0] * BOHR)[0] == driver(np.eye(3), ethanol["R"][0] * BOHR)[0]

@@ -363,7 +363,7 @@ def test_a_cell_that_changes_ends_the_run(simulation, slab):
     run.commands("fix nve all nve\nfix deform all deform 1 z erate 1e-5\ntimestep 1.0\nrun 5")
     with pytest.raises(Exception, match="fastgdml: the box is not the cell of the model"):
         run.run(20)
-    with pytest.raises(DataError, match="the box has vectors"):
+    with pytest.raises(DataError, match="the box is not the cell of the model"):
         driver.check()
 
 
