@@ -35,7 +35,7 @@ void gdml_plan(gdml_evaluation *e, int n_threads)
 {
     const gdml_predictor *p = &e->model->predictor;
     const int64_t work = p->n_tiles * p->tile * gdml_n_images(p);
-    if (n_threads < 1) n_threads = 1;
+    if (n_threads < 1 || work * e->n_geo < parallel_threshold) n_threads = 1;
     int64_t n_query = e->n_geo / n_threads;
     if (n_query > GDML_QUERY_BLOCK) n_query = GDML_QUERY_BLOCK;
     if (n_query < 1) n_query = 1;
@@ -43,7 +43,6 @@ void gdml_plan(gdml_evaluation *e, int n_threads)
     e->n_query = n_query;
     e->n_blocks = (e->n_geo + n_query - 1) / n_query;
     const int64_t loop = work < parallel_threshold || e->n_blocks > p->n_tiles ? e->n_blocks : p->n_tiles;
-    if (work * e->n_geo < parallel_threshold) n_threads = 1;
     if (n_threads > loop) n_threads = (int)loop;
     e->n_threads = n_threads;
     e->over_tiles = e->n_blocks < n_threads;

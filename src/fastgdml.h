@@ -138,7 +138,7 @@ FASTGDML_API fastgdml_status fastgdml_model_check_lattice(const fastgdml_model *
  *   virial     [n_geo][3][3]        -dE/d(strain) = sum over pairs of d (outer) f, symmetric, or NULL; the stress is
  *                                   -virial / volume
  *   n_threads  how many threads to use at most: 1 none but the calling one; 0 or less all that this process may use.
- *              In a process forked after OpenMP was used it is 1.
+ *              In a process forked after this library used several it is 1.
  * FASTGDML_ERROR_ARGUMENT; _GEOMETRY names the first geometry that cannot be evaluated, the others are; _MEMORY. */
 FASTGDML_API fastgdml_status fastgdml_predict(const fastgdml_model *model, int64_t n_geo, const double *r,
                                               const double *lattice, double *energy, double *forces, double *virial,
