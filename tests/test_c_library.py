@@ -347,11 +347,13 @@ def test_the_library_needs_only_the_c_library(kind, request):
     assert needed <= allowed | ({"libgomp", "libomp"} if kind == "c_only" else set())
     run("ldd", library)  # with all that it needs
     exported = re.findall(r" T (\w+)", run(program("nm", "part of binutils"), "-D", "--defined-only", library))
-    declared = set(re.findall(r"FASTGDML_API [^;]*?\b(fastgdml_\w+)\(", (ROOT / "src/fastgdml.h").read_text()))
+    headers = "".join((ROOT / "src" / name).read_text() for name in ("fastgdml.h", "fastgdml_lammps.h"))
+    declared = set(re.findall(r"FASTGDML_API [^;]*?\b(fastgdml_\w+)\(", headers))
     assert set(exported) == declared
 
 
 def test_the_module_for_fortran_has_every_function():
-    declared = set(re.findall(r"FASTGDML_API [^;]*?\b(fastgdml_\w+)\(", (ROOT / "src/fastgdml.h").read_text()))
+    headers = "".join((ROOT / "src" / name).read_text() for name in ("fastgdml.h", "fastgdml_lammps.h"))
+    declared = set(re.findall(r"FASTGDML_API [^;]*?\b(fastgdml_\w+)\(", headers))
     module = (ROOT / "src/fastgdml.f90").read_text()
     assert set(re.findall(r"^ +(?:function|subroutine) (fastgdml_\w+)\(", module, re.MULTILINE)) == declared
