@@ -3,16 +3,15 @@
 import cuda_on_host
 import numpy as np
 import pytest
-import reference as oracle
-from conftest import cyclic_group, random_molecules, symmetric_group_of_three
+from conftest import cyclic_group, random_molecules
+from gpu_checks import GROUPS, check_assembly, check_assembly_with_oracle, check_rectangles_and_diagonal_blocks
 
 from fastgdml import descriptor
-from fastgdml.cell import Cell
+from fastgdml.errors import InsufficientMemoryError
 from fastgdml.gpu import kernel as gpu_kernel
 from fastgdml.gpu import predict as gpu_predict
 from fastgdml.group import GroupTables
 from fastgdml.kernel import Coordinates, assemble_full
-from fastgdml.solvers.rigid import drop_rigid_motions
 
 pytestmark = pytest.mark.skipif(
     cuda_on_host.compiler() is None, reason="there is no g++, which compiles CUDA kernels for the processor: install it"
@@ -158,52 +157,58 @@ def test_device_arrays_are_not_numpy_arrays(host_cupy):
 
 # ---- the kernels
 
-GROUPS = {
-    "one": lambda n: np.arange(n)[None, :],
-    "all move": lambda n: cyclic_group(n, n),
-    "three atoms": symmetric_group_of_three,
-}
+
+def test_assembly_equals_cpu(reference, host_cupy):
+    check_assembly(reference, host_cupy)
 
 
+@pytest.mark.parametrize("energies", [False, True])
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize(("n_atoms", "n_train"), [(3, 1), (3, 4), (5, 3), (9, 2)])
-def test_assembly_equals_oracle(group, n_atoms, n_train, host_cupy):
-    perms = GROUPS[group](n_atoms)
-    R = random_molecules(n_train, n_atoms)
-    rows = Coordinates.full(n_train, 3 * n_atoms)
-    x, g = descriptor.from_R(R)
-    K = gpu_kernel.assemble_lower(x, g, GroupTables.from_perms(perms), 4.0, rows, -2.0, xp=host_cupy).get()
-    expected = -2.0 * oracle.kernel_matrix(R, perms, 4.0)
-    assert K.flags.f_contiguous
-    np.testing.assert_allclose(np.tril(K), np.tril(expected), rtol=0, atol=1e-13 * np.abs(expected).max())
+def test_assembly_equals_oracle(group, n_atoms, n_train, energies, host_cupy):
+    check_assembly_with_oracle(GROUPS[group](n_atoms), n_atoms, n_train, energies, host_cupy)
 
 
-@pytest.mark.parametrize("shared_memory", [1, 3000, 48 * 1024])
+@pytest.mark.parametrize("energies", [False, True])
+@pytest.mark.parametrize("group", GROUPS)
+def test_rectangles_and_diagonal_blocks(group, energies, host_cupy):
+    check_rectangles_and_diagonal_blocks(GROUPS[group](5), energies, host_cupy)
+
+
+@pytest.mark.parametrize("shared_memory", [1, 3000, 48 * 1024, 100_000])
 def test_assembly_with_any_chunk_of_permutations(shared_memory, host_cupy, monkeypatch):
+    # One permutation at a time, a few, and more than a block has without asking for it.
+    if shared_memory > 48 * 1024:
+        load = gpu_kernel.load_cuda
+
+        def with_more_memory(name, xp):
+            kernel = load(name, xp)
+            kernel.max_dynamic_shared_size_bytes = shared_memory
+            return kernel
+
+        monkeypatch.setattr(gpu_kernel, "load_cuda", with_more_memory)
     monkeypatch.setattr(gpu_kernel, "_SHARED_MEMORY", shared_memory)
-    R = random_molecules(3, 12)
+    R = random_molecules(3, 30)
     x, g = descriptor.from_R(R)
-    tables = GroupTables.from_perms(cyclic_group(12, 12))
+    tables = GroupTables.from_perms(cyclic_group(30, 30))
     steps = []
-    K = gpu_kernel.assemble_lower(
-        x, g, tables, 10.0, Coordinates.full(3, 36), progress=lambda *step: steps.append(step), xp=host_cupy
-    )
-    expected = assemble_full(x, g, tables, 10.0)
+    rows = Coordinates.full(3, 91)
+    progress = lambda *step: steps.append(step)  # noqa: E731
+    K = gpu_kernel.assemble_lower(x, g, tables, 10.0, rows, 1.0, progress, True, xp=host_cupy)
+    expected = assemble_full(x, g, tables, 10.0, energies=True)
     np.testing.assert_allclose(np.tril(K.get()), np.tril(expected), rtol=0, atol=1e-13 * np.abs(expected).max())
     assert steps[-1] == (6, 6)
 
 
-def test_assembly_equals_cpu(reference, host_cupy):
-    R = reference["R_train"][:3]
-    x, g = descriptor.from_R(R, Cell.of(reference))
-    tables = GroupTables.from_perms(reference["perms"])
-    expected = assemble_full(x, g, tables, float(reference["sig"]))
-    rows = drop_rigid_motions(R, "lattice" in reference).rows
-    K = gpu_kernel.assemble_lower(x, g, tables, float(reference["sig"]), rows, xp=host_cupy).get()
-    kept = np.repeat(np.arange(3) * 3 * R.shape[1], np.diff(rows.begin)) + rows.coord
-    np.testing.assert_allclose(
-        np.tril(K), np.tril(expected[np.ix_(kept, kept)]), rtol=0, atol=1e-13 * np.abs(expected).max()
-    )
+def test_molecules_that_are_too_large_for_shared_memory(host_cupy):
+    # One permutation of 450 atoms needs 54 kB.
+    x, g = np.ones((1, 450 * 449 // 2)), np.zeros((1, 450 * 449 // 2, 3))
+    tables = GroupTables.from_perms([np.arange(450)])
+    rows = Coordinates.from_lists([[0, 1349]])
+    assert gpu_kernel.assemble_lower(x, g, tables, 10.0, rows, xp=host_cupy).shape == (2, 2)
+    small = cuda_on_host.host_cupy(max_shared_bytes=50_000)
+    with pytest.raises(InsufficientMemoryError, match=r"450 atoms needs 53 kB of shared memory .* has 49 kB"):
+        gpu_kernel.assemble_lower(x, g, tables, 10.0, rows, xp=small)
 
 
 @pytest.mark.parametrize("n_train", [1, 40, 300])

@@ -8,6 +8,7 @@ import pytest
 import reference as oracle
 import scipy.linalg
 from conftest import cyclic_group, random_molecules, symmetric_group_of_three
+from gpu_checks import GROUPS, check_assembly, check_assembly_with_oracle, check_rectangles_and_diagonal_blocks
 
 from fastgdml import backend, descriptor
 from fastgdml.cell import Cell
@@ -18,18 +19,10 @@ from fastgdml.gpu import descriptor as gpu_descriptor
 from fastgdml.gpu import kernel as gpu_kernel
 from fastgdml.gpu import predict as gpu_predict
 from fastgdml.group import GroupTables
-from fastgdml.kernel import Coordinates, assemble_full
 from fastgdml.predict import GDMLPredict
 from fastgdml.solvers import cholesky as cpu_solver
 from fastgdml.solvers.rigid import drop_rigid_motions
 from fastgdml.train import GDMLTrain
-
-GROUPS = {
-    "one": lambda n: np.arange(n)[None, :],
-    "all move": lambda n: cyclic_group(n, n),
-    "three atoms": symmetric_group_of_three,
-    "no group": lambda n: np.array([np.roll(np.arange(n), 1), np.arange(n)]),
-}
 
 
 def make_model(R_train, perms, sig=3.0, std=2.5, c=-7.0, seed=0, cell=None):
@@ -275,30 +268,29 @@ def test_where_data_lie():
 # ---- kernel matrix
 
 
+@pytest.mark.parametrize("energies", [False, True])
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize(("n_atoms", "n_train"), [(3, 1), (3, 4), (5, 3)])
-def test_assembly_equals_oracle(group, n_atoms, n_train):
-    perms = GROUPS[group](n_atoms)
-    R = random_molecules(n_train, n_atoms)
-    rows = Coordinates.full(n_train, 3 * n_atoms)
-    x, g = gpu_descriptor.from_R(R, xp=np)
-    K = gpu_kernel.assemble_lower(x, g, GroupTables.from_perms(perms), 4.0, rows, -2.0, xp=np)
-    expected = -2.0 * oracle.kernel_matrix(R, perms, 4.0)
-    np.testing.assert_allclose(np.tril(K), np.tril(expected), rtol=0, atol=1e-13 * np.abs(expected).max())
+def test_assembly_equals_oracle(group, n_atoms, n_train, energies):
+    check_assembly_with_oracle(GROUPS[group](n_atoms), n_atoms, n_train, energies, np)
 
 
 def test_assembly_equals_cpu(reference):
-    R = reference["R_train"][:4]
-    x, g = descriptor.from_R(R, Cell.of(reference))
-    tables = GroupTables.from_perms(reference["perms"])
-    expected = assemble_full(x, g, tables, float(reference["sig"]))
-    rows = drop_rigid_motions(R, "lattice" in reference).rows
-    K = gpu_kernel.assemble_lower(x, g, tables, float(reference["sig"]), rows, xp=np)
-    kept = np.repeat(np.arange(4) * 3 * R.shape[1], np.diff(rows.begin)) + rows.coord
-    assert K.flags.f_contiguous
-    np.testing.assert_allclose(
-        np.tril(K), np.tril(expected[np.ix_(kept, kept)]), rtol=0, atol=1e-13 * np.abs(expected).max()
-    )
+    check_assembly(reference, np)
+
+
+@pytest.mark.parametrize("energies", [False, True])
+@pytest.mark.parametrize("group", GROUPS)
+def test_rectangles_and_diagonal_blocks(group, energies):
+    check_rectangles_and_diagonal_blocks(GROUPS[group](5), energies, np)
+
+
+@pytest.mark.parametrize("first", [0, 1, 5, 10**9, 3 * 10**14])
+def test_blocks_of_the_lower_triangle_are_numbered(first):
+    row, col = gpu_kernel._lower_blocks(first, first + 100_000)
+    assert (col >= 0).all()
+    assert (col <= row).all()
+    np.testing.assert_array_equal(row * (row + 1) // 2 + col, np.arange(first, first + 100_000))
 
 
 def test_pairs_are_expanded():
