@@ -14,6 +14,7 @@ from ..descriptor import Array
 from ..errors import InsufficientMemoryError
 from ..group import GroupTables
 from ..kernel import Progress
+from ..lapack import solve_triangular_right
 from ..solvers.cholesky import ClosedFormSolution, solve_with_rising_lambda
 from ..solvers.rigid import drop_rigid_motions
 from .arrays import free_memory, release, to_numpy
@@ -131,9 +132,9 @@ def solve_closed_form(
 def _too_large(needed: int, R: Array, xp: ModuleType) -> InsufficientMemoryError:
     return InsufficientMemoryError(
         f"The closed form for {len(R)} points of {R.shape[1]} atoms needs {needed / 2**30:.1f} GB of device memory, "
-        f"{free_memory(xp) / 2**30:.1f} GB are free. Use the iterative solver (solver='cg', --solver cg), fewer training "
-        "points, free memory of the device, or train on the processor (backend='cpu'), where the matrix takes half as "
-        "much."
+        f"{free_memory(xp) / 2**30:.1f} GB are free. Use the iterative solver (solver='cg', --solver cg), fewer "
+        "training points, free memory of the device, or train on the processor (backend='cpu'), where the matrix "
+        "takes half as much."
     )
 
 
@@ -199,6 +200,14 @@ def cholesky_solve(matrix: Any, rhs: Any, xp: ModuleType, block: int | None = No
     return z
 
 
+def solve_right(factor: Any, panel: Any, xp: ModuleType) -> None:
+    """Replace a panel B (m, k) by B L^-T, with L (k, k) from `cholesky`; both in Fortran order."""
+    if xp is np:
+        solve_triangular_right(factor, panel)
+    else:
+        _Blas(factor, xp).divide(0, len(factor), int(panel.data.ptr), len(panel), len(panel))
+
+
 class _Blas:
     """cuBLAS and cuSOLVER on parts of one square Fortran-ordered matrix in device memory."""
 
@@ -230,6 +239,10 @@ class _Blas:
 
     def divide_panel(self, k: int, end: int) -> None:
         """Multiply the rows below the factored diagonal block L by L^-T."""
+        self.divide(k, end, self._at(end, k), self._n - end, self._n)
+
+    def divide(self, k: int, end: int, address: int, n_rows: int, stride: int) -> None:
+        """Multiply a panel at an address, columns `stride` apart, by L^-T of the diagonal block of rows k to end."""
         lib = self._cublas
         lib.dtrsm(
             self._blas_handle,
@@ -237,13 +250,13 @@ class _Blas:
             lib.CUBLAS_FILL_MODE_LOWER,
             lib.CUBLAS_OP_T,
             lib.CUBLAS_DIAG_NON_UNIT,
-            self._n - end,
+            n_rows,
             end - k,
             self._one.ctypes.data,
             self._at(k, k),
             self._n,
-            self._at(end, k),
-            self._n,
+            address,
+            stride,
         )
 
     def update(self, col: int, col_end: int, k: int, end: int) -> None:

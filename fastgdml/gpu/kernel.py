@@ -178,7 +178,7 @@ def _side(x: Any, g: Any, coordinates: Coordinates, energies: bool, xp: ModuleTy
 
 
 def _lower_blocks(first: int, stop: int) -> tuple[IntArray, IntArray]:
-    """Number the blocks on and below the diagonal: (0, 0), (1, 0), (1, 1), (2, 0), ..."""
+    """Return the points of blocks on and below the diagonal, numbered (0, 0), (1, 0), (1, 1), (2, 0), and so on."""
     number = np.arange(first, stop, dtype=np.int64)
     row = ((np.sqrt(8.0 * number + 1.0) - 1.0) * 0.5).astype(np.int64)
     # The square root may be off by one unit.
@@ -188,12 +188,12 @@ def _lower_blocks(first: int, stop: int) -> tuple[IntArray, IntArray]:
 
 
 def _all_blocks(n_cols: int) -> Callable[[int, int], tuple[IntArray, IntArray]]:
-    """Number the blocks of a rectangle."""
+    """Return the function that gives the points of blocks of a rectangle, numbered row by row."""
     return lambda first, stop: np.divmod(np.arange(first, stop, dtype=np.int64), n_cols)
 
 
 def _own_blocks(first: int, stop: int) -> tuple[IntArray, IntArray]:
-    """Number the blocks of each point with itself."""
+    """Return the points of blocks of each point with itself."""
     number = np.arange(first, stop, dtype=np.int64)
     return number, number
 
