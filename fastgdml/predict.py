@@ -43,7 +43,7 @@ class GDMLPredict(LegacyPredict):
     max_processes : int, optional
         Number of threads. All by default.
     use_torch : bool
-        Accepted for compatibility with sgdml; warns and has no effect.
+        Accepted for compatibility with sgdml; warns, and predicts on the GPU where there is one.
     log_level : int, optional
         Level of this module's logger.
     backend : {'cpu', 'gpu', 'auto'}
@@ -72,8 +72,6 @@ class GDMLPredict(LegacyPredict):
     ) -> None:
         if log_level is not None:
             _log.setLevel(log_level)
-        if use_torch:
-            _log.warning("use_torch has no effect: PyTorch is not used. For a GPU, give backend='gpu'.")
         if isinstance(model, str | os.PathLike) and is_flat(model):
             self._predictor = load_flat(model)
         else:
@@ -94,7 +92,7 @@ class GDMLPredict(LegacyPredict):
         self._image_rule = image_rule_of(properties)
         self._cell = cell_of(properties)
         self._gpu: Any = None
-        if resolve_backend(backend) == "gpu":
+        if resolve_backend(backend, use_torch) == "gpu":
             arrays = self._arrays
             if arrays.alphas_E is not None:
                 raise energies_on_gpu_error()

@@ -521,6 +521,19 @@ def test_backend_without_a_device(module, reason, monkeypatch):
         backend.resolve_backend("gpu")
 
 
+def test_use_torch_takes_the_device_where_there_is_one(monkeypatch, caplog):
+    pretend(monkeypatch, fake_cupy())
+    assert [backend.resolve_backend(name, use_torch=True) for name in backend.BACKENDS] == ["gpu"] * 3
+    assert caplog.text.count("use_torch: PyTorch is not used. This runs on the GPU") == 1
+    caplog.clear()
+    pretend(monkeypatch, ImportError("No module named 'cupy'"))
+    assert backend.resolve_backend("cpu", use_torch=True) == "cpu"
+    assert "importing cupy failed (No module named 'cupy'). This runs on the processor." in caplog.text
+    # Who asks for a device by name gets no other.
+    with pytest.raises(UsageError, match="needs CuPy"):
+        backend.resolve_backend("gpu", use_torch=True)
+
+
 def test_energy_constraints_are_left_to_the_processor(monkeypatch, ethanol, ethanol_model):
     task = GDMLTrain().create_task(ethanol, 10, ethanol, 10, 20, use_E_cstr=True, seed=0)
     pretend(monkeypatch, fake_cupy())
