@@ -391,7 +391,7 @@ class HostBlas:
 
 
 @pytest.fixture
-def host_cupy(monkeypatch):
+def blas_cupy(monkeypatch):
     """An array module that is not NumPy, with the libraries above."""
     monkeypatch.setattr(gpu_cholesky, "importlib", types.SimpleNamespace(import_module=lambda name: HostBlas))
     device = types.SimpleNamespace(get_cublas_handle=lambda: 1, get_cusolver_handle=lambda: 2)
@@ -404,19 +404,19 @@ def host_cupy(monkeypatch):
 
 
 @pytest.mark.parametrize("block", [None, 20, 7, 1, 19])
-def test_blocked_factorisation(block, host_cupy):
+def test_blocked_factorisation(block, blas_cupy):
     rng = np.random.default_rng(0)
     A = rng.normal(size=(20, 20))
     A = A @ A.T + 20 * np.eye(20)
     rhs = rng.normal(size=20)
     matrix = host_array(np.asfortranarray(np.tril(A)))  # nothing above the diagonal
-    assert gpu_cholesky.cholesky(matrix, host_cupy, block)
+    assert gpu_cholesky.cholesky(matrix, blas_cupy, block)
     np.testing.assert_allclose(np.tril(matrix), np.linalg.cholesky(A), rtol=0, atol=1e-12)
-    z = gpu_cholesky.cholesky_solve(matrix, rhs, host_cupy, block)
+    z = gpu_cholesky.cholesky_solve(matrix, rhs, blas_cupy, block)
     np.testing.assert_allclose(z, np.linalg.solve(A, rhs), rtol=0, atol=1e-13)
 
     A[13, 13] = -1.0
-    assert not gpu_cholesky.cholesky(host_array(np.asfortranarray(A)), host_cupy, block)
+    assert not gpu_cholesky.cholesky(host_array(np.asfortranarray(A)), blas_cupy, block)
 
 
 # ---- training
