@@ -68,3 +68,16 @@ def on_device(number: int, xp: ModuleType) -> AbstractContextManager[Any]:
 def new_stream(xp: ModuleType) -> Any:
     """Return a stream of the current device, to use as a context: work on it overlaps with that on others."""
     return nullcontext() if xp is np else xp.cuda.Stream(non_blocking=True)
+
+
+def copy_to_host(array: Any, out: np.ndarray, stream: Any) -> None:
+    """Write an array to one of the host, after the work on the stream that computes it."""
+    if isinstance(array, np.ndarray):
+        out[...] = array
+    else:
+        array.get(stream=stream, out=out)
+
+
+def pinned(n: int, xp: ModuleType) -> np.ndarray:
+    """Return an uninitialised array (n,) on the host that a device can copy from and to on its own."""
+    return np.frombuffer(xp.cuda.alloc_pinned_memory(8 * n), np.float64, n)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import sqrt
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,8 +91,9 @@ class DeviceModel:
         self.n_train, self.n_desc, self.n_perms, self.n_atoms = host.n_train, host.n_desc, host.n_perms, host.n_atoms
         self.sig, self.std, self.c = host.sig, host.std, host.c
         self.q = sqrt(5) / self.sig
-        self.images = xp.asarray(np.argsort(host.pair_perms, axis=1).astype(np.int32))
-        self.back = xp.asarray(host.pair_perms.astype(np.int32))
+        # Kernels read rows; argsort and what makes the permutations may leave columns.
+        self.images = xp.asarray(np.ascontiguousarray(np.argsort(host.pair_perms, axis=1), dtype=np.int32))
+        self.back = xp.asarray(np.ascontiguousarray(host.pair_perms, dtype=np.int32))
         center = self.q * host.x.mean(axis=0)[host.pair_perms].mean(axis=0)
         self.center = xp.asarray(center)
         self.xv = xp.empty((2 * self.n_train, self.n_desc))
