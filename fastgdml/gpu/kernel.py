@@ -299,10 +299,13 @@ def _with_cuda(
     return compute, _MAX_BLOCKS
 
 
-def load_cuda(name: str, xp: ModuleType) -> Any:
-    """Return the compiled CUDA kernel of cuda/`name`.cu; CuPy keeps compiled code in a cache on disk."""
+def load_cuda(name: str, xp: ModuleType, function: str | None = None) -> Any:
+    """Return a compiled CUDA kernel of cuda/`name`.cu, that of the same name unless `function` says which.
+
+    CuPy keeps compiled code in a cache on disk.
+    """
     code = (Path(__file__).parent / "cuda" / f"{name}.cu").read_text()
-    return xp.RawModule(code=code, backend="nvrtc").get_function(name)
+    return xp.RawModule(code=code, backend="nvrtc").get_function(function or name)
 
 
 def _raise_shared_memory(kernel: Any, needed: int, n_atoms: int, xp: ModuleType) -> None:

@@ -1,9 +1,11 @@
 """A stand-in for CuPy: arrays in host memory that behave as if they were on a device."""
 
+import functools
 import types
 
 import numpy as np
 
+from . import runtime
 from .kernel import compile_kernel
 
 
@@ -12,10 +14,26 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __init__(self, host):
         self.host = host
+        self.device = runtime.Device()
 
-    def get(self):
+    def get(self, stream=None, order="C", out=None, blocking=True):
         """Return a copy on the host."""
-        return self.host.copy("K")
+        if out is None:
+            return self.host.copy("K")
+        if not (out.flags.c_contiguous and out.shape == self.host.shape and out.dtype == self.host.dtype):
+            raise ValueError(f"{out.dtype} {out.shape} cannot take {self.host.dtype} {self.host.shape}")
+        with runtime.stream_of(stream):
+            if blocking:
+                runtime.current_stream().synchronize()
+            runtime.submit(lambda: np.copyto(out, self.host))
+        return out
+
+    def set(self, arr, stream=None):
+        """Copy from the host."""
+        if not (self.host.flags.c_contiguous and arr.shape == self.host.shape and arr.dtype == self.host.dtype):
+            raise ValueError(f"{arr.dtype} {arr.shape} cannot be set to {self.host.dtype} {self.host.shape}")
+        with runtime.stream_of(stream):
+            runtime.submit(lambda: np.copyto(self.host, arr))
 
     @property
     def data(self):
@@ -26,6 +44,8 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         raise TypeError("an array of the device was used as a NumPy array: call get()")
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        if runtime.current_stream().captured is not None:
+            raise RuntimeError("only kernels and copies can be captured here")
         result = _delegate(getattr(ufunc, method))(*inputs, **kwargs)
         return kwargs["out"][0] if "out" in kwargs else result
 
@@ -68,6 +88,8 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
 
 def _unwrap(value):
     if isinstance(value, DeviceArray):
+        if value.device.id != runtime.current_device():
+            raise TypeError(f"an array of device {value.device.id} was used on device {runtime.current_device()}")
         return value.host
     if isinstance(value, np.ndarray) and value.ndim:
         raise TypeError("a NumPy array was used like one of the device: convert it with asarray")
@@ -114,18 +136,18 @@ class HostCupy(_Namespace):
     def __init__(self, free_bytes=2**30, max_shared_bytes=227 * 1024, n_devices=1):
         super().__init__(np)
         self.free_bytes = free_bytes
-        stream = types.SimpleNamespace(synchronize=lambda: None, ptr=0)
-        device = types.SimpleNamespace(
-            id=0,
-            attributes={"MaxSharedMemoryPerBlockOptin": max_shared_bytes, "MultiProcessorCount": 4, "WarpSize": 32},
-            synchronize=lambda: None,
-        )
-        runtime = types.SimpleNamespace(
+        cuda_runtime = types.SimpleNamespace(
             memGetInfo=lambda: (self.free_bytes, 2 * self.free_bytes),
             getDeviceCount=lambda: n_devices,
             CUDARuntimeError=RuntimeError,
         )
-        self.cuda = types.SimpleNamespace(runtime=runtime, Device=lambda: device, get_current_stream=lambda: stream)
+        self.cuda = types.SimpleNamespace(
+            runtime=cuda_runtime,
+            Device=functools.partial(runtime.Device, max_shared_bytes=max_shared_bytes),
+            Stream=runtime.Stream,
+            get_current_stream=runtime.current_stream,
+            alloc_pinned_memory=bytearray,
+        )
         self._pool = types.SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
 
     def get_default_memory_pool(self):

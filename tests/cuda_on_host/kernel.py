@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .runtime import submit
+
 HERE = Path(__file__).resolve().parent
 # Bytes before and after each array: NaN, and checked after the run.
 GUARD = 4096
@@ -80,6 +82,9 @@ class HostKernel:
         self.max_dynamic_shared_size_bytes = SHARED_MEMORY
 
     def __call__(self, grid, block, args, *, shared_mem=0):
+        submit(lambda: self._launch(grid, block, args, shared_mem))
+
+    def _launch(self, grid, block, args, shared_mem):
         grid, block = (tuple(map(int, size)) + (1,) * (3 - len(size)) for size in (grid, block))
         if min(grid) < 1 or min(block) < 1 or np.prod(block) > self._max_threads:
             raise KernelError(f"{self.name}: no launch with grid {grid}, block {block} (at most {self._max_threads})")
