@@ -78,13 +78,6 @@ def _no_device_error(problem: str) -> UsageError:
     )
 
 
-def energies_on_gpu_error() -> UsageError:
-    """Return the error for energy constraints on the GPU backend."""
-    return UsageError(
-        "The GPU backend does not know energy constraints (use_E_cstr, --E_cstr, alphas_E) yet: use backend='cpu'."
-    )
-
-
 def _device_problem() -> str | None:
     """Return what stands in the way of using a device, or None."""
     try:

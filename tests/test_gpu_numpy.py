@@ -1,28 +1,22 @@
 """The GPU backend with NumPy as its array module, and the choice of the backend. Needs no device."""
 
-import ctypes
 import types
 
 import numpy as np
 import pytest
 import reference as oracle
-import scipy.linalg
 from conftest import cyclic_group, random_molecules, symmetric_group_of_three
 from gpu_checks import GROUPS, check_assembly, check_assembly_with_oracle, check_rectangles_and_diagonal_blocks
 
 from fastgdml import backend, descriptor
 from fastgdml.cell import Cell
-from fastgdml.errors import DataError, InsufficientMemoryError, SolverError, UsageError
+from fastgdml.errors import DataError, InsufficientMemoryError, UsageError
 from fastgdml.gpu import arrays
 from fastgdml.gpu import cholesky as gpu_cholesky
 from fastgdml.gpu import descriptor as gpu_descriptor
 from fastgdml.gpu import kernel as gpu_kernel
 from fastgdml.gpu import predict as gpu_predict
-from fastgdml.group import GroupTables
 from fastgdml.predict import GDMLPredict
-from fastgdml.solvers import cholesky as cpu_solver
-from fastgdml.solvers.rigid import drop_rigid_motions
-from fastgdml.train import GDMLTrain
 
 
 def make_model(R_train, perms, sig=3.0, std=2.5, c=-7.0, seed=0, cell=None):
@@ -320,149 +314,6 @@ def test_the_kernels_are_shipped(name):
     assert "#include" not in code  # the run-time compiler has no headers
 
 
-class HostArray(np.ndarray):
-    """An array with the address where CuPy has it."""
-
-    @property
-    def data(self):
-        return types.SimpleNamespace(ptr=self.ctypes.data)
-
-
-def host_array(values, dtype=np.float64):
-    return np.array(values, dtype=dtype, order="K").view(HostArray)
-
-
-def view(address, rows, cols, stride):
-    """Return the matrix at an address, columns `stride` elements apart."""
-    size = (cols - 1) * stride + rows
-    flat = np.ctypeslib.as_array((ctypes.c_double * size).from_address(address))
-    return np.lib.stride_tricks.as_strided(flat, (rows, cols), (8, 8 * stride))
-
-
-def value(address):
-    return view(address, 1, 1, 1)[0, 0]
-
-
-class HostBlas:
-    """The routines of cuBLAS and cuSOLVER that are used, for addresses on the host."""
-
-    CUBLAS_OP_N, CUBLAS_OP_T = 0, 1
-    CUBLAS_SIDE_LEFT, CUBLAS_SIDE_RIGHT = 0, 1
-    CUBLAS_FILL_MODE_LOWER = CUBLAS_DIAG_NON_UNIT = 0
-
-    @staticmethod
-    def dpotrf_bufferSize(handle, uplo, n, a, lda):
-        return 7
-
-    @staticmethod
-    def dpotrf(handle, uplo, n, a, lda, work, n_work, info):
-        assert n_work == 7
-        A = view(a, n, n, lda)
-        result, status = scipy.linalg.lapack.dpotrf(np.tril(A), lower=1)
-        A[np.tril_indices(n)] = result[np.tril_indices(n)]
-        ctypes.c_int32.from_address(info).value = status
-
-    @staticmethod
-    def dtrsm(handle, side, uplo, trans, diag, m, n, alpha, a, lda, b, ldb):
-        L = np.tril(view(a, *[m if side == 0 else n] * 2, lda))
-        op = L.T if trans else L
-        B = view(b, m, n, ldb)
-        B[:] = value(alpha) * (np.linalg.solve(op, B) if side == 0 else np.linalg.solve(op.T, B.T).T)
-
-    @staticmethod
-    def dgemm(handle, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
-        assert (trans_a, trans_b) == (0, 1)
-        C = view(c, m, n, ldc)
-        C[:] = value(beta) * C + value(alpha) * view(a, m, k, lda) @ view(b, n, k, ldb).T
-
-    @staticmethod
-    def dgemv(handle, trans, m, n, alpha, a, lda, x, incx, beta, y, incy):
-        A = view(a, m, n, lda).T if trans else view(a, m, n, lda)
-        out = view(y, A.shape[0], 1, 1)
-        out[:] = value(beta) * out + value(alpha) * A @ view(x, A.shape[1], 1, 1)
-
-
-@pytest.fixture
-def blas_cupy(monkeypatch):
-    """An array module that is not NumPy, with the libraries above."""
-    monkeypatch.setattr(gpu_cholesky, "importlib", types.SimpleNamespace(import_module=lambda name: HostBlas))
-    device = types.SimpleNamespace(get_cublas_handle=lambda: 1, get_cusolver_handle=lambda: 2)
-    return types.SimpleNamespace(
-        float64=np.float64,
-        empty=lambda n, dtype=np.float64: host_array(np.empty(n), dtype),
-        array=host_array,
-        cuda=types.SimpleNamespace(device=device),
-    )
-
-
-@pytest.mark.parametrize("block", [None, 20, 7, 1, 19])
-def test_blocked_factorisation(block, blas_cupy):
-    rng = np.random.default_rng(0)
-    A = rng.normal(size=(20, 20))
-    A = A @ A.T + 20 * np.eye(20)
-    rhs = rng.normal(size=20)
-    matrix = host_array(np.asfortranarray(np.tril(A)))  # nothing above the diagonal
-    assert gpu_cholesky.cholesky(matrix, blas_cupy, block)
-    np.testing.assert_allclose(np.tril(matrix), np.linalg.cholesky(A), rtol=0, atol=1e-12)
-    z = gpu_cholesky.cholesky_solve(matrix, rhs, blas_cupy, block)
-    np.testing.assert_allclose(z, np.linalg.solve(A, rhs), rtol=0, atol=1e-13)
-
-    A[13, 13] = -1.0
-    assert not gpu_cholesky.cholesky(host_array(np.asfortranarray(A)), blas_cupy, block)
-
-
-# ---- training
-
-
-def training_set(R, perms, seed=0):
-    x, g = descriptor.from_R(R)
-    y = np.random.default_rng(seed).normal(size=R.size)
-    # Forces without net force and torque: those a force field can have.
-    n = drop_rigid_motions(R)
-    return R, x, g, GroupTables.from_perms(perms), 4.0, 1e-10, n.expand(n.reduce(y), 3 * R.shape[1])
-
-
-def test_solution_equals_cpu():
-    arguments = training_set(random_molecules(12, 5), symmetric_group_of_three(5))
-    solving = []
-    ours = gpu_cholesky.solve_closed_form(*arguments, on_solving=lambda: solving.append(1), xp=np)
-    theirs = cpu_solver.solve_closed_form(*arguments)
-    assert (ours.lam, solving) == (1e-10, [1])
-    np.testing.assert_allclose(ours.alphas_F, theirs.alphas_F, rtol=0, atol=1e-7 * np.abs(theirs.alphas_F).max())
-
-
-def test_lambda_is_raised_for_duplicates(caplog):
-    R = random_molecules(5, 5)
-    R[3] = R[1]
-    arguments = list(training_set(R, symmetric_group_of_three(5)))
-    arguments[5] = 0.0
-    solution = gpu_cholesky.solve_closed_form(*arguments, xp=np)
-    assert solution.lam > 0
-    assert "Training points 1 and 3 have the same geometry" in caplog.text
-
-
-def test_a_hopeless_matrix_is_an_error(monkeypatch):
-    monkeypatch.setattr(gpu_cholesky, "cholesky", lambda matrix, xp: False)
-    with pytest.raises(SolverError, match="not positive definite"):
-        gpu_cholesky.solve_closed_form(*training_set(random_molecules(3, 5), [[0, 1, 2, 3, 4]]), xp=np)
-
-
-def test_memory_is_checked_first(monkeypatch):
-    arguments = training_set(random_molecules(3, 5), [[0, 1, 2, 3, 4]])
-    monkeypatch.setattr(gpu_cholesky, "free_memory", lambda xp: 2**10)
-    with pytest.raises(InsufficientMemoryError, match=r"3 points of 5 atoms needs .* GB .* are free.*backend='cpu'"):
-        gpu_cholesky.solve_closed_form(*arguments, xp=np)
-    monkeypatch.undo()
-
-    def out_of_memory(*args, **kwargs):
-        raise MemoryError
-
-    monkeypatch.setattr(gpu_cholesky, "assemble_lower", out_of_memory)
-    with pytest.raises(InsufficientMemoryError, match="3 points of 5 atoms"):
-        gpu_cholesky.solve_closed_form(*arguments, xp=np)
-    assert gpu_cholesky.memory_estimate(1000, 21, 6) > 8 * 57000**2
-
-
 # ---- choice of the backend
 
 
@@ -524,15 +375,6 @@ def test_use_torch_takes_the_device_where_there_is_one(monkeypatch, caplog):
     # Who asks for a device by name gets no other.
     with pytest.raises(UsageError, match="needs CuPy"):
         backend.resolve_backend("gpu", use_torch=True)
-
-
-def test_energy_constraints_are_left_to_the_processor(monkeypatch, ethanol, ethanol_model):
-    task = GDMLTrain().create_task(ethanol, 10, ethanol, 10, 20, use_E_cstr=True, seed=0)
-    pretend(monkeypatch, fake_cupy())
-    with pytest.raises(UsageError, match=r"energy constraints .*backend='cpu'"):
-        GDMLTrain(backend="gpu").train(task)
-    with pytest.raises(UsageError, match=r"energy constraints .*backend='cpu'"):
-        GDMLPredict({**ethanol_model, "alphas_E": np.ones(30)}, backend="gpu")
 
 
 def test_unknown_backend():

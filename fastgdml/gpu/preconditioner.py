@@ -60,7 +60,7 @@ class Preconditioner:
 def memory(n_train: int, n_coord: int, n_columns: int) -> int:
     """Return the bytes of device memory that a preconditioner of `n_columns` columns needs while it is built."""
     n = n_train * n_coord
-    piece = max(_PIECE_BYTES, 8 * n_coord * n_columns)
+    piece = 8 * n_coord * n_columns * _points_of_piece(n_train, n_coord, n_columns)
     return 8 * n * n_columns + 4 * 8 * n_columns**2 + 8 * n * n_coord + 4 * piece
 
 
@@ -96,7 +96,7 @@ def build(
     U = xp.empty((n_train * n_coord, k))
     inner = xp.eye(k)
     roots = xp.empty((n_train, n_coord, n_coord))
-    step = max(1, _PIECE_BYTES // (8 * n_coord * k))
+    step = _points_of_piece(n_train, n_coord, k)
     for first in range(0, n_train, step):
         piece = range(first, min(first + step, n_train))
         some, its_rows = slice(first, piece.stop), slice(first * n_coord, piece.stop * n_coord)
@@ -114,3 +114,7 @@ def build(
     if not cholesky(inner, xp):
         raise SolverError(not_positive_definite())
     return Preconditioner(U, inner, roots, xp)
+
+
+def _points_of_piece(n_train: int, n_coord: int, n_columns: int) -> int:
+    return min(n_train, max(1, _PIECE_BYTES // (8 * n_coord * n_columns)))

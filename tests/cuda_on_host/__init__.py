@@ -14,7 +14,18 @@ Arrays of `host_cupy` refuse what CuPy refuses: they do not mix with NumPy array
 tests use the fixture `host_cupy` of conftest, which skips where there is no compiler.
 """
 
+from . import blas
 from .arrays import DeviceArray, HostCupy, host_cupy
 from .kernel import HostKernel, KernelError, compile_kernel, compiler, load
 
-__all__ = ["DeviceArray", "HostCupy", "HostKernel", "KernelError", "compile_kernel", "compiler", "host_cupy", "load"]
+__all__ = [
+    "DeviceArray",
+    "HostCupy",
+    "HostKernel",
+    "KernelError",
+    "blas",
+    "compile_kernel",
+    "compiler",
+    "host_cupy",
+    "load",
+]

@@ -147,6 +147,7 @@ class HostCupy(_Namespace):
             Stream=runtime.Stream,
             get_current_stream=runtime.current_stream,
             alloc_pinned_memory=bytearray,
+            device=types.SimpleNamespace(get_cublas_handle=lambda: 1, get_cusolver_handle=lambda: 2),
         )
         self._pool = types.SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
 
