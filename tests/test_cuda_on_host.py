@@ -8,8 +8,8 @@ from conftest import cyclic_group, random_molecules, symmetric_group_of_three
 
 from fastgdml import descriptor
 from fastgdml.cell import Cell
+from fastgdml.gpu import bulk
 from fastgdml.gpu import kernel as gpu_kernel
-from fastgdml.gpu import predict as gpu_predict
 from fastgdml.group import GroupTables
 from fastgdml.kernel import Coordinates, assemble_full
 from fastgdml.solvers.rigid import drop_rigid_motions
@@ -209,10 +209,10 @@ def test_assembly_equals_cpu(reference, host_cupy):
 @pytest.mark.parametrize("n_train", [1, 40, 300])
 def test_weights_equal_numpy(n_train, host_cupy):
     rng = np.random.default_rng(0)
-    st, yy, xx, xv = (rng.uniform(0.5, 1, shape) for shape in [(5, 2 * n_train), 5, n_train, n_train])
-    on_device = [host_cupy.asarray(array) for array in (st, yy, xx, xv)]
-    sums = gpu_predict._weights_function(host_cupy)(*on_device, 0.7)
-    expected = gpu_predict._weights_numpy(st, yy, xx, xv, 0.7)
-    np.testing.assert_allclose(on_device[0].get(), st, rtol=1e-14)
+    arrays = [rng.uniform(0.5, 1, shape) for shape in [(5, 2 * n_train), 5, n_train, n_train, n_train]]
+    on_device = [host_cupy.asarray(array) for array in arrays]
+    sums = bulk._weights_function(host_cupy)(*on_device, 0.7)
+    expected = bulk._weights_numpy(*arrays, 0.7)
+    np.testing.assert_allclose(on_device[0].get(), arrays[0], rtol=1e-14)
     for ours, theirs in zip(sums, expected, strict=True):
         np.testing.assert_allclose(ours.get(), theirs, rtol=1e-13)
