@@ -54,9 +54,12 @@ def model_of(reference):
 
 
 def rounding_of(reference):
-    """What rounding may change of energies, and of forces: coefficients of energies are huge and of both signs."""
+    """What rounding may change of energies, and of forces: coefficients of energies are huge and of both signs.
+
+    Each of their terms is rounded a few times.
+    """
     coefficients = np.abs(reference.get("alphas_E", 0.0)).sum() * len(reference["perms"])
-    energies = float(reference["std"]) * np.finfo(float).eps * coefficients
+    energies = 4 * float(reference["std"]) * np.finfo(float).eps * coefficients
     return energies, energies / float(reference["sig"])
 
 

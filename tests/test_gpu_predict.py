@@ -524,9 +524,7 @@ def test_batches_are_spread_over_devices(emulated, monkeypatch, request):
 
     monkeypatch.setattr(gpu_predict, "on_device", recorded)
     monkeypatch.setattr(gpu_bulk.Bulk, "predict", predict)
-    x, pair_perms = model["R_desc"].T, descriptor.pair_perms_from_lin(model["tril_perms_lin"], 10)
-    parameters = (x, model["R_d_desc_alpha"], pair_perms, model["sig"], model["std"], model["c"])
-    predictor = GPUPredictor(*parameters, xp=xp, alphas_E=model["alphas_E"], devices=[0, 2, 5])
+    predictor = GPUPredictor.from_model(model, xp, devices=[0, 2, 5])
     assert list(predictor._replicas) == [0]  # the others get the model when they are needed
     assert_close(predictor.predict(R, return_virial=True), whole, 1e-13)
     assert used == {0, 2, 5}
@@ -542,8 +540,7 @@ def test_batches_are_spread_over_devices(emulated, monkeypatch, request):
 def test_errors_on_one_device_are_raised(host_cupy, monkeypatch):
     monkeypatch.setattr(gpu_predict, "_FUSED_TERMS", 1)
     model = make_model(9, symmetric_group_of_three(5))
-    predictor = GPUPredictor.from_model(model, np)
-    predictor._devices = [0, 1]
+    predictor = GPUPredictor.from_model(model, np, devices=[0, 1])
     original = gpu_bulk.Bulk.predict
 
     def fail_once(self, x, g, virials):
