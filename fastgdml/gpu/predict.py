@@ -93,7 +93,9 @@ class GPUPredictor:
         self._replica(self._devices[0])
 
     @classmethod
-    def from_model(cls, model: Mapping[str, Any], xp: ModuleType | None = None) -> GPUPredictor:
+    def from_model(
+        cls, model: Mapping[str, Any], xp: ModuleType | None = None, devices: Sequence[int] | None = None
+    ) -> GPUPredictor:
         """Return the predictor of a model as made by `GDMLTrain.train` or `load_model`.
 
         Raises
@@ -112,6 +114,7 @@ class GPUPredictor:
             Cell.of(model),
             xp,
             model.get("alphas_E"),
+            devices,
         )
 
     def set_coefficients(self, v: Any, alphas_E: Any = None) -> None:

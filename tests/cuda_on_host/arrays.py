@@ -12,9 +12,9 @@ from .kernel import compile_kernel
 class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     """A NumPy array in `host` that, like one of CuPy, neither mixes with NumPy arrays nor turns into one by itself."""
 
-    def __init__(self, host):
+    def __init__(self, host, device=None):
         self.host = host
-        self.device = runtime.Device()
+        self.device = device or runtime.Device()
 
     def get(self, stream=None, order="C", out=None, blocking=True):
         """Return a copy on the host."""
@@ -56,10 +56,10 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         if name.startswith("__"):  # interfaces by which others would take the memory
             raise AttributeError(name)
         value = getattr(self.host, name)
-        return _delegate(value) if callable(value) else _wrap(value)
+        return _delegate(value, self.device) if callable(value) else _wrap(value, self.device)
 
     def __getitem__(self, key):
-        return _wrap(self.host[_unwrap(key)])
+        return _wrap(self.host[_unwrap(key)], self.device)
 
     def __setitem__(self, key, value):
         self.host[_unwrap(key)] = _unwrap(value)
@@ -98,18 +98,19 @@ def _unwrap(value):
     return value
 
 
-def _wrap(value):
+def _wrap(value, device=None):
     # CuPy returns arrays without dimensions where NumPy returns scalars.
     if isinstance(value, np.ndarray | np.generic):
-        return DeviceArray(np.asarray(value))
+        return DeviceArray(np.asarray(value), device)
     if isinstance(value, tuple) and any(isinstance(part, np.ndarray) for part in value):
-        return tuple(map(_wrap, value))
+        return tuple(_wrap(part, device) for part in value)
     return value
 
 
-def _delegate(function):
+def _delegate(function, device=None):
     def call(*args, **kwargs):
-        return _wrap(function(*map(_unwrap, args), **{key: _unwrap(value) for key, value in kwargs.items()}))
+        result = function(*map(_unwrap, args), **{key: _unwrap(value) for key, value in kwargs.items()})
+        return _wrap(result, device)
 
     return call
 
@@ -157,7 +158,7 @@ class HostCupy(_Namespace):
     def asarray(self, a, dtype=None, order=None):
         """Copy what lies on the host, as CuPy does; leave alone what lies on the device."""
         if isinstance(a, DeviceArray):
-            return DeviceArray(np.asarray(a.host, dtype=dtype, order=order))
+            return DeviceArray(np.asarray(a.host, dtype=dtype, order=order), a.device)
         return self.array(a, dtype, order=order or "K")
 
     def array(self, a, dtype=None, copy=True, order="K"):

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ HERE = Path(__file__).resolve().parent
 GUARD = 4096
 # Dynamic shared memory that a thread block may have without asking for more.
 SHARED_MEMORY = 48 * 1024
+# The threads of a device are global variables of the library.
+_running = threading.Lock()
 
 
 class KernelError(AssertionError):
@@ -106,7 +109,8 @@ class HostKernel:
             values.append(np.array(regions.address(array) if array is not None else arg))
         addresses = (ctypes.c_void_p * len(values))(*[value.ctypes.data for value in values])
         sizes = [(ctypes.c_uint * 3)(*size) for size in (grid, block)]
-        error = self._library.cuda_on_host_launch(*sizes, ctypes.c_size_t(shared_mem), addresses)
+        with _running:
+            error = self._library.cuda_on_host_launch(*sizes, ctypes.c_size_t(shared_mem), addresses)
         if error is not None:
             raise KernelError(f"{self.name}: {error.decode()}")
         regions.write_back(self.name)
