@@ -304,7 +304,7 @@ def test_what_fits_is_solved_in_closed_form(task, device, monkeypatch):
     monkeypatch.setattr(choice, "_SMALL_ORDER", 10)
     model = GDMLTrain(backend="gpu").train(task)
     assert model["solver_name"] == "analytic"
-    assert "GB of device memory, the limit is" in str(model["solver_reason"])
+    assert "GB, the limit of device memory is" in str(model["solver_reason"])
 
 
 @pytest.fixture
@@ -328,9 +328,9 @@ def test_what_does_not_fit_is_iterated(by, large_task, small_pieces, monkeypatch
     limit = {"limit": 0.012, "device": 8.0}[by]
     model = GDMLTrain(max_memory=limit, backend="gpu").train(large_task, tol=1e-8)
     assert model["solver_name"] == "cg"
-    assert "of device memory, the limit is 0.01" in str(model["solver_reason"])
+    assert "the limit of device memory is 0.01" in str(model["solver_reason"])
     assert_same_predictions(model, GDMLTrain().train(large_task, solver="closed"), ethanol["R"][:50], 1e-3)
-    with pytest.raises(InsufficientMemoryError, match=r"GB of device memory.*solver='cg'"):
+    with pytest.raises(InsufficientMemoryError, match=r"limit of device memory is .*solver='cg'"):
         GDMLTrain(max_memory=limit, backend="gpu").train(large_task, solver="closed")
     with pytest.raises(InsufficientMemoryError, match="the limit of device memory leaves"):
         GDMLTrain(max_memory=1e-4, backend="gpu").train(large_task)

@@ -25,7 +25,7 @@ def device(xp: ModuleType) -> Machine:
         return free if max_memory is None else min(free, max_memory * 2**30)
 
     return Machine(
-        "device memory",
+        " of device memory",
         limit,
         partial(solve_closed_form, xp=xp),
         memory_estimate,

@@ -111,7 +111,7 @@ def choose_n_columns(
         needed = machine.preconditioner_memory(n_train, n_coord, least)
         raise InsufficientMemoryError(
             f"The preconditioner for {n_train} points with {n_coord} labels each needs at least {needed / 2**30:.2g} "
-            f"GB; the limit of {machine.memory} leaves {max(max_bytes, 0) / 2**30:.2g} GB for it. Use fewer training "
+            f"GB; the limit{machine.of_memory} leaves {max(max_bytes, 0) / 2**30:.2g} GB for it. Use fewer training "
             "points or a larger limit (max_memory, -m)."
         )
     return min(fitting, key=lambda k: (iteration_seconds(n, k, product, machine.rates, tol=tol), k))

@@ -167,7 +167,7 @@ def solve(
         n_train, n_atoms, len(equations.tables.perm), equations.periodic, equations.energies
     )
     fits = needed <= limit
-    memory = f"the closed form needs {needed / 2**30:.3g} GB of {machine.memory}, the limit is {limit / 2**30:.3g} GB"
+    memory = f"the closed form needs {needed / 2**30:.3g} GB, the limit{machine.of_memory} is {limit / 2**30:.3g} GB"
     small = equations.order <= _SMALL_ORDER
     if options.solver == "closed" or (options.solver == "auto" and fits and (small or not machine.compares)):
         if not fits:

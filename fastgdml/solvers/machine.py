@@ -40,8 +40,8 @@ class Machine:
 
     Attributes
     ----------
-    memory : str
-        What its memory is called in messages.
+    of_memory : str
+        What messages add to "limit": nothing, or " of device memory".
     limit : callable
         Limit in GB that the caller gave, or None -> bytes that a solver may take.
     closed_form, closed_form_memory : callable
@@ -56,7 +56,7 @@ class Machine:
         Whether 'auto' weighs the iteration against a closed form that fits; else it takes that.
     """
 
-    memory: str
+    of_memory: str
     limit: Callable[[float | None], float]
     closed_form: Callable[..., cholesky.ClosedFormSolution]
     closed_form_memory: Callable[..., int]
@@ -72,7 +72,7 @@ def _limit(max_memory: float | None) -> float:
 
 
 PROCESSOR = Machine(
-    "memory",
+    "",
     _limit,
     cholesky.solve_closed_form,
     cholesky.memory_estimate,

@@ -170,7 +170,8 @@ def inverse_roots(blocks: Any, lam: float, xp: ModuleType = np) -> Any:
     """Return (blocks + lam I)^(-1/2), eigenvalues raised to the floor; on a device if `xp` is cupy."""
     values, vectors = xp.linalg.eigh(blocks)
     values += lam
-    values = xp.maximum(values, xp.maximum(_EIGENVALUE_FLOOR * values[:, -1:], lam))
+    largest = values.max(axis=1, keepdims=True)
+    values = xp.maximum(values, xp.maximum(_EIGENVALUE_FLOOR * largest, lam))
     return xp.matmul(vectors / xp.sqrt(values)[:, None, :], vectors.swapaxes(1, 2))
 
 
