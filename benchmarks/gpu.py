@@ -1,6 +1,6 @@
 """Speed of the GPU backend, next to what the device can do.
 
-    python benchmarks/gpu.py [--n-train 200 1000] [--n-geo 4096] [--max-unknowns 130000] [--smoke]
+    python benchmarks/gpu.py [--n-train 200 1000] [--n-train-cg 2000 8000] [--n-geo 4096] [--smoke]
 
 Needs fastgdml, NumPy and CuPy, no data files: ethanol (9 atoms) is the embedded dataset, molecules of 21 and 42 atoms
 are random. First the device itself is measured: float64 matrix product and copy. The last column of the table is the
@@ -21,13 +21,14 @@ from fastgdml.backend import array_module
 from fastgdml.dataset import load_dataset
 from fastgdml.descriptor import jacobian_dot, pair_permutation
 from fastgdml.errors import UsageError
-from fastgdml.gpu import arrays
+from fastgdml.gpu import arrays, machine
 from fastgdml.gpu import cholesky as gpu_cholesky
 from fastgdml.gpu import descriptor as gpu_descriptor
 from fastgdml.gpu import kernel as gpu_kernel
 from fastgdml.gpu import predict as gpu_predict
 from fastgdml.group import GroupTables
 from fastgdml.kernel import Coordinates
+from fastgdml.solvers import cg
 from fastgdml.solvers.rigid import drop_rigid_motions
 
 
@@ -162,6 +163,13 @@ def measure_system(cupy, name, perms, R, F, lam, n_train, options, table):
             table.note("", f"lambda was raised from {lam:.0e} to {solutions[0].lam:.0e}: several factorisations")
         alphas = solutions[0].alphas_F
         release(cupy)
+        # Random energies and a lambda that bears them: the time depends on neither.
+        y_E = np.random.default_rng(0).normal(size=n_train)
+        start = time.perf_counter()
+        gpu_cholesky.solve_closed_form(R_train, x_host, g_host, tables, sig, 1e-4, y, y_E=y_E, xp=cupy)
+        seconds, n_E = time.perf_counter() - start, n + n_train
+        table.row(f"{name}: with energies", seconds, f"{n_E**3 / 3 / seconds / 1e12:.2f} Tflop/s", n_E**3 / 3)
+        release(cupy)
     else:
         table.note(f"{name}: assembly and training, n = {n}", "left out: too large (memory, --max-unknowns)")
         alphas = np.random.default_rng(0).normal(size=R_train.size)
@@ -179,9 +187,38 @@ def measure_system(cupy, name, perms, R, F, lam, n_train, options, table):
     release(cupy)
 
 
+def measure_iteration(cupy, name, perms, R, F, lam, n_train, options, table):
+    """Train with conjugate gradients, columns chosen for the free memory as in a real training."""
+    name = f"{name}, M = {n_train}"
+    if n_train > len(R):
+        table.note(f"{name}: conjugate gradients", f"left out: there are {len(R)} geometries")
+        return
+    R_train, y = training_set(R, F, n_train)
+    x, g = (arrays.to_numpy(array) for array in gpu_descriptor.from_R(R_train, xp=cupy))
+    device = machine.device(cupy)
+    room = 0.9 * device.limit(None)
+    solver = cg.IterativeSolver(R_train, x, g, GroupTables.from_perms(perms), 20.0, lam, y, machine=device)
+    n_coord = solver.n // n_train
+    n_columns = cg.choose_n_columns(n_train, n_coord, solver.product, room - solver.fixed_memory(), device)
+    v = np.random.default_rng(0).normal(size=solver.n)
+    seconds = best_of(lambda: solver._K(v), cupy, 2)
+    table.row(f"{name}: K v, n = {solver.n}", seconds, f"{1 / seconds:,.0f}/s", solver.product)
+    times = []
+    for max_iter in (1, options.max_iter):
+        start = time.perf_counter()
+        found = solver.solve(solver.choose_columns(n_columns), 1e-4, max_iter)
+        times.append(time.perf_counter() - start)
+        release(cupy)
+    table.row(f"{name}: preconditioner, k = {n_columns}", times[0], "", 2.0 * solver.n * n_columns**2)
+    converged = "" if found.converged else ", not converged"
+    table.row(f"{name}: conjugate gradients", times[1], f"{found.steps} steps{converged}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n-train", type=int, nargs="+", default=[200, 1000], help="numbers of training points")
+    parser.add_argument("--n-train-cg", type=int, nargs="*", default=[2000, 8000], help="the same, iterative solver")
+    parser.add_argument("--max-iter", type=int, default=1000, help="most steps of the iterative solver")
     parser.add_argument("--n-geo", type=int, default=4096, help="geometries of a bulk prediction")
     parser.add_argument("--max-unknowns", type=int, default=130_000, help="skip training beyond this matrix order")
     parser.add_argument("--smoke", action="store_true", help="everything small: only see that it runs")
@@ -192,7 +229,7 @@ def main():
         print(f"No device, nothing measured: {error}")
         return
     if options.smoke:
-        options.n_train, options.n_geo = [10], 64
+        options.n_train, options.n_train_cg, options.n_geo = [10], [20], 64
 
     properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
     name = properties["name"]
@@ -205,9 +242,12 @@ def main():
     release(cupy)
     measure_cholesky(cupy, 100 if options.smoke else 30_000, table)
     release(cupy)
-    for system in systems(max([options.n_geo, *options.n_train])):
+    for system in systems(max([options.n_geo, *options.n_train, *options.n_train_cg])):
         for n_train in options.n_train:
             measure_system(cupy, *system, n_train, options, table)
+        for n_train in options.n_train_cg:
+            measure_iteration(cupy, *system, n_train, options, table)
+            release(cupy)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,16 @@ _log = logging.getLogger(__name__)
 BACKENDS = ("cpu", "gpu", "auto")
 
 
-def resolve_backend(backend: str = "auto") -> str:
+def resolve_backend(backend: str = "auto", use_torch: bool = False) -> str:
     """Return the backend to use, ``'cpu'`` or ``'gpu'``.
 
     Parameters
     ----------
     backend : {'cpu', 'gpu', 'auto'}
         ``'auto'`` takes the device if CuPy can be imported and sees one, and the processor otherwise.
+    use_torch : bool
+        sgdml's switch for PyTorch. Warns, and turns ``'cpu'``, the default where it is accepted, into ``'auto'``:
+        scripts for sgdml set it on machines without a GPU, too, and must run there.
 
     Raises
     ------
@@ -31,6 +34,13 @@ def resolve_backend(backend: str = "auto") -> str:
     """
     if backend not in BACKENDS:
         raise UsageError(f"There is no backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
+    if use_torch and backend == "cpu":
+        problem = _device_problem()
+        if problem is None:
+            _log.warning("use_torch: PyTorch is not used. This runs on the GPU with CuPy, as with backend='gpu'.")
+        else:
+            _log.warning("use_torch: PyTorch is not used, and %s. This runs on the processor.", problem)
+        backend = "auto"
     if backend == "cpu":
         return "cpu"
     problem = _device_problem()
@@ -42,27 +52,29 @@ def resolve_backend(backend: str = "auto") -> str:
         return "gpu"
     if backend == "auto":
         return "cpu"
-    raise UsageError(
-        f"backend='gpu' needs CuPy and a CUDA device, but {problem}. Install CuPy with pip install 'fastgdml[gpu]' (or "
-        "the cupy-cuda* package of your CUDA version) on a machine with an NVIDIA GPU and driver, or use backend='cpu'."
-    )
+    raise _no_device_error(problem)
 
 
 def array_module(backend: str) -> ModuleType:
-    """Return the array module of a backend: NumPy for ``'cpu'``, CuPy for ``'gpu'``.
+    """Return the array module of a backend that `resolve_backend` returned: NumPy or CuPy.
 
     Raises
     ------
     UsageError
-        As `resolve_backend`.
+        If there is no CuPy or no device for ``'gpu'``.
     """
-    return importlib.import_module("cupy" if resolve_backend(backend) == "gpu" else "numpy")
+    if backend == "cpu":
+        return importlib.import_module("numpy")
+    problem = _device_problem()
+    if problem is not None:
+        raise _no_device_error(problem)
+    return importlib.import_module("cupy")
 
 
-def energies_on_gpu_error() -> UsageError:
-    """Return the error for energy constraints on the GPU backend."""
+def _no_device_error(problem: str) -> UsageError:
     return UsageError(
-        "The GPU backend does not know energy constraints (use_E_cstr, --E_cstr, alphas_E) yet: use backend='cpu'."
+        f"backend='gpu' needs CuPy and a CUDA device, but {problem}. Install CuPy with pip install 'fastgdml[gpu]' (or "
+        "the cupy-cuda* package of your CUDA version) on a machine with an NVIDIA GPU and driver, or use backend='cpu'."
     )
 
 

@@ -87,7 +87,7 @@ class LegacyPredict:
 
     def get_GPU_batch(self) -> int | None:
         """Return how many geometries the GPU predicts at once with the memory that is free now; None on the CPU."""
-        return None if self._gpu is None else int(self._gpu._batch_size(sys.maxsize))
+        return None if self._gpu is None else int(self._gpu.batch_size(sys.maxsize))
 
 
 def share_array(arr_np: npt.ArrayLike) -> tuple[Any, tuple[int, ...]]:

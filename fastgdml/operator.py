@@ -46,7 +46,7 @@ class KernelOperator:
         self._g = np.ascontiguousarray(g, dtype=np.float64)
         self._n_atoms = n_atoms_of(x.shape[1])
         self._n_threads = resolve_n_threads(n_threads)
-        self._energies = energies
+        self._energies, self._n_perms = energies, len(tables.perm)
         # A model whose coefficients are replaced at each product.
         self._model = _core.model_from_arrays(
             np.zeros(self._n_atoms, dtype=np.int32),
@@ -63,9 +63,9 @@ class KernelOperator:
         self._F = np.empty((len(x), 3 * self._n_atoms))
 
     @property
-    def n_pair_images(self) -> int:
-        """Distinct images of all pairs under the permutations, sum_h n_h D_h."""
-        return self._model.n_pair_images
+    def flops(self) -> float:
+        """Operations of one product: 9 for each pair and image, about 60 for each weight."""
+        return len(self._x) ** 2 * (9.0 * self._model.n_pair_images + 60.0 * self._n_perms)
 
     def __call__(self, v: Array) -> Array:
         """Return K v, shape (n,), of v (n,): point by point, 3 N coordinates and perhaps the energy."""

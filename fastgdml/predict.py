@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .backend import array_module, energies_on_gpu_error, resolve_backend
+from .backend import array_module, resolve_backend
 from .cell import Cell
 from .descriptor import Array, geometry_error, jacobian_dot, n_pairs
 from .errors import DataError, UsageError
@@ -43,11 +43,12 @@ class GDMLPredict(LegacyPredict):
     max_processes : int, optional
         Number of threads. All by default.
     use_torch : bool
-        Accepted for compatibility with sgdml; warns and has no effect.
+        Accepted for compatibility with sgdml; warns, and predicts on the GPU where there is one.
     log_level : int, optional
         Level of this module's logger.
     backend : {'cpu', 'gpu', 'auto'}
-        Where to predict; see `fastgdml.backend.resolve_backend`. The GPU is for many geometries at once.
+        Where to predict; see `fastgdml.backend.resolve_backend`. All GPUs that are visible (CUDA_VISIBLE_DEVICES) are
+        used; arrays on a GPU are predicted there, and the results stay there.
 
     Raises
     ------
@@ -56,7 +57,7 @@ class GDMLPredict(LegacyPredict):
     FileFormatError
         If a file cannot be read or is no model.
     UsageError
-        If a GPU is asked for and there is none, or the model has energy constraints (alphas_E).
+        If a GPU is asked for and there is none.
     """
 
     def __init__(
@@ -72,8 +73,6 @@ class GDMLPredict(LegacyPredict):
     ) -> None:
         if log_level is not None:
             _log.setLevel(log_level)
-        if use_torch:
-            _log.warning("use_torch has no effect: PyTorch is not used. For a GPU, give backend='gpu'.")
         if isinstance(model, str | os.PathLike) and is_flat(model):
             self._predictor = load_flat(model)
         else:
@@ -94,12 +93,10 @@ class GDMLPredict(LegacyPredict):
         self._image_rule = image_rule_of(properties)
         self._cell = cell_of(properties)
         self._gpu: Any = None
-        if resolve_backend(backend) == "gpu":
-            arrays = self._arrays
-            if arrays.alphas_E is not None:
-                raise energies_on_gpu_error()
+        if resolve_backend(backend, use_torch) == "gpu":
             from .gpu.predict import GPUPredictor
 
+            arrays = self._arrays
             self._gpu = GPUPredictor(
                 arrays.x,
                 arrays.v,
@@ -109,6 +106,7 @@ class GDMLPredict(LegacyPredict):
                 self.c,
                 self._cell,
                 array_module("gpu"),
+                arrays.alphas_E,
             )
         self._R_desc: Array | None = None
         self._R_d_desc: Array | None = None
@@ -273,7 +271,7 @@ class GDMLPredict(LegacyPredict):
         Raises
         ------
         UsageError
-            If `set_R_d_desc` was not called before, a length is wrong, or energy constraints are asked of the GPU.
+            If `set_R_d_desc` was not called before, or a length is wrong.
         """
         if self._R_d_desc is None:
             raise UsageError("Call set_R_d_desc() before set_alphas(): J alpha needs the training Jacobians.")
@@ -283,9 +281,7 @@ class GDMLPredict(LegacyPredict):
         alphas_E = energy_coefficients(alphas_E, self.n_train, UsageError)
         v = jacobian_dot(self._R_d_desc, alphas.reshape(self.n_train, -1))
         if self._gpu is not None:
-            if alphas_E is not None:
-                raise energies_on_gpu_error()
-            self._gpu.set_coefficients(v)
+            self._gpu.set_coefficients(v, alphas_E)
         self._set_arrays(replace(self._arrays, v=v, alphas_E=alphas_E))
 
     def _set_arrays(self, arrays: ModelArrays) -> None:

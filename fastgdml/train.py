@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._version import __version__
-from .backend import array_module, energies_on_gpu_error, resolve_backend
+from .backend import array_module, resolve_backend
 from .cell import Cell, check_image_rule, image_rule_of
 from .dataset import check_dataset, check_same_system, dataset_md5, lattice_of, same_fingerprint, text
 from .descriptor import (
@@ -23,7 +23,7 @@ from .descriptor import (
     tril_perms_lin,
 )
 from .diagnostics import Finding, check_duplicates, check_energies, check_linearity, check_solution
-from .errors import DataError, UsageError
+from .errors import DataError, InsufficientMemoryError, UsageError
 from .group import GroupTables, check_perms
 from .kernel import assemble_columns, assemble_full, check_columns, energies_last, n_coordinates
 from .legacy import _assemble_kernel_mat_wkr, _share_array, glob  # noqa: F401 (old names of sgdml.train)
@@ -32,8 +32,7 @@ from .permutations import MAX_GROUP_SIZE, find_perms
 from .predict import GDMLPredict
 from .progress import Callback, Step
 from .sampling import draw_stratified, draw_uniform, generator
-from .solvers.choice import Solution, SolverOptions, TrainingEquations, closed_form, solve
-from .solvers.cholesky import ClosedFormSolution
+from .solvers.choice import Solution, SolverOptions, TrainingEquations, solve
 from .task import Task, check_task
 from .threads import resolve_n_threads
 
@@ -51,11 +50,11 @@ class GDMLTrain:
     Parameters
     ----------
     max_memory : float, optional
-        Memory limit in GB (2**30 bytes). The memory that is available now by default.
+        Memory limit in GB (2**30 bytes), of device memory on a GPU. The memory that is available now by default.
     max_processes : int, optional
         Number of threads. All by default.
     use_torch : bool
-        Accepted for compatibility with sgdml; warns and has no effect.
+        Accepted for compatibility with sgdml; warns, and trains on the GPU where there is one.
     backend : {'cpu', 'gpu', 'auto'}
         Where to train; see `fastgdml.backend.resolve_backend`.
 
@@ -74,9 +73,8 @@ class GDMLTrain:
     ) -> None:
         self._max_memory = max_memory
         self._n_threads = resolve_n_threads(max_processes)
-        if use_torch:
-            _log.warning("use_torch has no effect: PyTorch is not used. For a GPU, give backend='gpu'.")
-        self._backend = resolve_backend(backend)
+        self._backend = resolve_backend(backend, use_torch)
+        self._device_is_optional = backend != "gpu"
 
     # ---- tasks --------------------------------------------------------------------------------------------------
 
@@ -354,15 +352,12 @@ class GDMLTrain:
             save_progr_callback(model)
 
         early_stop = None
-        if self._backend == "gpu":
-            solution = self._solve_on_gpu(equations, options, callback)
-        else:
-            if held_out is not None:
-                early_stop = _EarlyStop(model_of, R.shape[1:], cell, self._n_threads, *held_out)
-            checkpoint = None if save_progr_callback is None else save_checkpoint
-            solution = solve(equations, options, callback, checkpoint, early_stop)
-            if early_stop is not None and early_stop.best is not None and early_stop.stopped:
-                solution = early_stop.best
+        if held_out is not None:
+            early_stop = _EarlyStop(model_of, R.shape[1:], cell, self._n_threads, self._backend, *held_out)
+        checkpoint = None if save_progr_callback is None else save_checkpoint
+        solution = self._solve(equations, options, callback, checkpoint, early_stop)
+        if early_stop is not None and early_stop.best is not None and early_stop.stopped:
+            solution = early_stop.best
         model = model_of(solution)
         if solution.solver_name == "analytic":
             self._check_solution(model, R, task["F_train"], R_desc, R_d_desc)
@@ -373,19 +368,27 @@ class GDMLTrain:
             model["c"] = self._recov_int_const(model, task, R_desc, R_d_desc, check)
         return model
 
-    def _solve_on_gpu(
-        self, equations: TrainingEquations, options: SolverOptions, callback: Callback | None
+    def _solve(
+        self,
+        equations: TrainingEquations,
+        options: SolverOptions,
+        callback: Callback | None,
+        checkpoint: Callable[[Solution], None] | None,
+        monitor: Callable[[Solution], bool] | None,
     ) -> Solution:
-        if equations.energies:
-            raise energies_on_gpu_error()
-        if options.solver == "cg":
-            raise UsageError("The iterative solver does not run on the GPU: use backend='cpu' or solver='closed'.")
-        from .gpu.cholesky import solve_closed_form as solve_on_device
+        """Solve on the processor, or on the device; there is always the processor if the device was not asked for."""
+        arguments = (equations, options, callback, checkpoint, monitor)
+        if self._backend == "cpu":
+            return solve(*arguments)
+        from .gpu.machine import device
 
-        def solve_without_energies(y_E: None, **arguments: Any) -> ClosedFormSolution:
-            return solve_on_device(**arguments, xp=array_module("gpu"))
-
-        return closed_form(equations, "on the GPU", callback, solve_without_energies)
+        try:
+            return solve(*arguments, device(array_module("gpu")))
+        except InsufficientMemoryError as error:
+            if not self._device_is_optional:
+                raise
+            _log.warning("%s Now training on the processor.", error)
+            return solve(*arguments)
 
     def create_task_from_model(self, model: Mapping[str, Any], dataset: Mapping[str, Any]) -> Task:
         """Make a task that goes on with the training of a model of the iterative solver.
@@ -673,6 +676,7 @@ class _EarlyStop:
         shape: tuple[int, ...],
         cell: Cell | None,
         n_threads: int,
+        backend: str,
         R: npt.ArrayLike,
         F: npt.ArrayLike,
         lattice: npt.ArrayLike | None = None,
@@ -685,13 +689,13 @@ class _EarlyStop:
             )
         if lattice is None and cell is not None and cell.varies:
             raise UsageError("The training geometries have different lattices: held_out needs those of its geometries.")
-        self._model_of, self._n_threads, self._lattice = model_of, n_threads, lattice
+        self._model_of, self._n_threads, self._backend, self._lattice = model_of, n_threads, backend, lattice
         self.best: Solution | None = None
         self._errors: list[float] = []
         self._looks = 0
 
     def __call__(self, solution: Solution) -> bool:
-        predictor = GDMLPredict(self._model_of(solution), max_processes=self._n_threads)
+        predictor = GDMLPredict(self._model_of(solution), max_processes=self._n_threads, backend=self._backend)
         (F,) = predictor.predict(self._R, return_E=False, lattice=self._lattice)
         error = float(np.abs(F.reshape(self._F.shape) - self._F).mean())
         smallest = min(self._errors, default=np.inf)

@@ -127,3 +127,15 @@ def symmetric_group_of_three(n_atoms):
     from itertools import permutations
 
     return np.array([[*p, *range(3, n_atoms)] for p in permutations(range(3))])
+
+
+@pytest.fixture
+def host_cupy(monkeypatch):
+    """A stand-in for CuPy that runs CUDA kernels on the processor; see cuda_on_host."""
+    import cuda_on_host
+
+    if cuda_on_host.compiler() is None:
+        pytest.skip("there is no g++, which compiles CUDA kernels for the processor: install it")
+    for library in ("cublas", "cusolver"):
+        monkeypatch.setitem(sys.modules, f"cupy_backends.cuda.libs.{library}", cuda_on_host.blas)
+    return cuda_on_host.host_cupy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -37,3 +39,45 @@ def release(xp: ModuleType) -> None:
     """Give unused memory of CuPy's pool back to the device, so that it can be cut anew."""
     if xp is not np:
         xp.get_default_memory_pool().free_all_blocks()
+
+
+def synchronize(xp: ModuleType) -> None:
+    """Wait for what was asked of the current device on the current stream."""
+    if xp is not np:
+        xp.cuda.get_current_stream().synchronize()
+
+
+def visible_devices(xp: ModuleType) -> Sequence[int]:
+    """Return the numbers of all devices, that of the current one first."""
+    if xp is np:
+        return [0]
+    current = int(xp.cuda.Device().id)
+    return [current, *(k for k in range(int(xp.cuda.runtime.getDeviceCount())) if k != current)]
+
+
+def device_of(array: Any) -> int:
+    """Return the number of the device that an array of CuPy lies on."""
+    return int(array.device.id)
+
+
+def on_device(number: int, xp: ModuleType) -> AbstractContextManager[Any]:
+    """Return a context in which a device is the current one."""
+    return nullcontext() if xp is np else xp.cuda.Device(number)
+
+
+def new_stream(xp: ModuleType) -> Any:
+    """Return a stream of the current device, to use as a context: work on it overlaps with that on others."""
+    return nullcontext() if xp is np else xp.cuda.Stream(non_blocking=True)
+
+
+def copy_to_host(array: Any, out: np.ndarray, stream: Any) -> None:
+    """Write an array to one of the host, after the work on the stream that computes it."""
+    if isinstance(array, np.ndarray):
+        out[...] = array
+    else:
+        array.get(stream=stream, out=out)
+
+
+def pinned(n: int, xp: ModuleType) -> np.ndarray:
+    """Return an uninitialised array (n,) on the host that a device can copy from and to on its own."""
+    return np.frombuffer(xp.cuda.alloc_pinned_memory(8 * n), np.float64, n)

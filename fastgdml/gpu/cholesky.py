@@ -14,6 +14,7 @@ from ..descriptor import Array
 from ..errors import InsufficientMemoryError
 from ..group import GroupTables
 from ..kernel import Progress
+from ..lapack import solve_triangular_right
 from ..solvers.cholesky import ClosedFormSolution, solve_with_rising_lambda
 from ..solvers.rigid import drop_rigid_motions
 from .arrays import free_memory, release, to_numpy
@@ -27,9 +28,11 @@ _BLOCK = 4096
 _WORKSPACE_COLUMNS = 512
 
 
-def memory_estimate(n_train: int, n_atoms: int, n_perms: int = 1, periodic: bool = False) -> int:
+def memory_estimate(
+    n_train: int, n_atoms: int, n_perms: int = 1, periodic: bool = False, energies: bool = False
+) -> int:
     """Return the bytes of device memory that the closed form needs: the square matrix, workspace, tables of pairs."""
-    n_kept = max(3 * n_atoms - (3 if periodic else 6), 1)
+    n_kept = max(3 * n_atoms - (3 if periodic else 6), 1) + int(energies)
     n = n_train * n_kept
     pairs = 6 * n_train * n_atoms**2
     blocks = n_train * n_kept**2
@@ -48,6 +51,7 @@ def solve_closed_form(
     n_threads: int | None = None,
     assembly_progress: Progress | None = None,
     on_solving: Callable[[], None] | None = None,
+    y_E: Array | None = None,
     *,
     xp: ModuleType,
 ) -> ClosedFormSolution:
@@ -75,6 +79,8 @@ def solve_closed_form(
         Called with (done, total) while the matrix is assembled.
     on_solving : callable, optional
         Called once the matrix is there.
+    y_E : ndarray, shape (M,), optional
+        Scaled negative energies, to constrain energies point by point.
     xp : module
         numpy or cupy.
 
@@ -91,17 +97,23 @@ def solve_closed_form(
         If the matrix stays indefinite with the largest lambda tried.
     """
     release(xp)
-    needed = memory_estimate(len(R), R.shape[1], len(tables.perm), periodic)
+    energies = y_E is not None
+    needed = memory_estimate(len(R), R.shape[1], len(tables.perm), periodic, energies)
     if needed > free_memory(xp):
         raise _too_large(needed, R, xp)
+    labels = y.reshape(len(R), -1)
+    if y_E is not None:
+        labels = np.column_stack([labels, y_E])
     with threadpool_limits(limits=1, user_api="blas"):  # small matrices: threads would only wait
-        reduction = drop_rigid_motions(R, periodic)
-        rhs = reduction.reduce(y)
+        reduction = drop_rigid_motions(R, periodic, energies)
+        rhs = reduction.reduce(labels)
     blocks = reduction.padded_gram_inverse()
 
     def solve(lam: float) -> Array | None:
         try:
-            matrix = assemble_lower(R_desc, R_d_desc, tables, sig, reduction.rows, -1.0, assembly_progress, xp=xp)
+            matrix = assemble_lower(
+                R_desc, R_d_desc, tables, sig, reduction.rows, -1.0, assembly_progress, energies, xp=xp
+            )
             if on_solving is not None:
                 on_solving()
             add_blocks(matrix, reduction.rows.begin, lam * blocks, xp)
@@ -112,14 +124,17 @@ def solve_closed_form(
             raise _too_large(needed, R, xp) from error
 
     z, lam = solve_with_rising_lambda(solve, lam, to_numpy(R_desc))
-    return ClosedFormSolution(-reduction.expand(z, 3 * R.shape[1]), lam)
+    alphas = -reduction.expand(z, labels.shape[1]).reshape(labels.shape)
+    n_coord = 3 * R.shape[1]
+    return ClosedFormSolution(alphas[:, :n_coord].ravel(), lam, alphas[:, n_coord].copy() if energies else None)
 
 
 def _too_large(needed: int, R: Array, xp: ModuleType) -> InsufficientMemoryError:
     return InsufficientMemoryError(
         f"The closed form for {len(R)} points of {R.shape[1]} atoms needs {needed / 2**30:.1f} GB of device memory, "
-        f"{free_memory(xp) / 2**30:.1f} GB are free. Use fewer training points, free memory of the device, or train on "
-        "the processor (backend='cpu'), where the matrix takes half as much."
+        f"{free_memory(xp) / 2**30:.1f} GB are free. Use the iterative solver (solver='cg', --solver cg), fewer "
+        "training points, free memory of the device, or train on the processor (backend='cpu'), where the matrix "
+        "takes half as much."
     )
 
 
@@ -185,6 +200,14 @@ def cholesky_solve(matrix: Any, rhs: Any, xp: ModuleType, block: int | None = No
     return z
 
 
+def solve_right(factor: Any, panel: Any, xp: ModuleType) -> None:
+    """Replace a panel B (m, k) by B L^-T, with L (k, k) from `cholesky`; both in Fortran order."""
+    if xp is np:
+        solve_triangular_right(factor, panel)
+    else:
+        _Blas(factor, xp).divide(0, len(factor), int(panel.data.ptr), len(panel), len(panel))
+
+
 class _Blas:
     """cuBLAS and cuSOLVER on parts of one square Fortran-ordered matrix in device memory."""
 
@@ -216,6 +239,10 @@ class _Blas:
 
     def divide_panel(self, k: int, end: int) -> None:
         """Multiply the rows below the factored diagonal block L by L^-T."""
+        self.divide(k, end, self._at(end, k), self._n - end, self._n)
+
+    def divide(self, k: int, end: int, address: int, n_rows: int, stride: int) -> None:
+        """Multiply a panel at an address, columns `stride` apart, by L^-T of the diagonal block of rows k to end."""
         lib = self._cublas
         lib.dtrsm(
             self._blas_handle,
@@ -223,13 +250,13 @@ class _Blas:
             lib.CUBLAS_FILL_MODE_LOWER,
             lib.CUBLAS_OP_T,
             lib.CUBLAS_DIAG_NON_UNIT,
-            self._n - end,
+            n_rows,
             end - k,
             self._one.ctypes.data,
             self._at(k, k),
             self._n,
-            self._at(end, k),
-            self._n,
+            address,
+            stride,
         )
 
     def update(self, col: int, col_end: int, k: int, end: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..cell import Cell
-from ..descriptor import geometry_error
+from ..descriptor import Array, geometry_error
 from ..errors import DataError
 from .arrays import to_numpy
 
@@ -40,18 +40,41 @@ def from_R(R: Any, cell: Cell | None = None, first: int = 0, *, xp: ModuleType) 
     R = xp.asarray(R, dtype=xp.float64)
     if R.ndim != 3 or R.shape[2] != 3 or R.shape[1] < 2:
         raise DataError(f"Geometries must have shape (n_geo, n_atoms >= 2, 3); found {R.shape}.")
+    x, g, unusable = descriptors(R, cell, xp=xp)
+    # The one place that waits for the device: a geometry that cannot be used must not pass.
+    if unusable.any():
+        index = int(unusable.argmax())
+        raise unusable_error(to_numpy(R[index]), cell and cell.part(slice(index, index + 1)), first + index)
+    return x, g
+
+
+def descriptors(R: Any, cell: Cell | None = None, *, xp: ModuleType) -> tuple[Any, Any, Any]:
+    """Return descriptors and Jacobians as `from_R`, and which geometries (n_geo,) have none. Waits for nothing."""
+    with np.errstate(all="ignore"):
+        d, squared = _differences(R, cell, xp)
+        x = 1 / xp.sqrt(squared)
+        g = d * (x * x * x)[:, :, None]
+    return x, g, ~_usable(squared).all(axis=1)
+
+
+def unusable_error(r: Array, cell: Cell | None, index: int) -> DataError:
+    """Return the error for a geometry (N, 3) of number `index` that `descriptors` found unusable, in its cell."""
+    with np.errstate(all="ignore"):
+        usable = _usable(_differences(r[None], cell, np)[1])[0]
+    return geometry_error(r, index, int(usable.argmin()))
+
+
+def _usable(squared: Any) -> Any:
+    return (squared > 0) & (squared < np.inf)
+
+
+def _differences(R: Any, cell: Cell | None, xp: ModuleType) -> tuple[Any, Any]:
+    """Return the differences (n_geo, D, 3) of the positions of pairs, in the cell, and their squares (n_geo, D)."""
     a, b = (xp.asarray(atom) for atom in np.tril_indices(R.shape[1], -1))
     d = R[:, a] - R[:, b]
     if cell is not None:
         d = _fold(d, cell, xp)
-    squared = (d * d).sum(axis=2)
-    # The one place that waits for the device: a geometry that cannot be used must not pass.
-    unusable = ~((squared > 0) & (squared < xp.inf))
-    if unusable.any():
-        index, pair = (int(k) for k in np.argwhere(to_numpy(unusable))[0])
-        raise geometry_error(to_numpy(R[index]), first + index, pair)
-    x = 1 / xp.sqrt(squared)
-    return x, d * (x * x * x)[:, :, None]
+    return d, (d * d).sum(axis=2)
 
 
 def _fold(d: Any, cell: Cell, xp: ModuleType) -> Any:

@@ -1,45 +1,44 @@
-"""Prediction of many geometries on a device; the twin of `fastgdml.predict`."""
+"""Prediction on one or several devices; the twin of `fastgdml.predict`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from math import sqrt
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import cycle, repeat
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..backend import array_module, energies_on_gpu_error
+from ..backend import array_module
 from ..cell import Cell
-from ..descriptor import n_atoms_of, n_pairs, pair_perms_from_lin
+from ..descriptor import pair_perms_from_lin
 from ..errors import DataError, InsufficientMemoryError
-from .arrays import free_memory, release, take, to_numpy
-from .descriptor import from_R
-from .kernel import load_cuda
+from .arrays import copy_to_host, device_of, new_stream, on_device, take, to_numpy, visible_devices
+from .batches import Ranges, work_through
+from .bulk import Bulk
+from .descriptor import descriptors, unusable_error
+from .fused import MAX_GEOMETRIES, Fused, Results
+from .model import DeviceModel, HostModel
 
 _log = logging.getLogger(__name__)
 
-# Part of the free device memory that a batch of predictions may take: CuPy's pool and cuBLAS need some, too.
-_MEMORY_FRACTION = 0.6
-# Largest number of elements of one temporary of a batch: more does not run faster.
-_MAX_ELEMENTS = 2**28
-# As __launch_bounds__ in weights.cu.
-_WEIGHTS_THREADS = 128
+# Up to so many terms, geometries times permutations, training points and pairs, the fused kernels predict: there the
+# launches of the bulk path, about twenty array operations, cost more than its faster arithmetic saves. An estimate,
+# not measured on a device yet: one geometry of 21 atoms with 1000 points and 6 permutations has 1.3 million terms.
+_FUSED_TERMS = 2**26
 
 
 class GPUPredictor:
-    """Predict energies and forces of many geometries by products of large matrices.
+    """Predict energies and forces on the devices of this machine.
 
-    With q = sqrt(5) / sigma, Y = q times the permuted query descriptors (n_geo P, D), X = q times the training
-    descriptors (M, D) and V = J alpha (M, D), equation (5) of src/block_kernels.c reads
-
-        rho^2 = |y|^2 + |x|^2 - 2 Y X^T,    T = Y V^T - x.v,    A = 5 exp(-rho) / (3 sigma^2)
-        E = sum A (1 + rho) T / q,          -dE/dY = sum A T (Y - X) - A (1 + rho) V
-
-    The mean training descriptor, averaged over the group, is subtracted from all descriptors first: that leaves
-    differences as they are and keeps the cancellation in rho^2 small.
+    Few geometries go through one fused kernel (`fused`), many through products of matrices in batches (`bulk`), which
+    are spread over all devices. Data that lie on a device are predicted there, and only there.
 
     Parameters
     ----------
@@ -54,10 +53,17 @@ class GPUPredictor:
     cell : Cell, optional
         The model's own periodic cell, used unless another is given.
     xp : module, optional
-        numpy or cupy; cupy by default.
+        numpy or cupy; cupy by default. NumPy takes the way of many geometries with any number.
+    alphas_E : array, shape (M,), optional
+        Coefficients of energy constraints.
+    devices : sequence of int, optional
+        Numbers of the devices for data from the host; all that are visible (CUDA_VISIBLE_DEVICES) by default, the
+        current one first. The model is copied to each when it is first needed there.
 
     Raises
     ------
+    DataError
+        If shapes do not belong together.
     UsageError
         If `xp` is not given and there is no device.
     """
@@ -72,48 +78,31 @@ class GPUPredictor:
         c: float,
         cell: Cell | None = None,
         xp: ModuleType | None = None,
+        alphas_E: Any = None,
+        devices: Sequence[int] | None = None,
     ) -> None:
-        self.xp = xp = array_module("gpu") if xp is None else xp
-        self.n_train, self.n_desc = x.shape
-        self.n_perms = len(pair_perms)
-        self.n_atoms = n_atoms_of(self.n_desc)
-        if self.n_desc != n_pairs(self.n_atoms) or v.shape != x.shape or pair_perms.shape[1] != self.n_desc:
-            raise DataError(
-                f"Descriptors {x.shape}, coefficients {v.shape} and pair permutations {pair_perms.shape} do not belong "
-                "to one molecule."
-            )
-        self.sig, self.std, self.c = float(sig), float(std), float(c)
+        self.xp = array_module("gpu") if xp is None else xp
         self.cell = cell
-        self._q = sqrt(5) / self.sig
-        # x_i - P_p x_j, read with the permutation on the query; and the way back, over (P D,).
-        self._images = xp.asarray(np.argsort(pair_perms, axis=1))
-        self._back = xp.asarray(pair_perms + self.n_desc * np.arange(self.n_perms)[:, None])
-        x = xp.asarray(x, dtype=xp.float64)
-        self._center = self._q * x.mean(axis=0)[xp.asarray(pair_perms)].mean(axis=0)
-        # X and V, one below the other: both products with Y are one.
-        self._xv = xp.empty((2 * self.n_train, self.n_desc))
-        self._xv[: self.n_train] = self._q * x - self._center
-        self._x_dot_x = (self._xv[: self.n_train] ** 2).sum(axis=1)
-        # Columns +1 and -1 at the two atoms of each pair: J^T as a matrix product.
-        a, b = np.tril_indices(self.n_atoms, -1)
-        ends = np.zeros((self.n_desc, self.n_atoms))
-        ends[np.arange(self.n_desc), b] = 1.0
-        ends[np.arange(self.n_desc), a] = -1.0
-        self._ends = xp.asarray(ends)
-        self._weights = _weights_function(xp)
-        self.set_coefficients(v)
+        x, v = (np.asarray(to_numpy(a), dtype=np.float64) for a in (x, v))
+        self._host = HostModel(
+            x, v, None if alphas_E is None else to_numpy(alphas_E), pair_perms, float(sig), float(std), float(c)
+        )
+        self._devices = list(visible_devices(self.xp) if devices is None else devices)
+        self._replicas: dict[int, _Replica] = {}
+        self._lock = threading.Lock()
+        self._replica(self._devices[0])
 
     @classmethod
-    def from_model(cls, model: Mapping[str, Any], xp: ModuleType | None = None) -> GPUPredictor:
+    def from_model(
+        cls, model: Mapping[str, Any], xp: ModuleType | None = None, devices: Sequence[int] | None = None
+    ) -> GPUPredictor:
         """Return the predictor of a model as made by `GDMLTrain.train` or `load_model`.
 
         Raises
         ------
         UsageError
-            If the model has energy constraints, or `xp` is not given and there is no device.
+            If `xp` is not given and there is no device.
         """
-        if model.get("alphas_E") is not None:
-            raise energies_on_gpu_error()
         x = np.asarray(model["R_desc"], dtype=np.float64).T
         return cls(
             x,
@@ -124,13 +113,18 @@ class GPUPredictor:
             float(model["c"]),
             Cell.of(model),
             xp,
+            model.get("alphas_E"),
+            devices,
         )
 
-    def set_coefficients(self, v: Any) -> None:
-        """Replace J alpha (M, D)."""
-        X, V = self._xv[: self.n_train], self._xv[self.n_train :]
-        V[:] = self.xp.asarray(v, dtype=self.xp.float64)
-        self._x_dot_v = (X * V).sum(axis=1)
+    def set_coefficients(self, v: Any, alphas_E: Any = None) -> None:
+        """Replace J alpha (M, D) and the coefficients of energy constraints (M,); None: there are no constraints."""
+        alphas_E = None if alphas_E is None else to_numpy(alphas_E)
+        self._host = replace(self._host, v=np.asarray(to_numpy(v), dtype=np.float64), alphas_E=alphas_E)
+        with self._lock:
+            for number, replica in self._replicas.items():
+                with on_device(number, self.xp):
+                    replica.model.set_coefficients(self._host)
 
     def predict(
         self, R: Any, return_E: bool = True, cell: Cell | None = None, return_virial: bool = False
@@ -168,114 +162,140 @@ class GPUPredictor:
         InsufficientMemoryError
             If not even one geometry fits into the memory of the device.
         """
-        r, on_device = take(R, self.xp)
-        n_coord = 3 * self.n_atoms
-        if r.size % n_coord or not (r.shape[-1:] == (n_coord,) or r.shape[-2:] == (self.n_atoms, 3)):
-            raise DataError(
-                f"Geometries of shape {r.shape} do not fit a model of {self.n_atoms} atoms: "
-                f"(n_geo, {n_coord}) expected."
-            )
-        r = r.reshape(-1, self.n_atoms, 3)
-        cell = self.cell if cell is None else cell
-        if cell is not None:
-            cell.require_for(len(r))
-
-        def batch_of(begin: int, end: int) -> tuple[Any, Any]:
-            part = cell and cell.part(slice(begin, end))
-            return from_R(self.xp.asarray(r[begin:end]), part, begin, xp=self.xp)
-
-        E, F, virial = self._in_batches(len(r), batch_of, self.xp if on_device else np, return_virial)
+        r, is_on_device = take(R, self.xp)
+        device = device_of(r) if is_on_device else None
+        with on_device(self._devices[0] if device is None else device, self.xp):
+            n_atoms, n_coord = self._host.n_atoms, 3 * self._host.n_atoms
+            if r.size % n_coord or not (r.shape[-1:] == (n_coord,) or r.shape[-2:] == (n_atoms, 3)):
+                raise DataError(
+                    f"Geometries of shape {r.shape} do not fit a model of {n_atoms} atoms: (n_geo, {n_coord}) expected."
+                )
+            r = r.reshape(-1, n_atoms, 3)
+            cell = self.cell if cell is None else cell
+            if cell is not None:
+                cell.require_for(len(r))
+            E, F, virial, unusable = self._predict(r, device, cell, return_virial)
+            # For data on the device, the one place that waits for it: a geometry that cannot be used must not pass.
+            if unusable.any():
+                index = int(unusable.argmax())
+                raise unusable_error(to_numpy(r[index]), cell and cell.part(slice(index, index + 1)), index)
         return tuple(wanted for wanted in (E if return_E else None, F, virial) if wanted is not None)
 
     def predict_descriptors(self, x: Any, g: Any, return_E: bool = True) -> tuple[Any, ...]:
         """Predict from descriptors (n_geo, D) and Jacobians (n_geo, D, 3); otherwise as `predict`."""
-        (x, on_device), (g, _) = take(x, self.xp), take(g, self.xp)
-        asarray = self.xp.asarray
-        E, F, _ = self._in_batches(
-            len(x), lambda begin, end: (asarray(x[begin:end]), asarray(g[begin:end])), self.xp if on_device else np
-        )
+        (x, is_on_device), (g, _) = take(x, self.xp), take(g, self.xp)
+        xp = self.xp
+
+        def batch_of(begin: int, end: int) -> tuple[Any, Any, Any]:
+            return xp.asarray(x[begin:end]), xp.asarray(g[begin:end]), xp.zeros(end - begin, dtype=bool)
+
+        E, F, _, _ = self._predict_bulk(len(x), batch_of, device_of(x) if is_on_device else None, False)
         return (E, F) if return_E else (F,)
 
-    def _in_batches(
-        self, n_geo: int, batch_of: Callable[[int, int], tuple[Any, Any]], out: ModuleType, virials: bool = False
-    ) -> tuple[Any, ...]:
-        """Predict batch by batch into arrays of the module `out`; smaller batches when memory runs out."""
-        results = (
-            out.empty(n_geo),
-            out.empty((n_geo, 3 * self.n_atoms)),
-            out.empty((n_geo, 3, 3)) if virials else None,
-        )
-        batch = self._batch_size(n_geo)
-        begin = 0
-        while begin < n_geo:
-            end = min(begin + batch, n_geo)
-            try:
-                parts = self._predict_batch(*batch_of(begin, end), virials)
-            except MemoryError:  # CuPy's OutOfMemoryError is one
-                if end - begin == 1:
-                    raise InsufficientMemoryError(
-                        f"The device has no room for one geometry of {self.n_atoms} atoms with {self.n_train} training "
-                        f"points and {self.n_perms} permutations ({self._bytes_per_geometry() / 2**20:.0f} MB). Free "
-                        "memory of the device, or predict on the processor: backend='cpu'."
-                    ) from None
-                batch = (end - begin) // 2
-                _log.info("Out of device memory with %d geometries a batch; trying %d.", end - begin, batch)
-                release(self.xp)
-                continue
+    def batch_size(self, n_geo: int) -> int:
+        """Return how many of `n_geo` geometries the first device predicts at once with the memory free now."""
+        with on_device(self._devices[0], self.xp):
+            return self._replica(self._devices[0]).bulk.batch_size(n_geo)
+
+    def _terms(self, n_geo: int) -> int:
+        return n_geo * self._host.n_perms * self._host.n_train * self._host.n_desc
+
+    def _replica(self, number: int) -> _Replica:
+        """Return the model on a device."""
+        with self._lock:
+            if number not in self._replicas:
+                with on_device(number, self.xp):
+                    self._replicas[number] = _Replica(self._host, self.xp)
+            return self._replicas[number]
+
+    def _predict(self, r: Any, device: int | None, cell: Cell | None, virials: bool) -> Results:
+        """Predict geometries (n_geo, N, 3) that lie on a device, the current one, or with None on the host."""
+        if 0 < len(r) <= MAX_GEOMETRIES and self._terms(len(r)) <= _FUSED_TERMS:
+            fused = self._replica(self._devices[0] if device is None else device).fused
+            if fused is not None:
+                try:
+                    return (fused.predict_from_host if device is None else fused.predict)(r, cell, virials)
+                except MemoryError:
+                    _log.info("No device memory for %d geometries at once; trying batches.", len(r))
+
+        def batch_of(begin: int, end: int) -> tuple[Any, Any, Any]:
+            part = cell and cell.part(slice(begin, end))
+            return descriptors(self.xp.asarray(r[begin:end]), part, xp=self.xp)
+
+        return self._predict_bulk(len(r), batch_of, device, virials)
+
+    def _predict_bulk(
+        self, n_geo: int, batch_of: Callable[[int, int], tuple[Any, Any, Any]], device: int | None, virials: bool
+    ) -> Results:
+        """Predict by matrix products, on one device into its memory, or with device None on all into NumPy arrays.
+
+        `batch_of` returns descriptors, Jacobians and which geometries are unusable for a range, on the current device.
+        """
+        from_host = device is None
+        workers = self._workers(n_geo) if device is None else [device]
+        with on_device(workers[0], self.xp):
+            results = _new_results(n_geo, self._host.n_atoms, virials, np if from_host else self.xp)
+
+        def collect(begin: int, end: int, parts: Results, stream: Any) -> None:
             for result, part in zip(results, parts, strict=True):
-                if result is not None:
-                    result[begin:end] = to_numpy(part) if out is np else part
-            begin = end
+                if result is not None and from_host:
+                    copy_to_host(part, result[begin:end], stream)
+                elif result is not None:
+                    result[begin:end] = part
+
+        ranges = Ranges(n_geo)
+
+        def work(number: int) -> None:
+            # Geometries that cannot be used give infinities, and are reported at the end.
+            with on_device(number, self.xp), np.errstate(all="ignore"):
+                replica = self._replica(number)
+
+                def compute(begin: int, end: int) -> Results:
+                    x, g, unusable = batch_of(begin, end)
+                    return *replica.bulk.predict(x, g, virials), unusable
+
+                streams = cycle(replica.streams) if from_host else repeat(nullcontext())
+                size = min(replica.bulk.batch_size(n_geo, 2 if from_host else 1), -(-max(n_geo, 1) // len(workers)))
+                work_through(ranges, size, streams, compute, collect, self.xp)
+
+        try:
+            if len(workers) == 1:
+                work(workers[0])
+            else:
+                jobs = [self._replica(number).thread.submit(work, number) for number in workers]
+                wait(jobs)
+                for job in jobs:
+                    job.result()
+        except MemoryError:
+            raise self._no_memory_error(workers[0]) from None
         return results
 
-    def _bytes_per_geometry(self) -> int:
-        return 8 * (2 * self.n_perms * self.n_train + 6 * self.n_perms * self.n_desc + 16 * self.n_desc)
+    def _workers(self, n_geo: int) -> list[int]:
+        """Return the devices to use: each gets at least what the fused kernels would take at once."""
+        return self._devices[: max(1, self._terms(n_geo) // _FUSED_TERMS)]
 
-    def _batch_size(self, n_geo: int) -> int:
-        """Return how many geometries to predict at once."""
-        fits = int(_MEMORY_FRACTION * free_memory(self.xp)) // self._bytes_per_geometry()
-        widest = self.n_perms * max(2 * self.n_train, 3 * self.n_desc)
-        return max(1, min(n_geo, fits, _MAX_ELEMENTS // widest))
-
-    def _predict_batch(self, x: Any, g: Any, virials: bool) -> tuple[Any, ...]:
-        xp, n_geo = self.xp, len(x)
-        y = (self._q * x)[:, self._images].reshape(-1, self.n_desc)
-        # After the permutation, so that sets of permutations that are no group are right, too.
-        y -= self._center
-        st = y @ self._xv.T
-        w1_sum, e = self._weights(st, (y * y).sum(axis=1), self._x_dot_x, self._x_dot_v, 5.0 / (3.0 * self.sig**2))
-        E = (self.std / self._q) * e.reshape(n_geo, -1).sum(axis=1) + self.c
-        y *= w1_sum[:, None]
-        y -= st @ self._xv
-        # Back through the permutations, summed over them.
-        minus_dE_dx = y.reshape(n_geo, -1)[:, self._back].sum(axis=1)
-        f = g * (self.std * minus_dE_dx)[:, :, None]
-        F = xp.tensordot(f, self._ends, axes=(1, 0)).transpose(0, 2, 1).reshape(n_geo, -1)
-        # Distances are g / x^3.
-        virial = -xp.matmul(f.transpose(0, 2, 1), g / (x * x * x)[:, :, None]) if virials else None
-        return E, F, virial
+    def _no_memory_error(self, number: int) -> InsufficientMemoryError:
+        host, size = self._host, self._replica(number).bulk.bytes_per_geometry
+        return InsufficientMemoryError(
+            f"The device has no room for one geometry of {host.n_atoms} atoms with {host.n_train} training points and "
+            f"{host.n_perms} permutations ({size / 2**20:.0f} MB). Free memory of the device, or predict on the "
+            "processor: backend='cpu'."
+        )
 
 
-def _weights_function(xp: ModuleType) -> Callable[..., tuple[Any, Any]]:
-    """Return the function (st, yy, xx, xv, factor) -> (w1_sum, e_sum) that cuda/weights.cu describes."""
-    if xp is np:
-        return _weights_numpy
-    kernel = load_cuda("weights", xp)
+class _Replica:
+    """The model on the current device, with all ways to predict there."""
 
-    def weights(st: Any, yy: Any, xx: Any, xv: Any, factor: float) -> tuple[Any, Any]:
-        w1_sum, e_sum = xp.empty(len(st)), xp.empty(len(st))
-        arguments = (st, yy, xx, xv, w1_sum, e_sum, np.int32(len(xx)), np.float64(factor))
-        kernel((len(st),), (_WEIGHTS_THREADS,), arguments)
-        return w1_sum, e_sum
-
-    return weights
+    def __init__(self, host: HostModel, xp: ModuleType) -> None:
+        self.model = DeviceModel(host, xp)
+        self.bulk = Bulk(self.model)
+        self.fused = None if xp is np or not Fused.fits(self.model) else Fused(self.model)
+        # Kept, as CuPy keeps memory for each stream.
+        self.streams = (new_stream(xp), new_stream(xp))
+        # One thread for all calls: what the libraries of CUDA keep for a thread is made once. It starts when needed.
+        self.thread = ThreadPoolExecutor(1)
 
 
-def _weights_numpy(st: Any, yy: Any, xx: Any, xv: Any, factor: float) -> tuple[Any, Any]:
-    s, t = st[:, : len(xx)], st[:, len(xx) :]
-    rho = np.sqrt(np.maximum(yy[:, None] + xx - 2.0 * s, 0.0))
-    projection = t - xv
-    a = factor * np.exp(-rho)
-    s[:] = a * projection
-    t[:] = a * (1.0 + rho)
-    return s.sum(axis=1), (t * projection).sum(axis=1)
+def _new_results(n_geo: int, n_atoms: int, virials: bool, out: ModuleType) -> Results:
+    virial = out.empty((n_geo, 3, 3)) if virials else None
+    return out.empty(n_geo), out.empty((n_geo, 3 * n_atoms)), virial, out.empty(n_geo, dtype=bool)

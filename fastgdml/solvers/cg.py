@@ -1,7 +1,7 @@
 """Iterative training: conjugate gradients on the matrix-free kernel, preconditioned by columns of some training points.
 
 It needs memory for k columns of the kernel matrix instead of all n, and less time than the closed form for large
-training sets. How many columns, and which solver is faster, follows from a model of cost (see `Rates`).
+training sets. How many columns, and which solver is faster, follows from a model of cost (see `machine.Rates`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from threadpoolctl import threadpool_limits
 from ..descriptor import Array, IntArray
 from ..errors import InsufficientMemoryError, SolverError
 from ..group import GroupTables
-from ..operator import KernelOperator
 from ..progress import Callback, Step
 from ..threads import resolve_n_threads
-from . import preconditioner
 from .conjugate_gradients import iterate
+from .machine import PROCESSOR, Machine, Rates
 from .rigid import drop_rigid_motions, remove_rigid_motions
 
 # Steps to a residual of 1e-4 are about this times n / k: 10 for ethanol, 45 to 60 for aspirin.
@@ -75,32 +74,7 @@ class IterativeSolution:
     converged: bool
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What a machine does in a second; only the ratios matter for the choices that are made.
-
-    They are fixed, those of two cores with AVX-512, and not measured on the spot: the same task has the same solution
-    wherever and whenever it is solved.
-
-    Attributes
-    ----------
-    blas : float
-        Operations of matrix products and factorisations.
-    kernels : float
-        Operations of products with the matrix-free kernel.
-    bytes : float
-        Bytes read from memory.
-    """
-
-    blas: float = 90e9
-    kernels: float = 55e9
-    bytes: float = 15e9
-
-
-RATES = Rates()
-
-
-def closed_form_seconds(n: int, rates: Rates = RATES) -> float:
+def closed_form_seconds(n: int, rates: Rates = PROCESSOR.rates) -> float:
     """Return the time that the factorisation of a matrix of order n will take."""
     return n**3 / 3 / rates.blas
 
@@ -111,7 +85,7 @@ def expected_steps(n: int, k: int, tol: float, steps: float = STEPS) -> float:
 
 
 def iteration_seconds(
-    n: int, k: int, product: float, rates: Rates = RATES, steps: float = STEPS, tol: float = 1e-4
+    n: int, k: int, product: float, rates: Rates = PROCESSOR.rates, steps: float = STEPS, tol: float = 1e-4
 ) -> float:
     """Return the time that the iterative solver will take with k of n columns; a product K v takes `product` flops."""
     build = (2.0 * n * k**2 + k**3) / rates.blas
@@ -120,7 +94,7 @@ def iteration_seconds(
 
 
 def choose_n_columns(
-    n_train: int, n_coord: int, product: float, max_bytes: float, rates: Rates = RATES, tol: float = 1e-4
+    n_train: int, n_coord: int, product: float, max_bytes: float, machine: Machine = PROCESSOR, tol: float = 1e-4
 ) -> int:
     """Return the number of columns that makes the iterative solver fastest within `max_bytes`.
 
@@ -132,15 +106,15 @@ def choose_n_columns(
     n = n_train * n_coord
     least = min(n, max(n_coord, int(_SHARES[0] * n)))
     counts = [k for k in {least, *(int(share * n) for share in _SHARES)} if k >= least]
-    fitting = [k for k in counts if preconditioner.memory(n_train, n_coord, k) <= max_bytes]
+    fitting = [k for k in counts if machine.preconditioner_memory(n_train, n_coord, k) <= max_bytes]
     if not fitting:
-        needed = preconditioner.memory(n_train, n_coord, least)
+        needed = machine.preconditioner_memory(n_train, n_coord, least)
         raise InsufficientMemoryError(
             f"The preconditioner for {n_train} points with {n_coord} labels each needs at least {needed / 2**30:.2g} "
-            f"GB; the memory limit leaves {max(max_bytes, 0) / 2**30:.2g} GB for it. Use fewer training points or a "
-            "larger limit (max_memory, -m)."
+            f"GB; the limit{machine.of_memory} leaves {max(max_bytes, 0) / 2**30:.2g} GB for it. Use fewer training "
+            "points or a larger limit (max_memory, -m)."
         )
-    return min(fitting, key=lambda k: (iteration_seconds(n, k, product, rates, tol=tol), k))
+    return min(fitting, key=lambda k: (iteration_seconds(n, k, product, machine.rates, tol=tol), k))
 
 
 class IterativeSolver:
@@ -164,6 +138,9 @@ class IterativeSolver:
         Number of threads, also of BLAS; all by default.
     y_E : ndarray, shape (M,), optional
         Scaled negative energies, to constrain energies point by point.
+    machine : Machine
+        Where K v and the preconditioner are computed. Vectors stay on the host: a step moves 4 n numbers, nothing
+        beside the product.
     """
 
     def __init__(
@@ -178,7 +155,9 @@ class IterativeSolver:
         periodic: bool = False,
         n_threads: int | None = None,
         y_E: Array | None = None,
+        machine: Machine = PROCESSOR,
     ) -> None:
+        self._machine = machine
         self._x, self._g, self._tables, self._sig, self._lam = R_desc, R_d_desc, tables, sig, lam
         self._n_threads = resolve_n_threads(n_threads)
         self._energies = y_E is not None
@@ -188,7 +167,7 @@ class IterativeSolver:
         self._y = (labels if y_E is None else np.column_stack([labels, y_E])).ravel()
         with threadpool_limits(limits=1, user_api="blas"):
             self._kept = drop_rigid_motions(R, periodic, self._energies).kept
-        self._K = KernelOperator(R_desc, R_d_desc, tables, sig, self._energies, self._n_threads)
+        self._K = machine.operator(R_desc, R_d_desc, tables, sig, self._energies, self._n_threads)
 
     @property
     def n(self) -> int:
@@ -197,8 +176,8 @@ class IterativeSolver:
 
     @property
     def product(self) -> float:
-        """Operations of one product K v: 9 for each pair and image, about 60 for each weight."""
-        return self._n_train**2 * (9.0 * self._K.n_pair_images + 60.0 * len(self._tables.perm))
+        """Operations of one product K v."""
+        return float(self._K.flops)
 
     def fixed_memory(self) -> int:
         """Return the bytes that are needed whatever the number of columns.
@@ -263,7 +242,7 @@ class IterativeSolver:
         points, begin = np.unique(columns // self._n_coord, return_index=True)
         building = Step(callback, f"Building preconditioner ({len(columns)} of {self.n} columns)")
         with threadpool_limits(limits=self._n_threads, user_api="blas"):
-            P = preconditioner.build(
+            P = self._machine.preconditioner(
                 self._x,
                 self._g,
                 self._tables,

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
-import psutil
 
 from ..descriptor import Array
 from ..errors import InsufficientMemoryError, UsageError
 from ..group import GroupTables
 from ..progress import Callback, Step
-from . import preconditioner
 from .cg import (
     STEPS,
     STEPS_AT_MOST,
@@ -25,7 +23,7 @@ from .cg import (
     expected_steps,
     iteration_seconds,
 )
-from .cholesky import ClosedFormSolution, memory_estimate, solve_closed_form
+from .machine import PROCESSOR, Machine
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +84,7 @@ class SolverOptions:
     max_iter : int, optional
         Most steps of the iteration.
     max_memory : float, optional
-        Limit in GB (2**30 bytes); what is free by default.
+        Limit in GB (2**30 bytes), of the memory of the machine; what is free by default.
     start : tuple, optional
         alphas_F, alphas_E and number of steps of an earlier run.
     columns : array_like of int, optional
@@ -139,6 +137,7 @@ def solve(
     callback: Callback | None = None,
     checkpoint: Callable[[Solution], None] | None = None,
     monitor: Callable[[Solution], bool] | None = None,
+    machine: Machine = PROCESSOR,
 ) -> Solution:
     """Solve with the solver that is asked for; 'auto' takes the faster of those that fit the memory limit.
 
@@ -152,6 +151,8 @@ def solve(
         Progress; see `fastgdml.progress.Callback`.
     checkpoint, monitor : callable, optional
         See `IterativeSolver.solve`.
+    machine : Machine
+        Where to solve.
 
     Raises
     ------
@@ -161,36 +162,39 @@ def solve(
         If there is no solution.
     """
     n_train, n_atoms = equations.R.shape[:2]
-    limit = psutil.virtual_memory().available if options.max_memory is None else options.max_memory * 2**30
-    needed = memory_estimate(n_train, n_atoms, len(equations.tables.perm), equations.periodic, equations.energies)
+    limit = machine.limit(options.max_memory)
+    needed = machine.closed_form_memory(
+        n_train, n_atoms, len(equations.tables.perm), equations.periodic, equations.energies
+    )
     fits = needed <= limit
-    memory = f"the closed form needs {needed / 2**30:.3g} GB, the limit is {limit / 2**30:.3g} GB"
-    if options.solver == "closed" or (options.solver == "auto" and fits and equations.order <= _SMALL_ORDER):
+    memory = f"the closed form needs {needed / 2**30:.3g} GB, the limit{machine.of_memory} is {limit / 2**30:.3g} GB"
+    small = equations.order <= _SMALL_ORDER
+    if options.solver == "closed" or (options.solver == "auto" and fits and (small or not machine.compares)):
         if not fits:
             raise InsufficientMemoryError(
                 f"For {n_train} points of {n_atoms} atoms {memory}. Use the iterative solver (solver='cg', --solver "
                 "cg), fewer training points or a larger limit (max_memory, -m)."
             )
         _log.info("Memory: %s.", memory)
-        reason = "asked for" if options.solver == "closed" else f"the matrix is small, of order {equations.order}"
-        return closed_form(equations, reason, callback)
+        reason = f"the matrix is small, of order {equations.order}" if small else memory
+        return closed_form(equations, "asked for" if options.solver == "closed" else reason, callback, machine)
 
-    iteration = IterativeSolver(**equations.arguments())
+    iteration = IterativeSolver(**equations.arguments(), machine=machine)
     room = _SHARE_OF_MEMORY * limit - iteration.fixed_memory()
     columns = None
     if options.columns is not None:
         columns = iteration.columns_from_sgdml(options.columns)
-        if preconditioner.memory(n_train, iteration.n // n_train, len(columns)) > room:
+        if machine.preconditioner_memory(n_train, iteration.n // n_train, len(columns)) > room:
             _log.info("The %d columns of the earlier run do not fit into the memory limit.", len(columns))
             columns = None
     free_to_choose = options.solver == "auto" and fits
     if columns is None:
         try:
-            count = choose_n_columns(n_train, iteration.n // n_train, iteration.product, room, tol=options.tol)
+            count = choose_n_columns(n_train, iteration.n // n_train, iteration.product, room, machine, options.tol)
         except InsufficientMemoryError:
             if not free_to_choose:
                 raise
-            return closed_form(equations, memory, callback)
+            return closed_form(equations, memory, callback, machine)
         columns = iteration.choose_columns(count)
 
     max_iter, reason = options.max_iter, "asked for" if options.solver == "cg" else memory
@@ -203,7 +207,7 @@ def solve(
         reason = f"on two cores, closed form about {closed:.2g} s, iteration {likely:.2g} to {worst:.2g} s"
         if worst > _ADVANTAGE * closed:
             del iteration
-            return closed_form(equations, reason, callback)
+            return closed_form(equations, reason, callback, machine)
         patience = int(_PATIENCE * expected_steps(iteration.n, len(columns), options.tol, STEPS_AT_MOST))
         max_iter = patience if max_iter is None else min(max_iter, patience)
     _log.info("Iterative solver (conjugate gradients), %d of %d columns: %s.", len(columns), iteration.n, reason)
@@ -222,7 +226,7 @@ def solve(
     )
     if free_to_choose and not found.converged and max_iter != options.max_iter and found.steps == max_iter:
         _log.warning("The iteration takes longer than the closed form would: starting that instead.")
-        return closed_form(equations, f"{reason}; the iteration was slower", callback)
+        return closed_form(equations, f"{reason}; the iteration was slower", callback, machine)
     if not found.converged:
         _log.warning(
             "The iteration stopped after %d steps with a relative residual of %.1e; %.0e was asked for. `resume` "
@@ -235,12 +239,9 @@ def solve(
 
 
 def closed_form(
-    equations: TrainingEquations,
-    reason: str,
-    callback: Callback | None = None,
-    solver: Callable[..., ClosedFormSolution] = solve_closed_form,
+    equations: TrainingEquations, reason: str, callback: Callback | None = None, machine: Machine = PROCESSOR
 ) -> Solution:
-    """Solve in closed form, with the function of the CPU or of the GPU."""
+    """Solve in closed form."""
     _log.info("Closed form: %s.", reason)
     assembling = Step(callback, "Assembling kernel matrix")
     solving: list[Step] = []
@@ -249,7 +250,7 @@ def closed_form(
         assembling.done()
         solving.append(Step(callback, "Solving linear system (Cholesky factorization)"))
 
-    found = solver(**equations.arguments(), assembly_progress=assembling, on_solving=start_solving)
+    found = machine.closed_form(**equations.arguments(), assembly_progress=assembling, on_solving=start_solving)
     solving[-1].done()
     return Solution("analytic", reason, found.alphas_F, found.alphas_E, found.lam)
 

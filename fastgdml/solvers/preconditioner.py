@@ -12,8 +12,10 @@ Blocks cost nothing beside L and save most of the steps that L alone would need.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -127,7 +129,9 @@ def build(
     n_train = len(x)
     cols = Coordinates.from_lists(columns)
     k = cols.size
-    factor = _factor_with_jitter(-assemble_selected(x[points], g[points], tables, sig, cols, n_threads), lam)
+    W = -assemble_selected(x[points], g[points], tables, sig, cols, n_threads)
+    factor = factor_with_jitter(W, lam, lambda matrix: lapack.cholesky_dense(matrix) == 0)
+    del W
 
     n_coord = 3 * tables.perm.shape[1] + int(energies)
     U = np.zeros((n_train * n_coord, -(-k // _PADDING) * _PADDING), dtype=np.float32)
@@ -144,7 +148,7 @@ def build(
         missed = _diagonal_blocks(x, g, tables, sig, piece, energies, n_threads)
         parts = np.ascontiguousarray(L).reshape(len(piece), n_coord, k)
         with blas.limit(limits=1, user_api="blas"):  # small matrices: threads would only wait
-            root = _inverse_roots(missed - np.matmul(parts, parts.swapaxes(1, 2)), lam)
+            root = inverse_roots(missed - np.matmul(parts, parts.swapaxes(1, 2)), lam)
             scaled = np.matmul(root, parts)
         roots[piece.start : piece.stop] = root
         rounded = U[piece.start * n_coord : piece.stop * n_coord, :k]
@@ -153,26 +157,36 @@ def build(
         if progress is not None:
             progress(piece.stop, n_train)
     if lapack.cholesky_dense(inner) != 0:
-        raise SolverError("The preconditioner is not positive definite: try a larger lambda or fewer inducing points.")
+        raise SolverError(not_positive_definite())
     return Preconditioner(U, inner, roots, resolve_n_threads(n_threads))
 
 
-def _inverse_roots(blocks: Array, lam: float) -> Array:
-    """Return (blocks + lam I)^(-1/2), eigenvalues raised to the floor."""
-    values, vectors = np.linalg.eigh(blocks)
+def not_positive_definite() -> str:
+    """Return the text of the error for an inner matrix that has no Cholesky factor."""
+    return "The preconditioner is not positive definite: try a larger lambda or fewer inducing points."
+
+
+def inverse_roots(blocks: Any, lam: float, xp: ModuleType = np) -> Any:
+    """Return (blocks + lam I)^(-1/2), eigenvalues raised to the floor; on a device if `xp` is cupy."""
+    values, vectors = xp.linalg.eigh(blocks)
     values += lam
-    values = np.maximum(values, np.maximum(_EIGENVALUE_FLOOR * values[:, -1:], lam))
-    return np.matmul(vectors / np.sqrt(values)[:, None, :], vectors.swapaxes(1, 2))
+    largest = values.max(axis=1, keepdims=True)
+    values = xp.maximum(values, xp.maximum(_EIGENVALUE_FLOOR * largest, lam))
+    return xp.matmul(vectors / xp.sqrt(values)[:, None, :], vectors.swapaxes(1, 2))
 
 
-def _factor_with_jitter(W: Array, lam: float) -> Array:
-    """Return the lower Cholesky factor of W (k, k), with the smallest jitter that gives one."""
+def factor_with_jitter(W: Any, lam: float, cholesky: Callable[[Any], bool], xp: ModuleType = np) -> Any:
+    """Return the lower Cholesky factor of W (k, k), with the smallest jitter that gives one.
+
+    `cholesky` factors a matrix in Fortran order in place, and returns whether it is positive definite.
+    """
     diagonal = W.diagonal().copy()
-    jitter = max(_JITTER, lam / diagonal.mean())
+    jitter = max(_JITTER, lam / float(diagonal.mean()))
+    each = xp.arange(len(W))
     for _ in range(_JITTER_TRIES):
         factor = W.copy(order="F")
-        np.fill_diagonal(factor, diagonal * (1 + jitter))
-        if lapack.cholesky_dense(factor) == 0:
+        factor[each, each] = diagonal * (1 + jitter)
+        if cholesky(factor):
             return factor
         jitter *= 10
     raise SolverError(

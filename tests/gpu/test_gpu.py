@@ -3,23 +3,34 @@
 import numpy as np
 import pytest
 from conftest import cyclic_group, random_molecules, symmetric_group_of_three
+from gpu_checks import (
+    GROUPS,
+    assert_close,
+    check_assembly,
+    check_assembly_with_oracle,
+    check_rectangles_and_diagonal_blocks,
+)
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed: these tests need it and a CUDA device")
 
 from fastgdml.backend import resolve_backend  # noqa: E402
 from fastgdml.cell import Cell  # noqa: E402
-from fastgdml.descriptor import from_R, jacobian_dot, tril_perms_lin  # noqa: E402
-from fastgdml.errors import DataError, InsufficientMemoryError, UsageError  # noqa: E402
+from fastgdml.descriptor import from_R  # noqa: E402
+from fastgdml.errors import InsufficientMemoryError, UsageError  # noqa: E402
 from fastgdml.gpu import arrays  # noqa: E402
 from fastgdml.gpu import cholesky as gpu_cholesky  # noqa: E402
 from fastgdml.gpu import descriptor as gpu_descriptor  # noqa: E402
 from fastgdml.gpu import kernel as gpu_kernel  # noqa: E402
-from fastgdml.gpu import predict as gpu_predict  # noqa: E402
+from fastgdml.gpu import operator as gpu_operator  # noqa: E402
+from fastgdml.gpu import preconditioner as gpu_preconditioner  # noqa: E402
 from fastgdml.group import GroupTables  # noqa: E402
 from fastgdml.kernel import Coordinates, assemble_full  # noqa: E402
+from fastgdml.operator import KernelOperator  # noqa: E402
 from fastgdml.predict import GDMLPredict  # noqa: E402
+from fastgdml.solvers import preconditioner  # noqa: E402
 from fastgdml.solvers.cholesky import solve_closed_form  # noqa: E402
 from fastgdml.solvers.rigid import drop_rigid_motions  # noqa: E402
+from fastgdml.train import GDMLTrain  # noqa: E402
 
 
 def device_problem():
@@ -33,184 +44,53 @@ def device_problem():
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(device_problem()), reason=device_problem() or "-")]
 
 CELL = Cell([[6.1, 2.4, 0.0], [0.0, 6.9, 0.2], [0.0, 0.0, 6.3]])
-GROUPS = {
-    "one": lambda n: np.arange(n)[None, :],
-    "all move": lambda n: cyclic_group(n, n),
-    "three atoms": symmetric_group_of_three,
-}
-
-
-def make_model(n_train, n_atoms, perms, cell=None, sig=10.0):
-    R_train = random_molecules(n_train, n_atoms)
-    alphas = np.random.default_rng(1).normal(size=(n_train, 3 * n_atoms))
-    x, g = from_R(R_train, cell)
-    model = {
-        "z": np.ones(n_atoms, dtype=int),
-        "R_desc": x.T,
-        "R_d_desc_alpha": jacobian_dot(g, alphas),
-        "tril_perms_lin": tril_perms_lin(perms),
-        "sig": sig,
-        "std": 2.5,
-        "c": -7.0,
-    }
-    if cell is not None:
-        model |= {"lattice": cell.lattice, "image_rule": cell.image_rule}
-    return model
-
-
-def assert_close(ours, theirs, tolerance):
-    np.testing.assert_allclose(arrays.to_numpy(ours), theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
-
-
-@pytest.mark.parametrize("cell", [None, CELL])
-def test_descriptors(cell):
-    R = random_molecules(100, 12)
-    for ours, theirs in zip(gpu_descriptor.from_R(R, cell, xp=cupy), from_R(R, cell), strict=True):
-        assert isinstance(ours, cupy.ndarray)
-        assert_close(ours, theirs, 1e-14)
-    R[77, 3] = R[77, 9]
-    with pytest.raises(DataError, match=r"geometry 77 .*atoms 3 and 9"):
-        gpu_descriptor.from_R(R, cell, xp=cupy)
-
-
-# ---- prediction
-
-
-@pytest.mark.parametrize("cell", [None, CELL])
-@pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize(("n_atoms", "n_train", "n_geo"), [(3, 1, 4), (9, 200, 500), (21, 130, 70)])
-def test_predictions_equal_cpu(group, n_atoms, n_train, n_geo, cell):
-    model = make_model(n_train, n_atoms, GROUPS[group](n_atoms), cell)
-    R = random_molecules(n_geo, n_atoms, seed=5).reshape(n_geo, -1)
-    E, F = gpu_predict.GPUPredictor.from_model(model).predict(R)
-    E_ref, F_ref = GDMLPredict(model).predict(R)
-    assert_close(F, F_ref, 1e-10)
-    assert_close(E - model["c"], E_ref - model["c"], 1e-10)
-
-
-def test_predictions_equal_sgdml(reference):
-    model = {key: reference[key] for key in ("z", "R_d_desc_alpha", "tril_perms_lin", "sig", "std", "c")}
-    model["R_desc"] = reference["R_desc"].T
-    if "lattice" in reference:
-        model["lattice"] = reference["lattice"]
-    R = reference["R_test"].reshape(len(reference["R_test"]), -1)
-    E, F = gpu_predict.GPUPredictor.from_model(model).predict(R)
-    scale = np.abs(reference["F_pred"]).max()
-    np.testing.assert_allclose(F, reference["F_pred"], rtol=0, atol=1e-9 * scale)
-    np.testing.assert_allclose(E, reference["E_pred"], rtol=0, atol=1e-9 * scale)
-
-
-def test_forces_are_derivatives():
-    model = make_model(50, 9, symmetric_group_of_three(9), CELL)
-    predictor = gpu_predict.GPUPredictor.from_model(model)
-    r = random_molecules(1, 9, seed=4).ravel()
-    steps = 1e-4 * np.eye(27)
-    E_plus, E_minus = predictor.predict(r + steps)[0], predictor.predict(r - steps)[0]
-    F = predictor.predict(r, return_E=False)[0][0]
-    assert_close(F, -(E_plus - E_minus) / 2e-4, 1e-6)
-
-
-def test_results_stay_where_the_data_are():
-    predictor = gpu_predict.GPUPredictor.from_model(make_model(20, 5, symmetric_group_of_three(5)))
-    R = random_molecules(8, 5, seed=3).reshape(8, -1)
-    on_host, on_device = predictor.predict(R), predictor.predict(cupy.asarray(R))
-    for host, device in zip(on_host, on_device, strict=True):
-        assert type(host) is np.ndarray
-        assert isinstance(device, cupy.ndarray)
-        assert_close(device, host, 1e-13)
-
-    class Interface:
-        """An array of another library on the device."""
-
-        def __init__(self, array, name):
-            setattr(self, name, getattr(array, name))
-            self.__dlpack_device__ = array.__dlpack_device__
-
-    data = cupy.asarray(R)
-    for other in (Interface(data, "__cuda_array_interface__"), Interface(data, "__dlpack__")):
-        F = predictor.predict(other, return_E=False)[0]
-        assert isinstance(F, cupy.ndarray)
-        assert_close(F, on_host[1], 1e-13)
-    single = predictor.predict(cupy.asarray(R, dtype=cupy.float32))
-    assert single[0].dtype == single[1].dtype == cupy.float64
-
-
-@pytest.mark.parametrize("batch", [1, 3, 17])
-def test_small_batches(batch, monkeypatch):
-    predictor = gpu_predict.GPUPredictor.from_model(make_model(30, 9, symmetric_group_of_three(9)))
-    R = random_molecules(40, 9, seed=2)
-    E, F = predictor.predict(R)
-    monkeypatch.setattr(predictor, "_batch_size", lambda n: batch)
-    E_small, F_small = predictor.predict(R)
-    assert_close(F_small, F, 1e-12)
-    assert_close(E_small, E, 1e-12)
-    R[33, 1] = R[33, 0]
-    with pytest.raises(DataError, match="geometry 33 "):
-        predictor.predict(R)
-
-
-def test_smaller_batches_when_memory_runs_out(monkeypatch):
-    predictor = gpu_predict.GPUPredictor.from_model(make_model(30, 9, symmetric_group_of_three(9)))
-    R = random_molecules(40, 9, seed=2)
-    F = predictor.predict(R)[1]
-    original, sizes = predictor._predict_batch, []
-
-    def limited(x, g):
-        sizes.append(len(x))
-        if len(x) > 10:
-            raise cupy.cuda.memory.OutOfMemoryError(1, 1, 1)
-        return original(x, g)
-
-    monkeypatch.setattr(predictor, "_predict_batch", limited)
-    assert_close(predictor.predict(R)[1], F, 1e-12)
-    assert sizes == [40, 20, 10, 10, 10, 10]
-
-
-def test_a_small_memory_pool_is_enough():
-    # Real failures of the allocator, not pretended ones.
-    predictor = gpu_predict.GPUPredictor.from_model(make_model(500, 9, symmetric_group_of_three(9)))
-    R = random_molecules(4000, 9, seed=2)
-    F = predictor.predict(R)[1]
-    pool = cupy.get_default_memory_pool()
-    pool.free_all_blocks()
-    before = pool.get_limit()
-    pool.set_limit(size=pool.used_bytes() + 64 * 2**20)
-    try:
-        F_limited = predictor.predict(R)[1]
-    finally:
-        pool.set_limit(size=before)
-    assert_close(F_limited, F, 1e-12)
-
 
 # ---- kernel matrix
 
 
+@pytest.mark.parametrize("energies", [False, True])
 @pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize(("n_atoms", "n_train"), [(3, 1), (3, 40), (9, 30), (21, 9), (42, 5)])
-def test_kernel_equals_cpu(group, n_atoms, n_train):
+@pytest.mark.parametrize(("n_atoms", "n_train"), [(3, 1), (3, 20), (9, 5)])
+def test_kernel_equals_oracle(group, n_atoms, n_train, energies):
+    check_assembly_with_oracle(GROUPS[group](n_atoms), n_atoms, n_train, energies, cupy)
+
+
+def test_kernel_of_real_molecules_equals_cpu(reference):
+    check_assembly(reference, cupy)
+
+
+@pytest.mark.parametrize("energies", [False, True])
+@pytest.mark.parametrize("group", GROUPS)
+def test_rectangles_and_diagonal_blocks(group, energies):
+    check_rectangles_and_diagonal_blocks(GROUPS[group](5), energies, cupy)
+
+
+@pytest.mark.parametrize("energies", [False, True])
+@pytest.mark.parametrize("group", ["one", "all move", "three atoms"])
+@pytest.mark.parametrize(("n_atoms", "n_train"), [(3, 40), (9, 30), (21, 9), (42, 5)])
+def test_kernel_equals_cpu(group, n_atoms, n_train, energies):
     R = random_molecules(n_train, n_atoms)
     tables = GroupTables.from_perms(GROUPS[group](n_atoms))
     x, g = from_R(R)
-    expected = assemble_full(x, g, tables, 10.0)
-    K = gpu_kernel.assemble_lower(x, g, tables, 10.0, Coordinates.full(n_train, 3 * n_atoms), xp=cupy)
-    assert K.flags.f_contiguous
-    assert_close(np.tril(arrays.to_numpy(K)), np.tril(expected), 1e-13)
-
+    n_coord = 3 * n_atoms + energies
+    expected = assemble_full(x, g, tables, 10.0, energies=energies)
     steps = []
-    rows = drop_rigid_motions(R).rows
-    kept = np.repeat(np.arange(n_train) * 3 * n_atoms, np.diff(rows.begin)) + rows.coord
-    K = gpu_kernel.assemble_lower(x, g, tables, 10.0, rows, -3.0, lambda *step: steps.append(step), xp=cupy)
+    rows = drop_rigid_motions(R, energies=energies).rows
+    kept = np.repeat(np.arange(n_train) * n_coord, np.diff(rows.begin)) + rows.coord
+    K = gpu_kernel.assemble_lower(x, g, tables, 10.0, rows, -3.0, lambda *step: steps.append(step), energies, xp=cupy)
+    assert K.flags.f_contiguous
     assert_close(np.tril(arrays.to_numpy(K)), -3.0 * np.tril(expected[np.ix_(kept, kept)]), 1e-13)
     assert steps[-1][0] == steps[-1][1]
 
 
-def test_kernel_equals_array_operations():
+def test_kernel_equals_array_operations(monkeypatch):
     R = random_molecules(6, 5)
     x, g = gpu_descriptor.from_R(R, xp=cupy)
     tables = GroupTables.from_perms(cyclic_group(5, 5))
-    rows = Coordinates.full(6, 15)
-    K = gpu_kernel.assemble_lower(x, g, tables, 4.0, rows, xp=cupy)
-    expected = gpu_kernel.assemble_reference(x, g, tables, 4.0, gpu_kernel.row_map(rows, 15), xp=cupy)
+    rows = Coordinates.full(6, 16)
+    K = gpu_kernel.assemble_lower(x, g, tables, 4.0, rows, energies=True, xp=cupy)
+    monkeypatch.setattr(gpu_kernel, "_with_cuda", gpu_kernel._with_arrays)
+    expected = gpu_kernel.assemble_lower(x, g, tables, 4.0, rows, energies=True, xp=cupy)
     assert_close(cupy.tril(K), np.tril(arrays.to_numpy(expected)), 1e-13)
 
 
@@ -262,42 +142,60 @@ def test_cholesky(block):
 # ---- training
 
 
-def test_training_end_to_end(ethanol, ethanol_task, ethanol_model):
-    task = ethanol_task
-    R, F = task["R_train"], task["F_train"].ravel()
-    tables = GroupTables.from_perms(task["perms"])
-    x, g = gpu_descriptor.from_R(R, xp=cupy)
-    x, g = arrays.to_numpy(x), arrays.to_numpy(g)
-    std = float(np.std(F))
+@pytest.mark.parametrize("energies", [False, True])
+@pytest.mark.parametrize("solver", ["closed", "cg"])
+def test_models_equal_those_of_the_processor(solver, energies, ethanol):
+    task = GDMLTrain().create_task(ethanol, 60, ethanol, 40, sig=10, seed=3, use_E_cstr=energies)
+    expected = GDMLTrain().train(task, solver="closed")
     calls = []
-    solution = gpu_cholesky.solve_closed_form(
-        R,
-        x,
-        g,
-        tables,
-        float(task["sig"]),
-        float(task["lam"]),
-        F / std,
-        assembly_progress=lambda done, total: calls.append(done / total),
-        on_solving=lambda: calls.append("solving"),
-        xp=cupy,
-    )
-    assert calls[-2:] == [1.0, "solving"]
-    assert solution.lam == float(task["lam"])
-    predictor = gpu_predict.GPUPredictor(
-        x,
-        jacobian_dot(g, solution.alphas_F.reshape(len(R), -1)),
-        np.argsort(tables.pair, axis=1),
-        float(task["sig"]),
-        std,
-        float(ethanol_model["c"]),
-    )
+
+    def callback(current, total=1, disp_str="", sec_disp_str=None, done_with_warning=False):
+        calls.append((disp_str, current / total))
+
+    model = GDMLTrain(backend="gpu").train(task, callback=callback, solver=solver, tol=1e-8)
+    assert model["solver_name"] == {"closed": "analytic", "cg": "cg"}[solver]
+    assert calls[-1][1] == 1
     points = ethanol["R"][:200].reshape(200, -1)
-    E, F = predictor.predict(points)
-    E_ref, F_ref = GDMLPredict(ethanol_model).predict(points)
-    scale = np.abs(F_ref).max()
-    np.testing.assert_allclose(F, F_ref, rtol=0, atol=1e-6 * scale)
-    np.testing.assert_allclose(E, E_ref, rtol=0, atol=1e-6 * scale)
+    (E, F), (E_ref, F_ref) = (GDMLPredict(m).predict(points) for m in (model, expected))
+    tolerance = 1e-5 if solver == "closed" else 1e-3
+    assert_close(F, F_ref, tolerance)
+    np.testing.assert_allclose(E, E_ref, rtol=0, atol=tolerance * np.abs(F_ref).max())
+
+
+def test_what_does_not_fit_is_iterated(ethanol):
+    task = GDMLTrain().create_task(ethanol, 300, ethanol, 40, sig=20, seed=3)
+    limit = 0.9 * gpu_cholesky.memory_estimate(300, 9, 6) / 2**30
+    model = GDMLTrain(max_memory=limit, backend="gpu").train(task)
+    assert model["solver_name"] == "cg"
+    assert "of device memory" in str(model["solver_reason"])
+    assert model["solver_resid"] <= 1e-4 * model["norm_y_train"]
+    again = GDMLTrain().create_task_from_model(model, ethanol)
+    resumed = GDMLTrain(backend="gpu").train(again, solver="cg", tol=1e-5)
+    assert resumed["solver_iters"] > model["solver_iters"]
+
+
+@pytest.mark.parametrize("energies", [False, True])
+@pytest.mark.parametrize(("n_atoms", "n_train"), [(9, 200), (21, 60)])
+def test_operator_equals_cpu(n_atoms, n_train, energies):
+    x, g = from_R(random_molecules(n_train, n_atoms))
+    tables = GroupTables.from_perms(symmetric_group_of_three(n_atoms))
+    v = np.random.default_rng(0).normal(size=n_train * (3 * n_atoms + energies))
+    ours = gpu_operator.KernelOperator(x, g, tables, 10.0, energies, xp=cupy)(v)
+    assert_close(ours, KernelOperator(x, g, tables, 10.0, energies)(v), 1e-10)
+
+
+@pytest.mark.parametrize("energies", [False, True])
+def test_preconditioner_equals_cpu(energies, monkeypatch):
+    n_atoms, n_train = 9, 100
+    q = 3 * n_atoms + energies
+    x, g = from_R(random_molecules(n_train, n_atoms))
+    tables = GroupTables.from_perms(symmetric_group_of_three(n_atoms))
+    points = np.arange(0, n_train, 3)
+    arguments = (x, g, tables, 10.0, 1e-8, points, [np.arange(k % 3, q - 6, 3) for k in points], energies)
+    monkeypatch.setattr(gpu_preconditioner, "_PIECE_BYTES", 2**20)
+    ours, theirs = gpu_preconditioner.build(*arguments, xp=cupy), preconditioner.build(*arguments)
+    r = np.random.default_rng(0).normal(size=n_train * q)
+    assert_close(ours(r), theirs(r), 1e-3)  # the twin's low-rank part is in single precision
 
 
 def test_periodic_training_equals_cpu():

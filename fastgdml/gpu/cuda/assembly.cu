@@ -1,10 +1,13 @@
-/* Blocks of the kernel matrix on a CUDA device: equations (2) to (4) of src/block_kernels.c.
+/* Blocks of the kernel matrix on a CUDA device: equations (2) to (4) and (6) to (8) of src/block_kernels.c.
  *
- * One thread block works on one block K_ij, i <= j. Permutations are taken in chunks whose sums fit into shared memory:
- * phase 1 computes, for each permutation p of the chunk, the weight b s (s + n), 5 b u_p, v_p and
- * S_p[a] = sum_e T_p[a][e]; in phase 2 each thread adds up the 3 x 3 blocks of pairs of atoms (a, c) in registers.
- * From the second chunk on, results are added to those of the chunk before. No two threads share an element, and sums
- * have a fixed order: the result does not depend on how the device schedules the work.
+ * One thread block works on one block K_ij, point i giving the rows, point j the columns. Permutations are taken in
+ * chunks whose sums fit into shared memory: phase 1 computes, for each permutation p of the chunk, the weights, 5 b u_p,
+ * v_p and S_p[a] = sum_e T_p[a][e]; in phase 2 each thread adds up the 3 x 3 blocks of pairs of atoms (a, c) in
+ * registers. From the second chunk on, results are added to those of the chunk before. No two threads share an element,
+ * and sums have a fixed order: the result does not depend on how the device schedules the work.
+ *
+ * Neighbouring threads have neighbouring a, so that they read and write neighbouring numbers. For that, elements of the
+ * antisymmetric G are read transposed; they are multiplied in twos, so that the signs cancel.
  *
  * Compiled by NVRTC, which has no standard headers: plain types only. Indices into the matrix and the tables of pairs
  * are 64 bits wide.
@@ -19,34 +22,40 @@ static __device__ double warp_sum(double x)
     return x;
 }
 
-/* pairs (M, 4, N, N): for each training point the planes x (symmetric) and G (three planes, antisymmetric).
+/* Store an element, or add to it, unless its row or column is left out (-1). */
+static __device__ void put(double *matrix, int64 n_rows, int row, int col, double x, int add)
+{
+    if (row < 0 || col < 0) return;
+    double *at = matrix + (int64)col * n_rows + row;
+    *at = add ? *at + x : x;
+}
+
+/* row_pairs, col_pairs (m, 4, N, N): for each point the planes x (symmetric) and G (three planes, antisymmetric).
  * perm, inverse (P, N): atom a goes to perm[a]; the inverse permutations.
- * row_of (M, 3 N): row of the matrix of each coordinate, or -1 where it is left out.
- * matrix (n, n): column-major; elements on and below the diagonal receive scale * K.
- * first: number of the first block; blocks are numbered (0,0), (0,1), (1,1), (0,2), ... as (i, j).
- * chunk: permutations that shared memory has room for, at 2 + 15 N doubles each. */
+ * row_of, col_of (m, q): row and column of each coordinate, or -1 where it is left out; q = 3 N, or 3 N + 1 with
+ * energies, whose coordinate is the last.
+ * blocks (n_blocks, 2): i and j of each block, numbers in row_pairs and col_pairs.
+ * matrix: column-major, n_rows a column; elements of the blocks receive scale * K.
+ * chunk: permutations that shared memory has room for, at 4 + 15 N doubles each. */
 extern "C" __global__ void __launch_bounds__(256)
-assembly(const double *__restrict__ pairs, const int *__restrict__ perm, const int *__restrict__ inverse,
-         const int *__restrict__ row_of, double *__restrict__ matrix, int64 n, int64 first, int n_atoms, int n_perms,
-         int chunk, double sig, double scale)
+assembly(const double *__restrict__ row_pairs, const double *__restrict__ col_pairs, const int *__restrict__ perm,
+         const int *__restrict__ inverse, const int *__restrict__ row_of, const int *__restrict__ col_of,
+         const int *__restrict__ blocks, double *__restrict__ matrix, int64 n_rows, int n_atoms, int energies,
+         int n_perms, int chunk, double sig, double scale)
 {
     extern __shared__ double shared[];
-    const int64 number = first + blockIdx.x;
-    /* The square root may be off by one unit; the loops put j right. */
-    int64 j = (int64)((sqrt(8.0 * (double)number + 1.0) - 1.0) * 0.5);
-    while (j * (j + 1) / 2 > number) --j;
-    while ((j + 1) * (j + 2) / 2 <= number) ++j;
-    const int64 i = number - j * (j + 1) / 2;
-
-    const int N = n_atoms;
+    const int64 i = blocks[2 * (int64)blockIdx.x], j = blocks[2 * (int64)blockIdx.x + 1];
+    const int N = n_atoms, n_coord = 3 * N + energies;
     const int64 plane = (int64)N * N;
-    const double *x_i = pairs + 4 * plane * i, *g_i = x_i + plane;
-    const double *x_j = pairs + 4 * plane * j, *g_j = x_j + plane;
-    const int *row_i = row_of + 3 * (int64)N * i, *row_j = row_of + 3 * (int64)N * j;
+    const double *x_i = row_pairs + 4 * plane * i, *g_i = x_i + plane;
+    const double *x_j = col_pairs + 4 * plane * j, *g_j = x_j + plane;
+    const int *row = row_of + n_coord * i, *col = col_of + n_coord * j;
 
-    double *weight = shared;                       /* [chunk]        b s (s + n) */
+    double *weight = shared;                       /* [chunk]        w = b s (s + n) */
     double *five_b = weight + chunk;               /* [chunk] */
-    double *u = five_b + chunk;                    /* [chunk][N][3]  5 b u_p[a] */
+    double *ratio = five_b + chunk;                /* [chunk]        w / (5 b), which does not underflow */
+    double *value = ratio + chunk;                 /* [chunk]        k_p */
+    double *u = value + chunk;                     /* [chunk][N][3]  5 b u_p[a] */
     double *v = u + 3 * (int64)chunk * N;          /* [chunk][N][3] */
     double *s = v + 3 * (int64)chunk * N;          /* [chunk][N][9]  S_p[a] */
 
@@ -74,7 +83,9 @@ assembly(const double *__restrict__ pairs, const int *__restrict__ perm, const i
                 /* b carries the factor on the matrix: K is linear in it. */
                 const double b = scale * 5.0 / (3.0 * sig * sig * sig * sig) * exp(-norm / sig);
                 five_b[k] = 5.0 * b;
-                weight[k] = b * sig * (sig + norm);
+                ratio[k] = 0.2 * sig * (sig + norm);
+                weight[k] = five_b[k] * ratio[k];
+                value[k] = sig * sig * (0.6 * weight[k] + b * squared);
             }
         }
         __syncthreads();
@@ -115,11 +126,12 @@ assembly(const double *__restrict__ pairs, const int *__restrict__ perm, const i
 
         /* One thread a pair of atoms: equation (4). */
         for (int64 t = threadIdx.x; t < plane; t += blockDim.x) {
-            const int a = (int)(t / N), c = (int)(t % N);
+            const int c = (int)(t / N), a = (int)(t % N);
+            if (col[3 * c] < 0 && col[3 * c + 1] < 0 && col[3 * c + 2] < 0) continue;
             double block[9] = {0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0};
             for (int k = 0; k < count; ++k) {
                 const int image = perm[(int64)(p0 + k) * N + a], source = inverse[(int64)(p0 + k) * N + c];
-                const double *gi = g_i + (int64)a * N + source, *gj = g_j + (int64)image * N + c;
+                const double *gi = g_i + (int64)source * N + a, *gj = g_j + (int64)c * N + image;
                 const double *ua = u + 3 * (k * N + a), *vc = v + 3 * (k * N + c);
                 double l[3], r[3];
 #pragma unroll
@@ -135,13 +147,23 @@ assembly(const double *__restrict__ pairs, const int *__restrict__ perm, const i
                     for (int m = 0; m < 9; ++m) block[m] -= sa[m];
                 }
             }
-            /* K is symmetric: coordinate (a, m / 3) of point i is the column, (c, m % 3) of point j the row. */
 #pragma unroll
-            for (int m = 0; m < 9; ++m) {
-                const int64 col = row_i[3 * a + m / 3], row = row_j[3 * c + m % 3];
-                if (col < 0 || row < col) continue;
-                double *out = matrix + col * n + row;
-                *out = p0 == 0 ? block[m] : *out + block[m];
+            for (int m = 0; m < 9; ++m) put(matrix, n_rows, row[3 * a + m / 3], col[3 * c + m % 3], block[m], p0);
+        }
+
+        if (!energies) continue;
+        /* One thread a force coordinate, of the rows and of the columns: equations (6) and (7); and one for (8). */
+        for (int t = threadIdx.x; t < 6 * N + 1; t += blockDim.x) {
+            double sum = 0.0;
+            if (t < 3 * N) {
+                for (int k = 0; k < count; ++k) sum -= ratio[k] * u[3 * k * N + t];
+                put(matrix, n_rows, row[t], col[3 * N], sum, p0);
+            } else if (t < 6 * N) {
+                for (int k = 0; k < count; ++k) sum += weight[k] * v[3 * k * N + t - 3 * N];
+                put(matrix, n_rows, row[3 * N], col[t - 3 * N], sum, p0);
+            } else {
+                for (int k = 0; k < count; ++k) sum -= value[k];
+                put(matrix, n_rows, row[3 * N], col[3 * N], sum, p0);
             }
         }
     }

@@ -1,0 +1,31 @@
+"""CUDA kernels on the processor, for tests on machines without a device.
+
+A .cu file of the package is compiled, as it is, by the host's C++ compiler (cuda_on_host.h says how its threads run
+and what mistakes are found)::
+
+    kernel = cuda_on_host.load("assembly")                # a kernel of fastgdml/gpu/cuda, called like a CuPy kernel:
+    kernel((n_blocks,), (256,), (array, np.int32(n), np.float64(sig)), shared_mem=4096)
+
+    xp = cuda_on_host.host_cupy()                         # an array module that is not NumPy; its RawModule compiles so
+    K = fastgdml.gpu.kernel.assemble_lower(x, g, tables, sig, rows, xp=xp)    # all of the device's path
+    K.get()                                               # the NumPy array
+
+Arrays of `host_cupy` refuse what CuPy refuses: they do not mix with NumPy arrays and become none without get(). In
+tests use the fixture `host_cupy` of conftest, which skips where there is no compiler.
+"""
+
+from . import blas
+from .arrays import DeviceArray, HostCupy, host_cupy
+from .kernel import HostKernel, KernelError, compile_kernel, compiler, load
+
+__all__ = [
+    "DeviceArray",
+    "HostCupy",
+    "HostKernel",
+    "KernelError",
+    "blas",
+    "compile_kernel",
+    "compiler",
+    "host_cupy",
+    "load",
+]

@@ -1,0 +1,182 @@
+"""A stand-in for CuPy: arrays in host memory that behave as if they were on a device."""
+
+import functools
+import types
+
+import numpy as np
+
+from . import runtime
+from .kernel import compile_kernel
+
+
+class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
+    """A NumPy array in `host` that, like one of CuPy, neither mixes with NumPy arrays nor turns into one by itself."""
+
+    def __init__(self, host, device=None):
+        self.host = host
+        self.device = device or runtime.Device()
+
+    def get(self, stream=None, order="C", out=None, blocking=True):
+        """Return a copy on the host."""
+        if out is None:
+            return self.host.copy("K")
+        if not (out.flags.c_contiguous and out.shape == self.host.shape and out.dtype == self.host.dtype):
+            raise ValueError(f"{out.dtype} {out.shape} cannot take {self.host.dtype} {self.host.shape}")
+        with runtime.stream_of(stream):
+            if blocking:
+                runtime.current_stream().synchronize()
+            runtime.submit(lambda: np.copyto(out, self.host))
+        return out
+
+    def set(self, arr, stream=None):
+        """Copy from the host."""
+        if not (self.host.flags.c_contiguous and arr.shape == self.host.shape and arr.dtype == self.host.dtype):
+            raise ValueError(f"{arr.dtype} {arr.shape} cannot be set to {self.host.dtype} {self.host.shape}")
+        with runtime.stream_of(stream):
+            runtime.submit(lambda: np.copyto(self.host, arr))
+
+    @property
+    def data(self):
+        """The address, where CuPy has it."""
+        return types.SimpleNamespace(ptr=self.host.ctypes.data)
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("an array of the device was used as a NumPy array: call get()")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        if runtime.current_stream().captured is not None:
+            raise RuntimeError("only kernels and copies can be captured here")
+        result = _delegate(getattr(ufunc, method))(*inputs, **kwargs)
+        return kwargs["out"][0] if "out" in kwargs else result
+
+    def __array_function__(self, function, types, args, kwargs):
+        raise TypeError(f"numpy.{function.__name__} was called with an array of the device")
+
+    def __getattr__(self, name):
+        if name.startswith("__"):  # interfaces by which others would take the memory
+            raise AttributeError(name)
+        value = getattr(self.host, name)
+        return _delegate(value, self.device) if callable(value) else _wrap(value, self.device)
+
+    def __getitem__(self, key):
+        return _wrap(self.host[_unwrap(key)], self.device)
+
+    def __setitem__(self, key, value):
+        self.host[_unwrap(key)] = _unwrap(value)
+
+    def __len__(self):
+        return len(self.host)
+
+    def __iter__(self):
+        return (self[k] for k in range(len(self)))
+
+    def __bool__(self):
+        return bool(self.host)
+
+    def __int__(self):
+        return int(self.host)
+
+    def __float__(self):
+        return float(self.host)
+
+    def __index__(self):
+        return self.host.__index__()
+
+    def __repr__(self):
+        return f"DeviceArray({self.host!r})"
+
+
+def _unwrap(value):
+    if isinstance(value, DeviceArray):
+        if value.device.id != runtime.current_device():
+            raise TypeError(f"an array of device {value.device.id} was used on device {runtime.current_device()}")
+        return value.host
+    if isinstance(value, np.ndarray) and value.ndim:
+        raise TypeError("a NumPy array was used like one of the device: convert it with asarray")
+    if isinstance(value, tuple | list):
+        return type(value)(map(_unwrap, value))
+    return value
+
+
+def _wrap(value, device=None):
+    # CuPy returns arrays without dimensions where NumPy returns scalars.
+    if isinstance(value, np.ndarray | np.generic):
+        return DeviceArray(np.asarray(value), device)
+    if isinstance(value, tuple) and any(isinstance(part, np.ndarray) for part in value):
+        return tuple(_wrap(part, device) for part in value)
+    return value
+
+
+def _delegate(function, device=None):
+    def call(*args, **kwargs):
+        result = function(*map(_unwrap, args), **{key: _unwrap(value) for key, value in kwargs.items()})
+        return _wrap(result, device)
+
+    return call
+
+
+class _Namespace:
+    """A module of NumPy whose functions take and return arrays of the device."""
+
+    def __init__(self, module):
+        self._module = module
+
+    def __getattr__(self, name):
+        value = getattr(self._module, name)
+        if isinstance(value, types.ModuleType):
+            return _Namespace(value)
+        return _delegate(value) if callable(value) and not isinstance(value, type) else value
+
+
+class HostCupy(_Namespace):
+    """What of the module cupy the package uses."""
+
+    ndarray = DeviceArray
+    __version__ = "on the host"
+
+    def __init__(self, free_bytes=2**30, max_shared_bytes=227 * 1024, n_devices=1):
+        super().__init__(np)
+        self.free_bytes = free_bytes
+        cuda_runtime = types.SimpleNamespace(
+            memGetInfo=lambda: (self.free_bytes, 2 * self.free_bytes),
+            getDeviceCount=lambda: n_devices,
+            CUDARuntimeError=RuntimeError,
+        )
+        self.cuda = types.SimpleNamespace(
+            runtime=cuda_runtime,
+            Device=functools.partial(runtime.Device, max_shared_bytes=max_shared_bytes),
+            Stream=runtime.Stream,
+            get_current_stream=runtime.current_stream,
+            alloc_pinned_memory=bytearray,
+            device=types.SimpleNamespace(get_cublas_handle=lambda: 1, get_cusolver_handle=lambda: 2),
+        )
+        self._pool = types.SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
+
+    def get_default_memory_pool(self):
+        return self._pool
+
+    def asarray(self, a, dtype=None, order=None):
+        """Copy what lies on the host, as CuPy does; leave alone what lies on the device."""
+        if isinstance(a, DeviceArray):
+            return DeviceArray(np.asarray(a.host, dtype=dtype, order=order), a.device)
+        return self.array(a, dtype, order=order or "K")
+
+    def array(self, a, dtype=None, copy=True, order="K"):
+        return DeviceArray(np.array(getattr(a, "host", a), dtype=dtype, copy=copy, order=order))
+
+    def asnumpy(self, a):
+        return a.get() if isinstance(a, DeviceArray) else np.asarray(a)
+
+    class RawModule:
+        """Compiles CUDA for the host."""
+
+        def __init__(self, code, options=(), backend="nvrtc"):
+            self._code, self._options = code, tuple(options)
+
+        def get_function(self, name):
+            return compile_kernel(self._code, name, self._options)
+
+
+def host_cupy(**options):
+    """Return a new stand-in; options are those of `HostCupy`."""
+    return HostCupy(**options)

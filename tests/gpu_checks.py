@@ -1,0 +1,72 @@
+"""Checks of the GPU backend for any array module: NumPy, the stand-in for CuPy, CuPy itself."""
+
+import numpy as np
+import reference as oracle
+from conftest import cyclic_group, random_molecules, symmetric_group_of_three
+
+from fastgdml import descriptor
+from fastgdml.cell import Cell
+from fastgdml.gpu import kernel as gpu_kernel
+from fastgdml.gpu.arrays import to_numpy
+from fastgdml.group import GroupTables
+from fastgdml.kernel import Coordinates, assemble_full, energies_last
+from fastgdml.solvers.rigid import drop_rigid_motions
+
+GROUPS = {
+    "one": lambda n: np.arange(n)[None, :],
+    "all move": lambda n: cyclic_group(n, n),
+    "three atoms": symmetric_group_of_three,
+    "no group": lambda n: np.array([np.roll(np.arange(n), 1), np.arange(n)]),
+}
+
+
+def assert_close(ours, theirs, tolerance):
+    """Compare relative to the largest element."""
+    np.testing.assert_allclose(to_numpy(ours), theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+
+def oracle_matrix(R, perms, sig, energies):
+    """The oracle's matrix, point by point."""
+    K = oracle.kernel_matrix(R, perms, sig, energies=energies)
+    if not energies:
+        return K
+    order = np.argsort(energies_last(len(R), R.shape[1]))
+    return K[np.ix_(order, order)]
+
+
+def check_assembly_with_oracle(perms, n_atoms, n_train, energies, xp):
+    R = random_molecules(n_train, n_atoms)
+    rows = Coordinates.full(n_train, 3 * n_atoms + energies)
+    x, g = descriptor.from_R(R)
+    K = gpu_kernel.assemble_lower(x, g, GroupTables.from_perms(perms), 4.0, rows, -2.0, energies=energies, xp=xp)
+    assert K.flags.f_contiguous
+    assert_close(np.tril(to_numpy(K)), np.tril(-2.0 * oracle_matrix(R, perms, 4.0, energies)), 1e-13)
+
+
+def check_assembly(reference, xp):
+    """Kept coordinates of real molecules, with energies and lattice where the case has them, against the processor."""
+    R = reference["R_train"][:3]
+    energies = "alphas_E" in reference
+    x, g = descriptor.from_R(R, Cell.of(reference))
+    tables = GroupTables.from_perms(reference["perms"])
+    expected = assemble_full(x, g, tables, float(reference["sig"]), energies=energies)
+    rows = drop_rigid_motions(R, "lattice" in reference, energies).rows
+    K = gpu_kernel.assemble_lower(x, g, tables, float(reference["sig"]), rows, energies=energies, xp=xp)
+    kept = np.repeat(np.arange(3) * (3 * R.shape[1] + energies), np.diff(rows.begin)) + rows.coord
+    assert_close(np.tril(to_numpy(K)), np.tril(expected[np.ix_(kept, kept)]), 1e-13)
+
+
+def check_rectangles_and_diagonal_blocks(perms, energies, xp):
+    R = random_molecules(6, 5)
+    q = 15 + energies
+    x, g = (xp.asarray(array) for array in descriptor.from_R(R))
+    tables = GroupTables.from_perms(perms)
+    K = oracle_matrix(R, perms, 4.0, energies)
+    col_points, columns = np.array([1, 2, 5]), [[0, 7, q - 1], [3], [1, 2, 3, 14]]
+    chosen = np.concatenate([p * q + np.array(c) for p, c in zip(col_points, columns, strict=True)])
+    cols = Coordinates.from_lists(columns)
+    ours = gpu_kernel.assemble_rows(x, g, tables, 4.0, range(2, 6), col_points, cols, -1.0, energies, xp=xp)
+    assert ours.flags.f_contiguous
+    assert_close(ours, -K[2 * q :, chosen], 1e-13)
+    diagonal = gpu_kernel.assemble_diagonal(x, g, tables, 4.0, 3.0, energies, xp=xp)
+    assert_close(diagonal, 3.0 * K.reshape(6, q, 6, q)[np.arange(6), :, np.arange(6)], 1e-13)
