@@ -6,12 +6,17 @@ Needs fastgdml, NumPy and CuPy, no data files: ethanol (9 atoms) is the embedded
 are random. First the device itself is measured: float64 matrix product and copy. The last column of the table is the
 fraction of that matrix product's rate; it counts the arithmetic of the formulas, not what an implementation adds.
 Times are the best of several, with data already on the device unless "from NumPy" says otherwise; training starts
-and ends on the host. Without a device, prints one line that says so.
+and ends on the host. Small numbers of geometries are predicted in both ways, by the fused kernels and by matrix
+products: where the second becomes faster, the crossover should be (_FUSED_TERMS of fastgdml/gpu/predict.py). Where
+sgdml 1.0.3 and PyTorch with CUDA are installed, they predict the same geometries. Without a device, prints one line
+that says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.metadata
 import time
 from itertools import permutations
 
@@ -19,9 +24,9 @@ import numpy as np
 
 from fastgdml.backend import array_module
 from fastgdml.dataset import load_dataset
-from fastgdml.descriptor import jacobian_dot, pair_permutation
+from fastgdml.descriptor import jacobian_dot, tril_perms_lin
 from fastgdml.errors import UsageError
-from fastgdml.gpu import arrays, machine
+from fastgdml.gpu import arrays, fused, machine
 from fastgdml.gpu import cholesky as gpu_cholesky
 from fastgdml.gpu import descriptor as gpu_descriptor
 from fastgdml.gpu import kernel as gpu_kernel
@@ -174,16 +179,19 @@ def measure_system(cupy, name, perms, R, F, lam, n_train, options, table):
         table.note(f"{name}: assembly and training, n = {n}", "left out: too large (memory, --max-unknowns)")
         alphas = np.random.default_rng(0).normal(size=R_train.size)
 
-    pair_perms = np.array([pair_permutation(p) for p in perms])
     v = jacobian_dot(g_host, alphas.reshape(n_train, -1))
-    predictor = gpu_predict.GPUPredictor(x, v, pair_perms, sig, 1.0, 0.0)
-    bulk = np.resize(R, (options.n_geo, n_atoms, 3))
-    on_device = cupy.asarray(bulk)
-    # Four matrix products.
-    flops = 8.0 * n_perms * n_train * x.shape[1]
-    for work, data in (("bulk", on_device), ("bulk, from NumPy", bulk), ("single, from NumPy", bulk[:1])):
-        seconds = best_of(lambda data=data: predictor.predict(data), cupy, 20 if len(data) == 1 else repetitions)
-        table.row(f"{name}: {work}", seconds, f"{len(data) / seconds:,.0f}/s", len(data) * flops)
+    model = {
+        "type": "m",
+        "z": np.ones(n_atoms, dtype=int),
+        "R_desc": x_host.T,
+        "R_d_desc_alpha": v,
+        "perms": perms,
+        "tril_perms_lin": tril_perms_lin(perms),
+        "sig": int(sig),
+        "std": 1.0,
+        "c": 0.0,
+    }
+    measure_prediction(cupy, name, model, np.resize(R, (options.n_geo, n_atoms, 3)), options, table)
     release(cupy)
 
 
@@ -212,6 +220,83 @@ def measure_iteration(cupy, name, perms, R, F, lam, n_train, options, table):
     table.row(f"{name}: preconditioner, k = {n_columns}", times[0], "", 2.0 * solver.n * n_columns**2)
     converged = "" if found.converged else ", not converged"
     table.row(f"{name}: conjugate gradients", times[1], f"{found.steps} steps{converged}")
+
+
+def measure_prediction(cupy, name, model, bulk, options, table):
+    predictor = gpu_predict.GPUPredictor.from_model(model, devices=[cupy.cuda.Device().id])
+    # Four matrix products.
+    flops = 8.0 * len(model["perms"]) * model["R_d_desc_alpha"].size
+    on_device = cupy.asarray(bulk)
+    few, many = (3, 2) if options.smoke else (20, 3)
+
+    def row(work, data, predictor=predictor, repetitions=few):
+        seconds = best_of(lambda: predictor.predict(data), cupy, repetitions)
+        table.row(f"{name}: {work}", seconds, f"{len(data) / seconds:,.0f}/s", len(data) * flops)
+        return seconds
+
+    def seconds_of(way, data):
+        with patched(gpu_predict, "_FUSED_TERMS", 2**62 if way == "fused" else 1):
+            return best_of(lambda: predictor.predict(data), cupy, few)
+
+    # best_of calls once before it measures: the second call makes the graph, all later ones launch it.
+    row("single, from NumPy", bulk[:1])
+    with patched(fused._HostCall, "_capture", lambda self: None):
+        plain = gpu_predict.GPUPredictor.from_model(model, devices=[cupy.cuda.Device().id])
+        row("single, from NumPy, without a graph", bulk[:1], plain)
+    row("single, on the device", on_device[:1])
+    for n_geo in (1, 2, 4, 8, 16, 32, 64):
+        times = {way: seconds_of(way, bulk[:n_geo]) for way in ("fused", "bulk")}
+        table.row(
+            f"{name}: {n_geo}, from NumPy, fused", times["fused"], f"bulk {1e3 * times['bulk']:.3f} ms", n_geo * flops
+        )
+    crossover = gpu_predict._FUSED_TERMS // (len(model["perms"]) * model["R_d_desc_alpha"].size)
+    table.note(f"{name}: fused in use up to", f"{crossover} geometries")
+    row("bulk, on the device", on_device, repetitions=many)
+    row("bulk, from NumPy", bulk, repetitions=many)
+    n_devices = cupy.cuda.runtime.getDeviceCount()
+    if n_devices > 1:
+        row(f"bulk, from NumPy, {n_devices} devices", bulk, gpu_predict.GPUPredictor.from_model(model), many)
+    measure_sgdml(cupy, name, model, bulk, few, many, table)
+
+
+def measure_sgdml(cupy, name, model, bulk, few, many, table):
+    """Measure sgdml with PyTorch on the same device, in the same run."""
+    try:
+        predictor = sgdml_predictor(model)
+    except Exception as error:
+        table.note(f"{name}: sgdml with PyTorch", f"left out: {' '.join(str(error).split())[:120]}")
+        return
+    for work, data, repetitions in (("single", bulk[:1], few), ("bulk", bulk, many)):
+        r = data.reshape(len(data), -1)
+        seconds = best_of(lambda r=r: predictor.predict(r), cupy, repetitions)
+        table.row(f"{name}: sgdml with PyTorch, {work}", seconds, f"{len(r) / seconds:,.0f}/s")
+
+
+def sgdml_predictor(model):
+    """Return a predictor of sgdml 1.0.3 that uses the GPU, or raise what stands in the way."""
+    version = importlib.metadata.version("sgdml")
+    if version != "1.0.3":
+        raise RuntimeError(f"sgdml {version} is installed, 1.0.3 is wanted")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeError("PyTorch sees no CUDA device")
+    if not hasattr(np, "in1d"):
+        np.in1d = np.isin  # noqa: NPY201 (sgdml 1.0.3 on NumPy >= 2.4)
+    from sgdml.predict import GDMLPredict
+
+    return GDMLPredict(model, use_torch=True)
+
+
+@contextlib.contextmanager
+def patched(owner, name, value):
+    """Replace an attribute for a while: the ways that prediction chooses from are measured one by one."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
 
 
 def main():
