@@ -1,9 +1,10 @@
 """The C library beside Python: time of one geometry a call, and rate of many, for the same models.
 
-    python benchmarks/c_library.py [--data DIR]            (needs a C compiler as `cc`)
+    python benchmarks/c_library.py [--data DIR] [--peer-python PYTHON]            (needs a C compiler as `cc`)
 
-Without --data, the shipped ethanol with 200 and 500 training points; with it also md17_ethanol.npz and
-md17_aspirin.npz from there. Times are the least of several rounds, with one thread and with all.
+Without --data, the shipped ethanol with 200 and 500 training points; with it md17_ethanol.npz and md17_aspirin.npz from
+there. Times are the least of several rounds, with one thread and with all. With --peer-python, an interpreter that has
+sgdml 1.0.3, one geometry a call is also measured there, in its NumPy mode (after prepare_parallel) and with PyTorch.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from fastgdml.c_library import include_dir, library_path
 from fastgdml.dataset import load_dataset
+from fastgdml.exchange import export_sgdml
 from fastgdml.flat import export_flat
 from fastgdml.predict import GDMLPredict
 from fastgdml.train import GDMLTrain
@@ -70,10 +72,44 @@ def in_c(program: Path, model: Path, geometries: Path, n_threads: int, limit: fl
     return one, many
 
 
+PEER = """
+import sys, time
+import numpy as np
+if not hasattr(np, "in1d"):
+    np.in1d = np.isin  # sgdml 1.0.3 on NumPy >= 2.4
+from sgdml.predict import GDMLPredict
+model = dict(np.load(sys.argv[1], allow_pickle=True))
+R = np.fromfile(sys.argv[2]).reshape(-1, 3 * len(model["z"]))[:100]
+predictor = GDMLPredict(model, use_torch=sys.argv[3] == "torch")
+if sys.argv[3] == "numpy":
+    predictor.prepare_parallel(n_bulk=1)
+predictor.predict(R[0])
+best, begin = np.inf, time.perf_counter()
+while time.perf_counter() - begin < float(sys.argv[4]):
+    start = time.perf_counter()
+    for r in R:
+        predictor.predict(r)
+    best = min(best, (time.perf_counter() - start) / len(R))
+print(best)
+"""
+
+
+def in_peer(python: Path, folder: Path, model: dict[str, Any], limit: float) -> str:
+    """Return what sgdml takes for one geometry, in words."""
+    export_sgdml(folder / "sgdml.npz", model)
+    times = []
+    for mode in ("numpy", "torch"):
+        command = [python, "-c", PEER, folder / "sgdml.npz", folder / "geometries", mode, limit]
+        done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, cwd=folder)
+        times.append(f"{mode} {1e6 * float(done.stdout.split()[-1]):.0f} us")
+    return ", ".join(times)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with md17_ethanol.npz and md17_aspirin.npz")
+    parser.add_argument("--peer-python", type=Path, help="interpreter with sgdml 1.0.3")
     parser.add_argument("--smoke", action="store_true", help="small sizes, to see that it runs")
     arguments = parser.parse_args()
     smoke: bool = arguments.smoke
@@ -82,7 +118,8 @@ def main() -> None:
     shipped = load_dataset("ethanol")
     cases = [("ethanol", shipped, n, 20) for n in ((30,) if smoke else (200, 500))]
     if arguments.data:
-        for name, n_train, sig in (("md17_ethanol", 500, 20), ("md17_aspirin", 200, 20)):
+        cases.clear()
+        for name, n_train, sig in (("md17_ethanol", 200, 20), ("md17_ethanol", 500, 20), ("md17_aspirin", 200, 20)):
             dataset = load_dataset(arguments.data / f"{name}.npz")
             cases.append((name, dataset, 30 if smoke else n_train, sig))
 
@@ -106,6 +143,8 @@ def main() -> None:
                     f"{1 / c[1]:>9,.0f}/s {1 / python[1]:>9,.0f}/s",
                     flush=True,
                 )
+            if arguments.peer_python:
+                print(f"{'':<14} sgdml, one: {in_peer(arguments.peer_python, folder, model, 3 * limit)}", flush=True)
 
 
 if __name__ == "__main__":
