@@ -180,7 +180,7 @@ def test_gpu_batch(predictor, monkeypatch):
     assert predictor.get_GPU_batch() is None  # as sgdml answers on the CPU
 
     class Device:
-        def _batch_size(self, n_geo):
+        def batch_size(self, n_geo):
             return min(n_geo, 4096)
 
     monkeypatch.setattr(predictor, "_gpu", Device())
