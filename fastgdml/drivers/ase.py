@@ -20,6 +20,7 @@ try:
 except ImportError as error:
     raise ImportError("The ASE calculator needs ASE: pip install 'fastgdml[ase]'") from error
 
+from ..backend import resolve_backend
 from ..elements import symbols_of
 from ..errors import DataError, UsageError
 from .common import AnyModel, open_model, require_cell, unit_sizes
@@ -193,7 +194,7 @@ class SGDMLCalculator(FastGDMLCalculator):
     F_to_eV_Ang : float
         Force unit of the model in eV/Angstrom; kcal/mol/Angstrom by default.
     use_torch : bool
-        Accepted for compatibility with sgdml; warns and has no effect.
+        Accepted for compatibility with sgdml; warns, and predicts on the GPU where there is one.
     *args, **kwargs
         Accepted for compatibility with ASE's `Calculator`; of these, `atoms` is used: the calculator is attached to it.
     """
@@ -207,9 +208,8 @@ class SGDMLCalculator(FastGDMLCalculator):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        if use_torch:
-            _log.warning("use_torch has no effect: PyTorch is not used.")
-        super().__init__(model_path, e_unit=E_to_eV, r_unit=E_to_eV / F_to_eV_Ang)
+        backend = resolve_backend("cpu", use_torch)
+        super().__init__(model_path, e_unit=E_to_eV, r_unit=E_to_eV / F_to_eV_Ang, backend=backend)
         self.gdml_predict = self.predictor
         self.E_to_eV = E_to_eV
         self.F_to_eV_Ang = F_to_eV_Ang
