@@ -14,17 +14,6 @@ from .errors import DataError, FileFormatError
 from .model_arrays import ModelArrays
 from .npz import replacing
 
-_MAGIC = b"FASTGDML"
-
-
-def is_flat(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file is a flat model file, by its first bytes; False if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(_MAGIC)) == _MAGIC
-    except OSError:
-        return False
-
 
 def load_flat(path: str | os.PathLike[str]) -> _core.Model:
     """Map a flat model file into memory.

@@ -24,6 +24,8 @@ import numpy as np
 from .errors import FileFormatError
 
 _MAX_HEADER = 10_000
+# The first bytes of flat model files.
+_FLAT = b"FASTGDML"
 
 
 def load_npz(path: str | os.PathLike[str], keys: set[str] | None = None) -> dict[str, Any]:
@@ -58,10 +60,28 @@ def load_npz(path: str | os.PathLike[str], keys: set[str] | None = None) -> dict
         raise FileFormatError(f"{path} is a directory; an npz file is needed.") from None
     except PermissionError:
         raise FileFormatError(f"{path}: no permission to read it.") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise FileFormatError(
-            f"{path} is no readable npz archive ({error}). It may be truncated or of another kind."
-        ) from None
+    except zipfile.BadZipFile as error:
+        if is_flat(path):
+            raise FileFormatError(
+                f"{path} is a flat model file, which holds what prediction needs and no more. Give the npz file that "
+                "it was exported from."
+            ) from None
+        raise _unreadable(path, error) from None
+    except (zlib.error, EOFError, NotImplementedError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> FileFormatError:
+    return FileFormatError(f"{path} is no readable npz archive ({error}). It may be truncated or of another kind.")
+
+
+def is_flat(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is a flat model file (`fastgdml.flat`), by its first bytes; False if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_FLAT)) == _FLAT
+    except OSError:
+        return False
 
 
 def save_npz(path: str | os.PathLike[str], entries: Mapping[str, Any], compress: bool = False) -> None:

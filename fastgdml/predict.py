@@ -17,10 +17,11 @@ from .backend import array_module, resolve_backend
 from .cell import Cell
 from .descriptor import Array, geometry_error, jacobian_dot, n_pairs
 from .errors import DataError, UsageError
-from .flat import is_flat, load_flat
+from .flat import load_flat
 from .legacy import LegacyPredict, _predict_wkr, share_array  # noqa: F401 (old names of sgdml.predict)
 from .model import load_model
 from .model_arrays import ModelArrays, cell_of, energy_coefficients, image_rule_of
+from .npz import is_flat
 from .threads import resolve_n_threads
 
 _log = logging.getLogger(__name__)

@@ -8,8 +8,9 @@ from test_predict import make_model
 from fastgdml import _core
 from fastgdml.cli import main
 from fastgdml.errors import DataError, FileFormatError, UsageError
-from fastgdml.flat import export_flat, is_flat
+from fastgdml.flat import export_flat
 from fastgdml.model import load_model, save_model
+from fastgdml.npz import is_flat
 from fastgdml.predict import GDMLPredict
 
 
@@ -96,6 +97,13 @@ def test_export_on_the_command_line(tmp_path, ethanol_model, capsys, monkeypatch
     assert "For which program" in capsys.readouterr().err
     assert main(["export", "model.npz", "other.bin", "--format", "flat", "-o"]) == 0
     assert is_flat("other.bin")
+
+
+@pytest.mark.parametrize("command", [["show"], ["export", "-o", "--format", "sgdml"]])
+def test_what_needs_more_than_a_flat_file_says_so(command, flat_file, capsys, tmp_path):
+    target = [str(tmp_path / "out.npz")] if command[0] == "export" else []
+    assert main([command[0], str(flat_file), *target, *command[1:]]) == 1
+    assert "is a flat model file" in capsys.readouterr().err
 
 
 # ---- damaged files: more in tests/c/test_model_file.c, under sanitizers -----------------------------------------
