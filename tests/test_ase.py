@@ -397,7 +397,8 @@ def test_over_a_socket(tmp_path, system, request, ethanol_model):
 
     def launch(atoms, properties, port, unixsocket):
         arguments[2] = unixsocket
-        return subprocess.Popen([sys.executable, "-c", CLIENT, *map(str, arguments)])
+        # elsewhere: in the source folder Python would import fastgdml from there
+        return subprocess.Popen([sys.executable, "-c", CLIENT, *map(str, arguments)], cwd=tmp_path)
 
     name = f"fastgdml-{uuid.uuid4().hex[:12]}"
     remote = atoms.copy()
