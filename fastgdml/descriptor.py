@@ -67,6 +67,18 @@ def from_R(R: npt.ArrayLike, cell: Cell | None = None, n_threads: int | None = N
     return x, g
 
 
+def require_geometries(shape: tuple[int, ...], n_atoms: int) -> None:
+    """Raise DataError unless an array of this shape holds geometries of `n_atoms` atoms.
+
+    Such shapes are (..., 3 n_atoms) and (..., n_atoms, 3).
+    """
+    n_coord = 3 * n_atoms
+    if shape[-1:] != (n_coord,) and shape[-2:] != (n_atoms, 3):
+        raise DataError(
+            f"Geometries of shape {shape} do not fit a model of {n_atoms} atoms: (n_geo, {n_coord}) expected."
+        )
+
+
 def geometry_error(r: Array, index: int, pair: int | None = None) -> DataError:
     """Return the error that explains why geometry `index` with coordinates `r` has no descriptor."""
     if not np.isfinite(r).all():

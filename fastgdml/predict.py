@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from .backend import array_module, resolve_backend
 from .cell import Cell
-from .descriptor import Array, geometry_error, jacobian_dot, n_pairs
-from .errors import DataError, UsageError
+from .descriptor import Array, geometry_error, jacobian_dot, n_pairs, require_geometries
+from .errors import UsageError
 from .flat import load_flat
 from .legacy import LegacyPredict, _predict_wkr, share_array  # noqa: F401 (old names of sgdml.predict)
 from .model import load_model
@@ -172,11 +172,7 @@ class GDMLPredict(LegacyPredict):
         r = np.ascontiguousarray(R, dtype=np.float64)
         n_coord = 3 * self.n_atoms
         if r.ndim != 2 or r.shape[1] != n_coord:
-            if r.size % n_coord or not (r.shape[-1] == n_coord or r.shape[-2:] == (self.n_atoms, 3)):
-                raise DataError(
-                    f"Geometries of shape {r.shape} do not fit a model of {self.n_atoms} atoms: "
-                    f"(n_geo, {n_coord}) expected."
-                )
+            require_geometries(r.shape, self.n_atoms)
             r = r.reshape(-1, n_coord)
         native_cell = None
         if cell is not None:

@@ -513,10 +513,6 @@ cdef class Model:
         cdef const char *data = <const char *> gdml_model_image(self.model, &size)
         return data[:size]
 
-    def set_coefficients(self, const double[:, ::1] v, const double[::1] energies):
-        """Replace the coefficients J alpha (M, D) and those of energies (M,), None without."""
-        gdml_model_set_coefficients(self.model, 0, v.shape[0], &v[0, 0], NULL if energies is None else &energies[0])
-
     def set_jacobian_dot(self, const double[:, :, ::1] g, const double[:, ::1] vectors, const double[::1] energies,
                          int n_threads):
         """Replace the coefficients by J v of g (M, D, 3) and vectors (M, 3 N), and those of energies (M,)."""

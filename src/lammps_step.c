@@ -51,8 +51,7 @@ fastgdml_status gdml_lammps_read_box(fastgdml_lammps *d)
         return FASTGDML_SUCCESS;
     memcpy(d->lattice, lattice, sizeof lattice);
     memcpy(d->periodic, b->periodic, sizeof d->periodic);
-    if (d->periodic_model)
-        return d->any_cell || d->model->periodicity == GDML_CELL_GIVEN ? FASTGDML_SUCCESS : require_cell_of_model(d);
+    if (d->periodic_model) return d->any_cell ? FASTGDML_SUCCESS : require_cell_of_model(d);
 
     double vectors[9];
     memcpy(vectors, lattice, sizeof vectors);

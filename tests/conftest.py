@@ -139,3 +139,12 @@ def host_cupy(monkeypatch):
     for library in ("cublas", "cusolver"):
         monkeypatch.setitem(sys.modules, f"cupy_backends.cuda.libs.{library}", cuda_on_host.blas)
     return cuda_on_host.host_cupy()
+
+
+# Sets of permutations of n atoms.
+GROUPS = {
+    "one": lambda n: np.arange(n)[None, :],  # nothing moves
+    "all move": lambda n: cyclic_group(n, n),  # every pair has its own images
+    "three atoms": symmetric_group_of_three,  # some pairs move
+    "no group": lambda n: np.array([np.roll(np.arange(n), 1), np.arange(n)]),
+}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import reference as oracle
-from conftest import cyclic_group, random_molecules, symmetric_group_of_three
+from conftest import random_molecules
 
 from fastgdml import descriptor
 from fastgdml.cell import Cell
@@ -11,13 +11,6 @@ from fastgdml.gpu.arrays import to_numpy
 from fastgdml.group import GroupTables
 from fastgdml.kernel import Coordinates, assemble_full, energies_last
 from fastgdml.solvers.rigid import drop_rigid_motions
-
-GROUPS = {
-    "one": lambda n: np.arange(n)[None, :],
-    "all move": lambda n: cyclic_group(n, n),
-    "three atoms": symmetric_group_of_three,
-    "no group": lambda n: np.array([np.roll(np.arange(n), 1), np.arange(n)]),
-}
 
 
 def assert_close(ours, theirs, tolerance):

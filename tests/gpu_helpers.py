@@ -1,17 +1,10 @@
 """Models and comparisons for the tests of the GPU backend, with and without a device."""
 
 import numpy as np
-from conftest import cyclic_group, random_molecules, symmetric_group_of_three
+from conftest import random_molecules
 
 from fastgdml import descriptor
 from fastgdml.cell import Cell
-
-GROUPS = {
-    "one": lambda n: np.arange(n)[None, :],
-    "all move": lambda n: cyclic_group(n, n),
-    "three atoms": symmetric_group_of_three,
-    "no group": lambda n: np.array([np.roll(np.arange(n), 1), np.arange(n)]),
-}
 
 SKEWED = np.array([[6.2, 2.8, -1.8], [0.0, 5.8, 2.4], [0.0, 0.0, 6.6]])
 CELLS = {

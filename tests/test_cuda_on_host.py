@@ -3,8 +3,8 @@
 import cuda_on_host
 import numpy as np
 import pytest
-from conftest import cyclic_group, random_molecules
-from gpu_checks import GROUPS, check_assembly, check_assembly_with_oracle, check_rectangles_and_diagonal_blocks
+from conftest import GROUPS, cyclic_group, random_molecules
+from gpu_checks import check_assembly, check_assembly_with_oracle, check_rectangles_and_diagonal_blocks
 
 from fastgdml import descriptor
 from fastgdml.errors import InsufficientMemoryError

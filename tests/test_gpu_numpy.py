@@ -4,8 +4,8 @@ import types
 
 import numpy as np
 import pytest
-from conftest import random_molecules
-from gpu_checks import GROUPS, check_assembly, check_assembly_with_oracle, check_rectangles_and_diagonal_blocks
+from conftest import GROUPS, random_molecules
+from gpu_checks import check_assembly, check_assembly_with_oracle, check_rectangles_and_diagonal_blocks
 
 from fastgdml import backend, descriptor
 from fastgdml.cell import Cell

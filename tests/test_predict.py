@@ -2,7 +2,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import cyclic_group, random_molecules, symmetric_group_of_three
+from conftest import GROUPS, cyclic_group, random_molecules, symmetric_group_of_three
 from reference import predict
 from scipy.spatial.transform import Rotation
 
@@ -29,14 +29,6 @@ def make_model(R_train, perms, sig=3.0, std=2.5, c=-7.0, seed=0, energies=False)
     if energies:
         model["alphas_E"] = rng.normal(size=len(R_train))
     return model, alphas
-
-
-GROUPS = {
-    "one": lambda n: np.arange(n)[None, :],  # nothing moves
-    "all move": lambda n: cyclic_group(n, n),  # every pair has its own images
-    "three atoms": symmetric_group_of_three,  # some pairs move
-    "no group": lambda n: np.array([np.roll(np.arange(n), 1), np.arange(n)]),
-}
 
 
 @pytest.mark.parametrize("energies", [False, True], ids=["forces", "energies"])

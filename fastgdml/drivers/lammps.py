@@ -10,9 +10,8 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from types import TracebackType
 from typing import Any
@@ -24,6 +23,7 @@ from ..c_library import library_path
 from ..errors import DataError, FastGDMLError, InsufficientMemoryError, UsageError
 from ..predict import GDMLPredict
 from ..threads import resolve_n_threads
+from .common import AnyModel, open_model
 from .lammps_atoms import find_molecules, require_elements
 
 # fastgdml_status
@@ -100,7 +100,7 @@ def open_lammps(cmdargs: Sequence[str] = ("-screen", "none", "-log", "none")) ->
 
 def attach(
     lmp: Any,
-    model: str | os.PathLike[str] | Mapping[str, Any] | GDMLPredict,
+    model: AnyModel,
     ids: npt.ArrayLike | None = None,
     group: str = "all",
     elements: Sequence[str] | None = None,
@@ -156,7 +156,7 @@ def attach(
     """
     if not hasattr(lmp, "lmp") or not hasattr(lmp, "extract_setting"):
         raise UsageError(f"lmp is a {type(lmp).__name__}; an object lammps.lammps is needed.")
-    predictor = model if isinstance(model, GDMLPredict) else GDMLPredict(model)
+    predictor = open_model(model)
     if lmp.extract_setting("box_exist") != 1:
         raise UsageError("LAMMPS has no box yet: read the data first.")
     if lmp.extract_setting("tagint") != 4:

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from ..backend import array_module
 from ..cell import Cell
-from ..descriptor import pair_perms_from_lin
-from ..errors import DataError, InsufficientMemoryError
+from ..descriptor import pair_perms_from_lin, require_geometries
+from ..errors import InsufficientMemoryError
 from .arrays import copy_to_host, device_of, new_stream, on_device, take, to_numpy, visible_devices
 from .batches import Ranges, work_through
 from .bulk import Bulk
@@ -165,12 +165,8 @@ class GPUPredictor:
         r, is_on_device = take(R, self.xp)
         device = device_of(r) if is_on_device else None
         with on_device(self._devices[0] if device is None else device, self.xp):
-            n_atoms, n_coord = self._host.n_atoms, 3 * self._host.n_atoms
-            if r.size % n_coord or not (r.shape[-1:] == (n_coord,) or r.shape[-2:] == (n_atoms, 3)):
-                raise DataError(
-                    f"Geometries of shape {r.shape} do not fit a model of {n_atoms} atoms: (n_geo, {n_coord}) expected."
-                )
-            r = r.reshape(-1, n_atoms, 3)
+            require_geometries(r.shape, self._host.n_atoms)
+            r = r.reshape(-1, self._host.n_atoms, 3)
             cell = self.cell if cell is None else cell
             if cell is not None:
                 cell.require_for(len(r))

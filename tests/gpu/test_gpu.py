@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import cyclic_group, random_molecules, symmetric_group_of_three
+from conftest import GROUPS, cyclic_group, random_molecules, symmetric_group_of_three
 from gpu_checks import (
-    GROUPS,
     assert_close,
     check_assembly,
     check_assembly_with_oracle,
