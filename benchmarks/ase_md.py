@@ -13,13 +13,13 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator, all_changes
 from ase.md.verlet import VelocityVerlet
+from common import best_of
 
 REPETITIONS = 7
 
@@ -36,15 +36,6 @@ class Zeros(BaseCalculator):
         self.results = {"energy": 0.0, "forces": np.zeros((len(atoms), 3))}
 
 
-def best_of(function) -> float:
-    times = []
-    for _ in range(REPETITIONS):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def seconds_a_step(start: Atoms, calculator: BaseCalculator, steps: int) -> float:
     def run():
         atoms = start.copy()
@@ -53,7 +44,7 @@ def seconds_a_step(start: Atoms, calculator: BaseCalculator, steps: int) -> floa
         atoms.set_momenta(momenta * np.sqrt(atoms.get_masses()[:, None] * units.kB * 300))
         VelocityVerlet(atoms, 0.2 * units.fs).run(steps)
 
-    return best_of(run) / steps
+    return best_of(run, REPETITIONS) / steps
 
 
 def measure(which: str, model: str, steps: int) -> None:
@@ -74,7 +65,7 @@ def measure(which: str, model: str, steps: int) -> None:
     calculator = atoms.calc = FastGDMLCalculator(model)
     print("ENERGY", atoms.get_potential_energy())
     R = atoms.positions.reshape(1, -1)
-    prediction = best_of(lambda: [calculator.predictor.predict(R) for _ in range(steps)]) / steps
+    prediction = best_of(lambda: [calculator.predictor.predict(R) for _ in range(steps)], REPETITIONS) / steps
     print("SECONDS", seconds_a_step(atoms, calculator, steps))
     print("PREDICT", prediction)
     print("ASE", seconds_a_step(atoms, Zeros(use_cache=False), steps))

@@ -21,20 +21,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from common import best_of, methyl_group, peak_gb
 
 MODES = ("sgdml-numpy", "sgdml-torch", "fastgdml")
 
 
 # ---- workers: one measurement each, run in the interpreter of the package under test -------------------------------
-
-
-def best_of(function, repetitions):
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def load_case(path):
@@ -168,20 +160,11 @@ def measure_all(mode, case, repetitions, dataset):
     return {"seconds": min(times)}
 
 
-def peak_mb():
-    """Peak resident set of this process (ru_maxrss would start from that of the parent)."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return float("nan")
-    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 1024
-
-
 def worker(request):
     measure = globals()[f"measure_{request['work']}"]
     case = load_case(request["case"]) if request["case"] else None
     result = measure(request["mode"], case, request["repetitions"], **request.get("options", {}))
-    result["peak_mb"] = peak_mb()
+    result["peak_mb"] = 1024 * peak_gb()
     print("RESULT " + json.dumps(result))
 
 
@@ -204,21 +187,6 @@ def make_dataset(path, n_atoms=None):
             r_unit="Ang",
             e_unit="kcal/mol",
         )
-
-
-def group(n_atoms, n_perms):
-    """Permutations like those of methyl groups: cyclic turns of the last three atoms, and exchanges of two."""
-    perms = [np.arange(n_atoms)]
-    last = n_atoms
-    if n_perms % 3 == 0:
-        perms = [p[np.r_[: last - 3, last - 3 + np.roll(np.arange(3), turn)]] for p in perms for turn in range(3)]
-        last -= 3
-    while len(perms) < n_perms:
-        swap = np.arange(n_atoms)
-        swap[[last - 2, last - 1]] = last - 1, last - 2
-        perms += [p[swap] for p in perms]
-        last -= 2
-    return np.array(perms)
 
 
 def make_case(path, dataset, n_train, sig, perms=None, n_test=2000):
@@ -303,7 +271,7 @@ def planned_rows(args, folder):
         dataset = load_dataset("ethanol") if file is None else make_dataset(data / f"{file}.npz", n_atoms)
         n_atoms = len(dataset["z"])
         path = str(Path(folder) / f"case{number}.npz")
-        perms = None if n_perms is None else group(n_atoms, n_perms)
+        perms = None if n_perms is None else methyl_group(n_atoms, n_perms)
         n_perms = make_case(path, dataset, n_train, 20, perms, 2 * n_bulk)
         label = f"{name}, N={n_atoms} M={n_train} P={n_perms}"
         for work in works:

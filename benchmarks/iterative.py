@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from common import peak_gb
 
 from fastgdml.dataset import Dataset, load_dataset
 from fastgdml.descriptor import from_R
@@ -55,14 +56,6 @@ for use_torch in (False, True):
     seconds = time.perf_counter() - start
     print("RESULT", "PyTorch" if use_torch else "NumPy", seconds, model["solver_name"], model.get("solver_iters"))
 """
-
-
-def peak_gb() -> float:
-    """Peak resident memory of this process."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return float("nan")
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**20
 
 
 def count_steps(operator, P, b, most=5000) -> int:

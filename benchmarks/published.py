@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from common import peak_gb
 
 from fastgdml.dataset import Dataset, load_dataset
 from fastgdml.evaluate import draw_test_points, prediction_errors
@@ -26,14 +27,6 @@ LAM = 1e-15
 
 # Energy and force MAE with 1000 training points, kcal/mol and kcal/mol/Angstrom.
 PUBLISHED = {"ethanol": (0.07, 0.33), "aspirin": (0.19, 0.68)}
-
-
-def peak_gb() -> float:
-    """Peak resident memory of this process."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return float("nan")
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**20
 
 
 def best_sigma(dataset: Dataset, n_train: int, n_valid: int, sigmas: range) -> int:

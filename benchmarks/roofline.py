@@ -14,10 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from common import best_of, grid_molecules, methyl_group
 from threadpoolctl import threadpool_limits
 
 from fastgdml import lapack
@@ -41,43 +41,12 @@ def peak_gflops() -> float:
         return float(subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout)
 
 
-def fastest(work: Callable[[], object], repetitions: int = 4) -> float:
-    """Return the shortest time of several repetitions."""
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def molecules(n_geo: int, n_atoms: int, seed: int = 0) -> np.ndarray:
-    """Geometries on a distorted grid, so that no atoms come close."""
-    rng = np.random.default_rng(seed)
-    grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 3, indexing="ij"), -1).reshape(-1, 3) * 1.4
-    return grid[rng.permutation(len(grid))[:n_atoms]] + rng.uniform(-0.3, 0.3, (n_geo, n_atoms, 3))
-
-
-def group(n_atoms: int, n_perms: int) -> np.ndarray:
-    """Permutations like those of methyl groups: cyclic turns of three atoms, and exchanges of two."""
-    perms = [np.arange(n_atoms)]
-    if n_perms % 3 == 0:
-        perms = [p[np.r_[np.roll(np.arange(3), turn), 3:n_atoms]] for p in perms for turn in range(3)]
-    first = 3
-    while len(perms) < n_perms:
-        swap = np.arange(n_atoms)
-        swap[[first, first + 1]] = first + 1, first
-        perms += [p[swap] for p in perms]
-        first += 2
-    return np.array(perms)
-
-
 class Case:
     """A molecule, its group, and a model with random coefficients."""
 
     def __init__(self, n_atoms: int, n_train: int, n_perms: int) -> None:
-        self.R = molecules(n_train, n_atoms)
-        self.perms = group(n_atoms, n_perms)
+        self.R = grid_molecules(n_train, n_atoms)
+        self.perms = methyl_group(n_atoms, n_perms)
         self.x, self.g = from_R(self.R)
         self.tables = GroupTables.from_perms(self.perms)
         self.rows = drop_rigid_motions(self.R).rows
@@ -95,14 +64,14 @@ class Case:
     def predict(self, n_geo: int, n_threads: int) -> tuple[float, float]:
         """Return seconds a geometry, and floating-point operations of the pair loops a geometry."""
         predictor = GDMLPredict(self.model, max_processes=n_threads)
-        R = molecules(n_geo, self.R.shape[1], seed=2).reshape(n_geo, -1)
+        R = grid_molecules(n_geo, self.R.shape[1], seed=2).reshape(n_geo, -1)
         # forward: a difference and two multiply-adds; backward: two multiply-adds
         flops = 9.0 * predictor._predictor.n_pair_images * len(self.R)
-        return fastest(lambda: predictor.predict(R)) / n_geo, flops
+        return best_of(lambda: predictor.predict(R)) / n_geo, flops
 
     def assemble(self, n_threads: int) -> float:
         """Return the seconds of an assembly for training."""
-        return fastest(lambda: assemble_packed(self.x, self.g, self.tables, 20.0, self.rows, n_threads=n_threads), 3)
+        return best_of(lambda: assemble_packed(self.x, self.g, self.tables, 20.0, self.rows, n_threads=n_threads), 3)
 
 
 def cholesky_gflops(n: int) -> float:
@@ -127,7 +96,7 @@ def training_against_dpotrf(n_train: int) -> tuple[float, float]:
     dataset = load_dataset("ethanol")
     train = GDMLTrain()
     task = train.create_task(dataset, n_train, dataset, 10, 20, seed=0)
-    training = fastest(lambda: train.train(task), 3)
+    training = best_of(lambda: train.train(task), 3)
     n = 21 * n_train
     times = []
     for _ in range(3):
