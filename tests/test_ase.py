@@ -5,8 +5,8 @@ import uuid
 
 import numpy as np
 import pytest
-from conftest import shared_file
-from test_cell import TRICLINIC, periodic_dataset, varying_lattices
+from support.crystals import TRICLINIC, periodic_dataset, varying_lattices
+from support.paths import shared_file
 
 from fastgdml.errors import DataError, UsageError
 from fastgdml.flat import export_flat

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REFERENCE_CASES, ROOT, shared_file
+from support.paths import REFERENCE_CASES, ROOT, shared_file
 
 from fastgdml.flat import export_flat
 from fastgdml.model import load_model

@@ -237,7 +237,7 @@ assert sgdml.__version__ == 'real'
 # ---- helpers ----------------------------------------------------------------------------------------------------
 
 # Runs on the real package and on the stand-in; everything that it collects must be equal.
-HELPERS = Path(__file__).parent / "sgdml_helpers.py"
+HELPERS = Path(__file__).parent / "support/sgdml_script.py"
 
 
 @pytest.fixture

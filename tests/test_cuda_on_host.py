@@ -3,8 +3,8 @@
 import cuda_on_host
 import numpy as np
 import pytest
-from conftest import GROUPS, cyclic_group, random_molecules
-from gpu_checks import check_assembly, check_assembly_with_oracle, check_rectangles_and_diagonal_blocks
+from support.gpu_checks import check_assembly, check_assembly_with_oracle, check_rectangles_and_diagonal_blocks
+from support.molecules import GROUPS, cyclic_group, random_molecules
 
 from fastgdml import descriptor
 from fastgdml.errors import InsufficientMemoryError

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from conftest import cyclic_group, random_molecules
 from reference import descriptor, pair_permutation_matrix
+from support.molecules import cyclic_group, random_molecules
 
 from fastgdml.cell import Cell
 from fastgdml.descriptor import (

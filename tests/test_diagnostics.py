@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 import pytest
-from conftest import random_molecules, symmetric_group_of_three
+from support.molecules import random_molecules, symmetric_group_of_three
 
 from fastgdml.dataset import create_dataset, load_dataset
 from fastgdml.descriptor import from_R

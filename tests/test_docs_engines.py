@@ -5,8 +5,8 @@ import uuid
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from test_cell import TRICLINIC, periodic_dataset
+from support.crystals import TRICLINIC, periodic_dataset
+from support.paths import ROOT
 
 from fastgdml.model import save_model
 from fastgdml.train import GDMLTrain

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import REFERENCE_CASES, cyclic_group, random_molecules, shared_file
-from test_predict import make_model
+from support.models import make_model
+from support.molecules import cyclic_group, random_molecules
+from support.paths import REFERENCE_CASES, shared_file
 
 from fastgdml import _core
 from fastgdml.cli import main

@@ -4,8 +4,8 @@ import types
 
 import numpy as np
 import pytest
-from conftest import GROUPS, random_molecules
-from gpu_checks import check_assembly, check_assembly_with_oracle, check_rectangles_and_diagonal_blocks
+from support.gpu_checks import check_assembly, check_assembly_with_oracle, check_rectangles_and_diagonal_blocks
+from support.molecules import GROUPS, random_molecules
 
 from fastgdml import backend, descriptor
 from fastgdml.cell import Cell

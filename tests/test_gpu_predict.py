@@ -10,8 +10,8 @@ import cuda_on_host
 import numpy as np
 import pytest
 import reference as oracle
-from conftest import GROUPS, random_molecules, symmetric_group_of_three
-from gpu_helpers import CELLS, SKEWED, assert_close, make_model, model_of, rounding_of
+from support.gpu_models import CELLS, SKEWED, assert_close, make_model, model_of, rounding_of
+from support.molecules import GROUPS, random_molecules, symmetric_group_of_three
 
 from fastgdml import descriptor
 from fastgdml.cell import Cell

@@ -4,8 +4,8 @@ import types
 
 import numpy as np
 import pytest
-from conftest import GROUPS, cyclic_group, random_molecules, symmetric_group_of_three
-from gpu_checks import assert_close, oracle_matrix
+from support.gpu_checks import assert_close, oracle_matrix
+from support.molecules import GROUPS, cyclic_group, random_molecules, symmetric_group_of_three
 
 from fastgdml import backend, descriptor
 from fastgdml import predict as predict_module

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, shared_file
+from support.paths import ROOT, shared_file
 
 from fastgdml import _core
 from fastgdml.errors import DataError, FileFormatError, UsageError

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import cyclic_group, random_molecules, symmetric_group_of_three
 from reference import kernel_matrix
+from support.molecules import cyclic_group, random_molecules, symmetric_group_of_three
 
 from fastgdml import _core, lapack
 from fastgdml.cli import main

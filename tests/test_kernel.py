@@ -2,9 +2,9 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from conftest import cyclic_group, random_molecules, symmetric_group_of_three
 from reference import kernel_matrix
 from scipy.linalg.lapack import dtfttr
+from support.molecules import cyclic_group, random_molecules, symmetric_group_of_three
 
 from fastgdml.cell import Cell
 from fastgdml.descriptor import from_R

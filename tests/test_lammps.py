@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, shared_file
+from support.paths import ROOT, shared_file
 
 from fastgdml.c_library import include_dir, library_path
 from fastgdml.errors import DataError, FastGDMLError, UsageError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from support.paths import ROOT
 
 from fastgdml.elements import MASSES
 from fastgdml.flat import export_flat

@@ -3,55 +3,22 @@
 import subprocess
 import sys
 import textwrap
-from itertools import permutations, product
+from itertools import permutations
 
 import numpy as np
 import pytest
 import reference as oracle
-from conftest import cyclic_group, random_molecules
-from test_pair_classes import classes_of, images_from_classes
+from support.crystal_groups import BCC, FCC, crystal_group, model_of, tripods
+from support.molecules import cyclic_group, random_molecules
+from support.pair_classes import classes_of, images_from_classes
 
-from fastgdml.descriptor import from_R, jacobian_dot, perms_from_lin, tril_perms_lin
+from fastgdml.descriptor import from_R, perms_from_lin, tril_perms_lin
 from fastgdml.errors import DataError
 from fastgdml.group import GroupTables
 from fastgdml.kernel import assemble_full
 from fastgdml.permutations import complete_group
 from fastgdml.predict import GDMLPredict
 
-
-def crystal_group(n_cells, basis, point_group=True):
-    """Translations, and rotations of the cube, of a periodic crystal as permutations of its atoms.
-
-    Places are integers: `basis` within a cell of edge 2.
-    """
-    edge = 2 * n_cells
-    places = [
-        tuple((2 * np.array(cell) + b) % edge) for cell in product(range(n_cells), repeat=3) for b in np.array(basis)
-    ]
-    number = {place: i for i, place in enumerate(places)}
-
-    def perm(move):
-        return [number[tuple(np.asarray(move(np.array(place))) % edge)] for place in places]
-
-    moves = [lambda r: r]
-    moves += [lambda r, t=t: r + t for t in (*(2 * np.eye(3, dtype=int)), *np.array(basis))]
-    if point_group:
-        moves += [lambda r: r[[1, 0, 2]], lambda r: r[[1, 2, 0]], lambda r: r * [-1, 1, 1]]
-    return complete_group(np.unique([perm(move) for move in moves], axis=0))
-
-
-def tripods(n_molecules):
-    """Molecules of one centre and three like atoms, each with its own symmetric group."""
-    n_atoms = 4 * n_molecules
-    generators = [np.arange(n_atoms)]
-    for first in range(1, n_atoms, 4):
-        for swapped in ([1, 0, 2], [1, 2, 0]):
-            generators.append(np.arange(n_atoms))
-            generators[-1][first : first + 3] = first + np.array(swapped)
-    return complete_group(np.array(generators))
-
-
-BCC, FCC = [[0, 0, 0], [1, 1, 1]], [[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0]]
 GROUPS = {
     "one": lambda: np.arange(6)[None],
     "two atoms, none moving": lambda: np.array([[0, 1], [1, 0]]),
@@ -64,20 +31,6 @@ GROUPS = {
     "all of seven": lambda: np.array(list(permutations(range(7)))),
 }
 SIZES = {"translations": 16, "tripods": 216, "crystal": 768, "all of seven": 5040}
-
-
-def model_of(R, perms, seed=0):
-    alphas = np.random.default_rng(seed).normal(size=(len(R), 3 * R.shape[1]))
-    x, g = from_R(R)
-    return {
-        "z": np.ones(R.shape[1], dtype=int),
-        "R_desc": x.T,
-        "R_d_desc_alpha": jacobian_dot(g, alphas),
-        "tril_perms_lin": tril_perms_lin(perms),
-        "sig": 4.0,
-        "std": 1.5,
-        "c": 0.0,
-    }, alphas
 
 
 def few_by_few(perms, evaluate):
@@ -166,12 +119,12 @@ def test_memory_does_not_grow_with_the_group_times_the_training_set():
     script = """
         import resource
         import numpy as np
-        from conftest import random_molecules
+        from support.molecules import random_molecules
         from fastgdml.descriptor import from_R
         from fastgdml.group import GroupTables
         from fastgdml.kernel import assemble_columns
         from fastgdml.predict import GDMLPredict
-        from test_large_groups import FCC, crystal_group, model_of
+        from support.crystal_groups import FCC, crystal_group, model_of
 
         perms = crystal_group(2, FCC)
         R = random_molecules(300, 32)

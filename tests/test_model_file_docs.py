@@ -4,8 +4,9 @@ import re
 
 import numpy as np
 import pytest
-from conftest import ROOT, cyclic_group, random_molecules
-from test_predict import make_model
+from support.models import make_model
+from support.molecules import cyclic_group, random_molecules
+from support.paths import ROOT
 
 from fastgdml.flat import export_flat
 from fastgdml.predict import GDMLPredict

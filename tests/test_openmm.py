@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import shared_file
-from test_cell import TRICLINIC, periodic_dataset
+from support.crystals import TRICLINIC, periodic_dataset
+from support.paths import shared_file
 
 from fastgdml.errors import UsageError
 from fastgdml.flat import export_flat

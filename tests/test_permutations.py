@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from conftest import random_molecules
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import minimum_spanning_tree
+from support.molecules import random_molecules
 
 from fastgdml import _core
 from fastgdml.cell import Cell

@@ -2,33 +2,16 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import GROUPS, cyclic_group, random_molecules, symmetric_group_of_three
 from reference import predict
 from scipy.spatial.transform import Rotation
+from support.models import make_model
+from support.molecules import GROUPS, cyclic_group, random_molecules, symmetric_group_of_three
 
 from fastgdml import _core
-from fastgdml.descriptor import from_R, jacobian_dot, tril_perms_lin
+from fastgdml.descriptor import from_R
 from fastgdml.errors import DataError, UsageError
 from fastgdml.model import load_model
 from fastgdml.predict import GDMLPredict
-
-
-def make_model(R_train, perms, sig=3.0, std=2.5, c=-7.0, seed=0, energies=False):
-    rng = np.random.default_rng(seed)
-    alphas = rng.normal(size=(len(R_train), 3 * R_train.shape[1]))
-    x, g = from_R(R_train)
-    model = {
-        "z": np.ones(R_train.shape[1], dtype=int),
-        "R_desc": x.T,
-        "R_d_desc_alpha": jacobian_dot(g, alphas),
-        "tril_perms_lin": tril_perms_lin(perms),
-        "sig": sig,
-        "std": std,
-        "c": c,
-    }
-    if energies:
-        model["alphas_E"] = rng.normal(size=len(R_train))
-    return model, alphas
 
 
 @pytest.mark.parametrize("energies", [False, True], ids=["forces", "energies"])

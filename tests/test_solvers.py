@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import cyclic_group, random_molecules
 from reference import kernel_matrix
+from support.molecules import cyclic_group, random_molecules
 
 from fastgdml import lapack
 from fastgdml.cell import Cell

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import reference as oracle
-from conftest import GROUPS, random_molecules, symmetric_group_of_three
-from gpu_helpers import CELLS, SKEWED, assert_close, make_model, model_of, rounding_of
+from support.gpu_models import CELLS, SKEWED, assert_close, make_model, model_of, rounding_of
+from support.molecules import GROUPS, random_molecules, symmetric_group_of_three
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed: these tests need it and a CUDA device")
 

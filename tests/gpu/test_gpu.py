@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from conftest import GROUPS, cyclic_group, random_molecules, symmetric_group_of_three
-from gpu_checks import (
+from support.gpu_checks import (
     assert_close,
     check_assembly,
     check_assembly_with_oracle,
     check_rectangles_and_diagonal_blocks,
 )
+from support.molecules import GROUPS, cyclic_group, random_molecules, symmetric_group_of_three
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed: these tests need it and a CUDA device")
 

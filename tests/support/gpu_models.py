@@ -1,10 +1,10 @@
 """Models and comparisons for the tests of the GPU backend, with and without a device."""
 
 import numpy as np
-from conftest import random_molecules
 
 from fastgdml import descriptor
 from fastgdml.cell import Cell
+from support.molecules import random_molecules
 
 SKEWED = np.array([[6.2, 2.8, -1.8], [0.0, 5.8, 2.4], [0.0, 0.0, 6.6]])
 CELLS = {

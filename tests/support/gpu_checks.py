@@ -2,7 +2,6 @@
 
 import numpy as np
 import reference as oracle
-from conftest import random_molecules
 
 from fastgdml import descriptor
 from fastgdml.cell import Cell
@@ -11,6 +10,7 @@ from fastgdml.gpu.arrays import to_numpy
 from fastgdml.group import GroupTables
 from fastgdml.kernel import Coordinates, assemble_full, energies_last
 from fastgdml.solvers.rigid import drop_rigid_motions
+from support.molecules import random_molecules
 
 
 def assert_close(ours, theirs, tolerance):
