@@ -1,4 +1,4 @@
-"""Error curve of methanol on Cu(100): 54 atoms in a periodic cell, lower layers frozen (docs/periodic.md).
+"""Error curve of methanol on Cu(100): 54 atoms in a periodic cell, lower layers frozen (docs/howto/periodic.md).
 
     python benchmarks/cu100.py DATA_FILE [50 100 200 ...]
 

@@ -1,6 +1,6 @@
 """Flat model files (``.fgdml``): what the C library loads. The bytes are those of a native model in memory.
 
-docs/model_file.md describes the format; src/model_image.c writes and reads it.
+docs/reference/model_file.md describes the format; src/model_image.c writes and reads it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
  * memory, a flat model file (.fgdml) is an image on disk, and using a file means mapping it.
  *
  * An image is a header of 640 bytes, then sections, each at a multiple of 64 bytes, in the order of the table below.
- * Numbers are little-endian; unused bytes are zero. docs/model_file.md describes it for other programs.
+ * Numbers are little-endian; unused bytes are zero. docs/reference/model_file.md describes it for other programs.
  */
 #include "model.h"
 

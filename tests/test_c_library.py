@@ -1,6 +1,6 @@
 """The C library as programs find it: in the Python package, and installed on its own, without Python.
 
-Programs in C, C++ and Fortran are compiled the ways that docs/c_library.md describes, and give the numbers of
+Programs in C, C++ and Fortran are compiled the ways that docs/howto/c_library.md describes, and give the numbers of
 GDMLPredict to the last bit. What the library does with wrong arguments is in tests/c.
 """
 

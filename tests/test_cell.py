@@ -132,7 +132,7 @@ def test_orthogonal_cells_try_no_further_images():
 
 
 def test_the_kink_half_a_cell_away():
-    """docs/periodic.md: the distance is continuous at half the cell, its derivative is not."""
+    """docs/howto/periodic.md: the distance is continuous at half the cell, its derivative is not."""
     cell = Cell(np.diag([4.0, 20.0, 20.0]))
     (x0, x1), (g0, g1) = (a[:, 0] for a in from_R([[[0, 0, 0], [1.999999, 1, 0]], [[0, 0, 0], [2.000001, 1, 0]]], cell))
     assert x0 == pytest.approx(x1, rel=1e-5)

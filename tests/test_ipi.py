@@ -694,7 +694,7 @@ def test_the_client_of_ipi_with_the_driver(folder, ethanol, ethanol_model):
 
 @needs_ipi
 def test_the_input_files_of_the_documentation(folder, ethanol):
-    page = (ROOT / "docs" / "engines_ipi.md").read_text()
+    page = (ROOT / "docs" / "howto" / "ipi.md").read_text()
     whole, direct = (block.split("```")[0] for block in page.split("```xml\n")[1:])
     whole = whole.replace("<total_steps>1000<", "<total_steps>5<")
     write_start("CCOHHHHHH", ethanol["R"][7])

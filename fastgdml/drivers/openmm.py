@@ -73,7 +73,7 @@ def force(
 
     A molecule must be whole: a model of a molecule takes the positions as they are. OpenMM wraps and scales whole
     molecules (its GPU platforms and barostats do), which to it are what bonds or constraints connect. Where a periodic
-    System has neither between the model's atoms, connect them by bonds without strength: see docs/engines_ase.md.
+    System has neither between the model's atoms, connect them by bonds without strength: see docs/howto/openmm.md.
     """
     compute = _Computation(model, e_unit, r_unit, max_processes, any_cell)
     made = PythonForce(compute)

@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Places in the header that docs/model_file.md gives. */
+/* Places in the header that docs/reference/model_file.md gives. */
 enum { HEADER = 640, AT_SIZE = 16, AT_CHECKSUM = 24, AT_N_TRAIN = 48, AT_SIG = 104, AT_SECTIONS = 392, N_TABLES = 8 };
 
 typedef struct {

@@ -1,4 +1,4 @@
-"""The reader in docs/model_file.md reads what fastgdml writes."""
+"""The reader in docs/reference/model_file.md reads what fastgdml writes."""
 
 import re
 
@@ -14,7 +14,9 @@ from fastgdml.predict import GDMLPredict
 
 @pytest.fixture(scope="module")
 def read_model():
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/model_file.md").read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/reference/model_file.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     names = {}
     exec(code, names)
     return names["read_model"]
