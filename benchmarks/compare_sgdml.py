@@ -80,12 +80,12 @@ def measure_assembly_for_training(mode, case, repetitions):
     from fastgdml.group import GroupTables
     from fastgdml.kernel import assemble_packed
     from fastgdml.solvers.rigid import drop_rigid_motions
+    from fastgdml.training_set import TrainingSet
 
     def work():
         rows = drop_rigid_motions(case["R_train"], bool(case["periodic"])).rows
-        assemble_packed(
-            case["R_desc"], case["R_d_desc"], GroupTables.from_perms(case["perms"]), float(case["sig"]), rows
-        )
+        tables = GroupTables.from_perms(case["perms"])
+        assemble_packed(TrainingSet(case["R_desc"], case["R_d_desc"], tables, float(case["sig"])), rows)
 
     return {"seconds": best_of(work, repetitions)}
 

@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import time
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -33,8 +34,11 @@ from fastgdml.gpu import kernel as gpu_kernel
 from fastgdml.gpu import predict as gpu_predict
 from fastgdml.group import GroupTables
 from fastgdml.kernel import Coordinates
-from fastgdml.solvers import cg
+from fastgdml.solvers.cholesky import solve_closed_form
+from fastgdml.solvers.equations import TrainingEquations
+from fastgdml.solvers.iterative import IterativeSolver, choose_n_columns
 from fastgdml.solvers.rigid import drop_rigid_motions
+from fastgdml.training_set import TrainingSet
 
 
 class Table:
@@ -130,13 +134,19 @@ def training_set(R, F, n_train, seed=1):
     return R, reduction.expand(reduction.reduce(rng.normal(size=R.size)), 3 * R.shape[1])
 
 
+def trained(equations, device):
+    """Lambda and coefficients; the factor is gone."""
+    solution = solve_closed_form(equations, device)
+    return solution.lam, solution.alphas_F
+
+
 def measure_system(cupy, name, perms, R, F, lam, n_train, options, table):
     sig = 20.0
     tables = GroupTables.from_perms(perms)
     n_perms, n_atoms = tables.perm.shape
     repetitions = 2 if options.smoke else 3
     R_train, y = training_set(R, F, n_train)
-    x, g = gpu_descriptor.from_R(R_train, xp=cupy)
+    training = TrainingSet(*gpu_descriptor.from_R(R_train, xp=cupy), tables, sig)
     name = f"{name}, M = {n_train}"
 
     rows = Coordinates.full(n_train, 3 * n_atoms)
@@ -147,31 +157,30 @@ def measure_system(cupy, name, perms, R, F, lam, n_train, options, table):
     )
     if fits:
         rows = drop_rigid_motions(R_train).rows
-        seconds = best_of(lambda: gpu_kernel.assemble_lower(x, g, tables, sig, rows, -1.0, xp=cupy), cupy, repetitions)
+        seconds = best_of(lambda: gpu_kernel.assemble_lower(training, rows, -1.0, xp=cupy), cupy, repetitions)
         # Per pair of points, permutation and pair of atoms: 39 for equation (4), 33 for the sums over partners.
         flops = n_train * (n_train + 1) / 2 * n_perms * n_atoms**2 * 72
         table.row(f"{name}: assembly, n = {n}", seconds, f"{4 * n * n / seconds / 1e9:.0f} GB/s", flops)
         release(cupy)
 
-    x_host, g_host = arrays.to_numpy(x), arrays.to_numpy(g)
+    on_host = replace(training, x=arrays.to_numpy(training.x), g=arrays.to_numpy(training.g))
+    device = machine.device(cupy)
     if fits:
-        arguments = (R_train, x_host, g_host, tables, sig, lam, y)
-        solutions = []
+        equations = TrainingEquations(R_train, on_host, lam, y)
         # One repetition of the long ones: there is nothing left to warm up.
         start = time.perf_counter()
-        solutions.append(gpu_cholesky.solve_closed_form(*arguments, xp=cupy))
+        lam_used, alphas = trained(equations, device)
         seconds = time.perf_counter() - start
         if seconds < 5:
-            seconds = min(seconds, best_of(lambda: gpu_cholesky.solve_closed_form(*arguments, xp=cupy), cupy, 1))
+            seconds = min(seconds, best_of(lambda: trained(equations, device), cupy, 1))
         table.row(f"{name}: training", seconds, f"{n**3 / 3 / seconds / 1e12:.2f} Tflop/s", n**3 / 3)
-        if solutions[0].lam != lam:
-            table.note("", f"lambda was raised from {lam:.0e} to {solutions[0].lam:.0e}: several factorisations")
-        alphas = solutions[0].alphas_F
+        if lam_used != lam:
+            table.note("", f"lambda was raised from {lam:.0e} to {lam_used:.0e}: several factorisations")
         release(cupy)
         # Random energies and a lambda that bears them: the time depends on neither.
         y_E = np.random.default_rng(0).normal(size=n_train)
         start = time.perf_counter()
-        gpu_cholesky.solve_closed_form(R_train, x_host, g_host, tables, sig, 1e-4, y, y_E=y_E, xp=cupy)
+        trained(TrainingEquations(R_train, replace(on_host, energies=True), 1e-4, y, y_E), device)
         seconds, n_E = time.perf_counter() - start, n + n_train
         table.row(f"{name}: with energies", seconds, f"{n_E**3 / 3 / seconds / 1e12:.2f} Tflop/s", n_E**3 / 3)
         release(cupy)
@@ -179,11 +188,11 @@ def measure_system(cupy, name, perms, R, F, lam, n_train, options, table):
         table.note(f"{name}: assembly and training, n = {n}", "left out: too large (memory, --max-unknowns)")
         alphas = np.random.default_rng(0).normal(size=R_train.size)
 
-    v = jacobian_dot(g_host, alphas.reshape(n_train, -1))
+    v = jacobian_dot(on_host.g, alphas.reshape(n_train, -1))
     model = {
         "type": "m",
         "z": np.ones(n_atoms, dtype=int),
-        "R_desc": x_host.T,
+        "R_desc": on_host.x.T,
         "R_d_desc_alpha": v,
         "perms": perms,
         "tril_perms_lin": tril_perms_lin(perms),
@@ -202,14 +211,14 @@ def measure_iteration(cupy, name, perms, R, F, lam, n_train, options, table):
         table.note(f"{name}: conjugate gradients", f"left out: there are {len(R)} geometries")
         return
     R_train, y = training_set(R, F, n_train)
-    x, g = (arrays.to_numpy(array) for array in gpu_descriptor.from_R(R_train, xp=cupy))
+    training = TrainingSet.from_R(R_train, perms, 20.0)
     device = machine.device(cupy)
     room = 0.9 * device.limit(None)
-    solver = cg.IterativeSolver(R_train, x, g, GroupTables.from_perms(perms), 20.0, lam, y, machine=device)
+    solver = IterativeSolver(TrainingEquations(R_train, training, lam, y), device)
     n_coord = solver.n // n_train
-    n_columns = cg.choose_n_columns(n_train, n_coord, solver.product, room - solver.fixed_memory(), device)
+    n_columns = choose_n_columns(n_train, n_coord, solver.product, room - solver.fixed_memory(), device)
     v = np.random.default_rng(0).normal(size=solver.n)
-    seconds = best_of(lambda: solver._K(v), cupy, 2)
+    seconds = best_of(lambda: solver.operator(v), cupy, 2)
     table.row(f"{name}: K v, n = {solver.n}", seconds, f"{1 / seconds:,.0f}/s", solver.product)
     times = []
     for max_iter in (1, options.max_iter):

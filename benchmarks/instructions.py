@@ -24,17 +24,17 @@ KERNELS = ("kernel_tile", "predict_tile")
 WORK = """
 import numpy as np
 from fastgdml.dataset import load_dataset
-from fastgdml.descriptor import from_R, jacobian_dot, tril_perms_lin
-from fastgdml.group import GroupTables
+from fastgdml.descriptor import jacobian_dot, tril_perms_lin
 from fastgdml.kernel import Coordinates, assemble_packed
 from fastgdml.predict import GDMLPredict
+from fastgdml.training_set import TrainingSet
 R = load_dataset("ethanol")["R"]
 turn = np.array([np.r_[:3, np.roll(np.arange(3, 6), k), 6:9] for k in range(3)])
-x, g = from_R(R[:64])
-assemble_packed(x, g, GroupTables.from_perms(turn), 20.0, Coordinates.full(64, 27), n_threads=1)
+training = TrainingSet.from_R(R[:64], turn, 20.0)
+assemble_packed(training, Coordinates.full(64, 27), n_threads=1)
 alphas = np.random.default_rng(0).normal(size=(64, 27))
-model = dict(z=np.ones(9), R_desc=x.T, R_d_desc_alpha=jacobian_dot(g, alphas), tril_perms_lin=tril_perms_lin(turn),
-             sig=20.0, std=1.0, c=0.0)
+model = dict(z=np.ones(9), R_desc=training.x.T, R_d_desc_alpha=jacobian_dot(training.g, alphas),
+             tril_perms_lin=tril_perms_lin(turn), sig=20.0, std=1.0, c=0.0)
 GDMLPredict(model, max_processes=1).predict(R[64:128].reshape(64, -1))
 """
 

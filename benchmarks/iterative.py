@@ -23,17 +23,18 @@ import numpy as np
 from common import peak_gb
 
 from fastgdml.dataset import Dataset, load_dataset
-from fastgdml.descriptor import from_R
 from fastgdml.evaluate import prediction_errors
-from fastgdml.group import GroupTables
 from fastgdml.kernel import assemble_columns
 from fastgdml.predict import GDMLPredict
 from fastgdml.solvers import preconditioner
-from fastgdml.solvers.cg import IterativeSolver
 from fastgdml.solvers.conjugate_gradients import iterate
+from fastgdml.solvers.equations import TrainingEquations
+from fastgdml.solvers.iterative import IterativeSolver
+from fastgdml.solvers.processor import processor
 from fastgdml.solvers.rigid import remove_rigid_motions
 from fastgdml.task import save_task
 from fastgdml.train import GDMLTrain
+from fastgdml.training_set import TrainingSet
 
 SIGMA, LAM, TOL = 20, 1e-10, 1e-4
 
@@ -69,25 +70,24 @@ def count_steps(operator, P, b, most=5000) -> int:
 def compare_steps(name: str, dataset: Dataset, n_train: int, shares: list[float]) -> None:
     """Print steps with a plain Nystrom preconditioner and with the blocks, on the same columns."""
     task = GDMLTrain().create_task(dataset, n_train, dataset, 10, SIGMA, lam=LAM, seed=0)
-    x, g = from_R(task["R_train"])
-    tables = GroupTables.from_perms(task["perms"])
+    training = TrainingSet.from_R(task["R_train"], task["perms"], SIGMA)
     y = remove_rigid_motions(task["R_train"], task["F_train"].ravel() / task["F_train"].std())
-    solver = IterativeSolver(task["R_train"], x, g, tables, SIGMA, LAM, y)
+    solver = IterativeSolver(TrainingEquations(task["R_train"], training, LAM, y), processor())
     n_coord = len(y) // n_train
 
     def operator(v):
-        return LAM * v - solver._K(v)
+        return LAM * v - solver.operator(v)
 
     for share in shares:
         columns = solver.choose_columns(int(share * len(y)))
-        C = -assemble_columns(x, g, tables, SIGMA, columns)
+        C = -assemble_columns(training, columns)
         W = C[columns]
         factor = np.linalg.cholesky(W + 1e-13 * W.diagonal().mean() * np.eye(len(W)))
         L = np.linalg.solve(factor, C.T).T
         inner = np.linalg.inv(LAM * np.eye(len(W)) + L.T @ L)
         plain = count_steps(operator, lambda r, L=L, inner=inner: (r - L @ (inner @ (L.T @ r))) / LAM, y)
         points, begin = np.unique(columns // n_coord, return_index=True)
-        P = preconditioner.build(x, g, tables, SIGMA, LAM, points, np.split(columns % n_coord, begin[1:]))
+        P = preconditioner.build(training, LAM, points, np.split(columns % n_coord, begin[1:]))
         print(
             f"{name}, n = {len(y)}, k = {len(columns)} (n / {len(y) / len(columns):.0f}): plain Nystrom {plain} steps, "
             f"with blocks {count_steps(operator, P, y)}",

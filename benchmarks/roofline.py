@@ -22,13 +22,13 @@ from threadpoolctl import threadpool_limits
 
 from fastgdml import lapack
 from fastgdml.dataset import load_dataset
-from fastgdml.descriptor import from_R, jacobian_dot, tril_perms_lin
-from fastgdml.group import GroupTables
+from fastgdml.descriptor import jacobian_dot, tril_perms_lin
 from fastgdml.kernel import assemble_packed, packed_size
 from fastgdml.predict import GDMLPredict
 from fastgdml.solvers.rigid import drop_rigid_motions
 from fastgdml.threads import resolve_n_threads
 from fastgdml.train import GDMLTrain
+from fastgdml.training_set import TrainingSet
 
 
 def peak_gflops() -> float:
@@ -47,14 +47,13 @@ class Case:
     def __init__(self, n_atoms: int, n_train: int, n_perms: int) -> None:
         self.R = grid_molecules(n_train, n_atoms)
         self.perms = methyl_group(n_atoms, n_perms)
-        self.x, self.g = from_R(self.R)
-        self.tables = GroupTables.from_perms(self.perms)
+        self.training = TrainingSet.from_R(self.R, self.perms, 20.0)
         self.rows = drop_rigid_motions(self.R).rows
         alphas = np.random.default_rng(1).normal(size=(n_train, 3 * n_atoms))
         self.model = {
             "z": np.ones(n_atoms, dtype=int),
-            "R_desc": self.x.T,
-            "R_d_desc_alpha": jacobian_dot(self.g, alphas),
+            "R_desc": self.training.x.T,
+            "R_d_desc_alpha": jacobian_dot(self.training.g, alphas),
             "tril_perms_lin": tril_perms_lin(self.perms),
             "sig": 20.0,
             "std": 1.0,
@@ -71,7 +70,7 @@ class Case:
 
     def assemble(self, n_threads: int) -> float:
         """Return the seconds of an assembly for training."""
-        return best_of(lambda: assemble_packed(self.x, self.g, self.tables, 20.0, self.rows, n_threads=n_threads), 3)
+        return best_of(lambda: assemble_packed(self.training, self.rows, n_threads=n_threads), 3)
 
 
 def cholesky_gflops(n: int) -> float:

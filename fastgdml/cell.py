@@ -17,8 +17,7 @@ import numpy.typing as npt
 
 from . import _core
 from .errors import DataError, UsageError
-
-Array = npt.NDArray[np.float64]
+from .types import Array
 
 IMAGE_RULES = ("minimum", "rounding")
 

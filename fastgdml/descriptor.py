@@ -15,9 +15,7 @@ from . import _core
 from .cell import Cell
 from .errors import DataError
 from .threads import resolve_n_threads
-
-Array = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from .types import Array, IntArray
 
 
 def n_pairs(n_atoms: int) -> int:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .descriptor import Array, IntArray, pair_permutation
+from .descriptor import pair_permutation
+from .types import Array, IntArray
 
 # Descriptors that differ by less than this fraction belong to the same geometry.
 _SAME_GEOMETRY = 1e-9

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from .dataset import lattice_of, same_fingerprint
-from .descriptor import Array, IntArray
 from .errors import NoPointsLeftError
 from .predict import GDMLPredict
 from .sampling import draw_stratified, draw_uniform, generator
+from .types import Array, IntArray
 
 # Geometries predicted between two progress reports.
 _CHUNK = 1000

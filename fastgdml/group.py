@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .descriptor import IntArray, pair_permutation
+from .descriptor import pair_permutation
 from .errors import DataError
-
-Int32 = npt.NDArray[np.int32]
+from .types import Int32Array, IntArray
 
 
 @dataclass(frozen=True)
@@ -42,19 +41,19 @@ class GroupTables:
         The other partners.
     """
 
-    perm: Int32
-    inverse: Int32
-    pair: Int32
+    perm: Int32Array
+    inverse: Int32Array
+    pair: Int32Array
     subset_begin: IntArray
-    subset_perm: Int32
+    subset_perm: Int32Array
     column_begin: IntArray
-    column_term: Int32
+    column_term: Int32Array
     image_begin: IntArray
-    image_term: Int32
+    image_term: Int32Array
     fixed_begin: IntArray
-    fixed: Int32
+    fixed: Int32Array
     moving_begin: IntArray
-    moving: Int32
+    moving: Int32Array
 
     @classmethod
     def from_perms(cls, perms: npt.ArrayLike) -> GroupTables:
@@ -123,9 +122,9 @@ class _Subsets:
         # A set is told by the sum of random 64-bit marks of its members: two sets agree by chance once in 10^19.
         self._mark = np.random.default_rng(0).integers(0, 2**64, n_perms, dtype=np.uint64)
         self._known = np.empty(0, dtype=np.uint64)
-        self._sets: dict[int, Int32] = {}
+        self._sets: dict[int, Int32Array] = {}
 
-    def add(self, members: Int32, first: IntArray) -> npt.NDArray[np.uint64]:
+    def add(self, members: Int32Array, first: IntArray) -> npt.NDArray[np.uint64]:
         """Add the sets that `members` consists of, each beginning at one of `first`; return what tells them."""
         sums = np.add.reduceat(self._mark[members], first)
         end = np.append(first[1:], len(members))
@@ -136,7 +135,7 @@ class _Subsets:
         self._known = np.union1d(self._known, new)
         return sums
 
-    def finish(self) -> tuple[IntArray, Int32, Callable[[npt.NDArray[np.uint64]], Int32]]:
+    def finish(self) -> tuple[IntArray, Int32Array, Callable[[npt.NDArray[np.uint64]], Int32Array]]:
         """Return where each set begins, the members of all, and a function from marks to numbers of sets."""
         sets = [self._sets[mark] for mark in self._known.tolist()]
         known = self._known
@@ -153,7 +152,7 @@ class _Terms:
     def __init__(self, n_atoms: int) -> None:
         self._n_atoms = n_atoms
         self._sizes: list[IntArray] = []
-        self._parts: list[tuple[Int32, npt.NDArray[np.uint64]]] = []
+        self._parts: list[tuple[Int32Array, npt.NDArray[np.uint64]]] = []
 
     def add(self, inner: IntArray, atom: IntArray, source: IntArray, marks: npt.NDArray[np.uint64]) -> None:
         """Add the terms of the next outer atom."""
@@ -161,7 +160,7 @@ class _Terms:
         self._sizes.append(np.bincount(inner, minlength=self._n_atoms))
         self._parts.append((np.column_stack([atom, source])[order].astype(np.int32), marks[order]))
 
-    def finish(self, number: Callable[[npt.NDArray[np.uint64]], Int32]) -> tuple[IntArray, Int32]:
+    def finish(self, number: Callable[[npt.NDArray[np.uint64]], Int32Array]) -> tuple[IntArray, Int32Array]:
         """Return where each group begins, and the terms."""
         begin = np.concatenate([[0], np.cumsum(np.concatenate(self._sizes))]).astype(np.int64)
         terms = np.empty((begin[-1], 3), dtype=np.int32)
@@ -173,7 +172,7 @@ class _Terms:
         return begin, terms
 
 
-def _partners(relation: npt.NDArray[np.bool_]) -> tuple[IntArray, Int32]:
+def _partners(relation: npt.NDArray[np.bool_]) -> tuple[IntArray, Int32Array]:
     """Return the related atoms of each atom, ascending, and where those of each begin."""
     return _offsets(relation.sum(axis=1).tolist()), np.nonzero(relation)[1].astype(np.int32)
 

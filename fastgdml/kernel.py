@@ -10,19 +10,17 @@ one order into the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from .descriptor import Array, IntArray, n_atoms_of
 from .errors import UsageError
-from .group import GroupTables
 from .threads import resolve_n_threads
-
-Progress = Callable[[int, int], None]
+from .training_set import TrainingSet
+from .types import Array, IntArray, Progress
 
 # Column points of one work item: small enough to balance threads, large enough to amortise loading a tile of rows.
 _COLUMNS_PER_ITEM = 64
@@ -62,11 +60,6 @@ class Coordinates:
         return int(self.begin[-1])
 
 
-def n_coordinates(n_atoms: int, energies: bool = False) -> int:
-    """Return the number of coordinates of a training point: 3 N, and one with energy constraints."""
-    return 3 * n_atoms + int(energies)
-
-
 def energies_last(n_train: int, n_atoms: int) -> IntArray:
     """Return where the rows of sgdml's order (all forces, then all energies) are in the order point by point.
 
@@ -93,10 +86,7 @@ def packed_size(n: int) -> int:
 
 
 def assemble_packed(
-    x: Array,
-    g: Array,
-    tables: GroupTables,
-    sig: float,
+    training: TrainingSet,
     rows: Coordinates,
     scale: float = 1.0,
     n_threads: int | None = None,
@@ -106,12 +96,8 @@ def assemble_packed(
 
     Parameters
     ----------
-    x, g : ndarray, shapes (M, D) and (M, D, 3)
-        Descriptors and compressed Jacobians of the training points.
-    tables : GroupTables
-        The permutation group.
-    sig : float
-        Length scale.
+    training : TrainingSet
+        What the matrix is made of.
     rows : Coordinates
         Which coordinates of each point are rows and columns.
     scale : float
@@ -127,41 +113,24 @@ def assemble_packed(
         LAPACK's RFP format, TRANSR='N', UPLO='L'.
     """
     data = np.empty(packed_size(rows.size))
-    points = np.arange(len(x), dtype=np.int64)
-    _fill(x, g, tables, sig, rows, points, rows, data, scale, True, n_threads, progress)
+    target = _Target(rows, np.arange(training.n_train), rows, data, scale, packed=True)
+    _fill(training, target, n_threads, progress)
     return data
 
 
-def assemble_full(
-    x: Array,
-    g: Array,
-    tables: GroupTables,
-    sig: float,
-    n_threads: int | None = None,
-    progress: Progress | None = None,
-    energies: bool = False,
-) -> Array:
-    """Assemble the whole kernel matrix, shape (3 N M, 3 N M). Parameters as for `assemble_packed`.
+def assemble_full(training: TrainingSet, n_threads: int | None = None, progress: Progress | None = None) -> Array:
+    """Assemble the whole kernel matrix, shape (n_coord M, n_coord M). Parameters as for `assemble_packed`.
 
-    With `energies`, each point has 3 N + 1 rows and columns, the last for its energy. Both triangles are computed:
-    copying one onto the other takes longer.
+    Both triangles are computed: copying one onto the other takes longer.
     """
-    rows = Coordinates.full(len(x), n_coordinates(n_atoms_of(x.shape[1]), energies))
-    points = np.arange(len(x), dtype=np.int64)
+    rows = Coordinates.full(training.n_train, training.n_coord)
     K = np.empty((rows.size, rows.size), order="F")
-    _fill(x, g, tables, sig, rows, points, rows, K.ravel("K"), 1.0, False, n_threads, progress)
+    _fill(training, _Target(rows, np.arange(training.n_train), rows, K.ravel("K")), n_threads, progress)
     return K
 
 
 def assemble_columns(
-    x: Array,
-    g: Array,
-    tables: GroupTables,
-    sig: float,
-    col_idxs: npt.ArrayLike,
-    n_threads: int | None = None,
-    progress: Progress | None = None,
-    energies: bool = False,
+    training: TrainingSet, col_idxs: npt.ArrayLike, n_threads: int | None = None, progress: Progress | None = None
 ) -> Array:
     """Assemble chosen columns of the kernel matrix.
 
@@ -169,105 +138,118 @@ def assemble_columns(
     ----------
     col_idxs : array_like of int, shape (n_cols,)
         Columns, ascending and distinct. The other parameters are those of `assemble_packed`.
-    energies : bool
-        Whether each point has 3 N + 1 rows and columns, the last for its energy, instead of 3 N.
 
     Returns
     -------
-    ndarray, shape (3 N M, n_cols)
-        In Fortran order; (3 N M + M, n_cols) with `energies`.
+    ndarray, shape (n_coord M, n_cols)
+        In Fortran order.
 
     Raises
     ------
     UsageError
         If columns are not ascending and distinct, or there are no such columns.
     """
-    n_coord = n_coordinates(n_atoms_of(x.shape[1]), energies)
-    rows = Coordinates.full(len(x), n_coord)
+    n_coord = training.n_coord
+    rows = Coordinates.full(training.n_train, n_coord)
     cols = check_columns(col_idxs, rows.size)
     points, begin = np.unique(cols // n_coord, return_index=True)
     columns = Coordinates(np.append(begin, len(cols)).astype(np.int64), (cols % n_coord).astype(np.int32))
     K = np.empty((rows.size, len(cols)), order="F")
     if len(cols):
-        _fill(x, g, tables, sig, rows, points, columns, K.ravel("K"), 1.0, False, n_threads, progress)
+        _fill(training, _Target(rows, points, columns, K.ravel("K")), n_threads, progress)
     return K
 
 
-def assemble_selected(
-    x: Array, g: Array, tables: GroupTables, sig: float, rows: Coordinates, n_threads: int | None = None
-) -> Array:
+def assemble_selected(training: TrainingSet, rows: Coordinates, n_threads: int | None = None) -> Array:
     """Assemble the kernel matrix over chosen coordinates of all points, dense, in Fortran order."""
     K = np.empty((rows.size, rows.size), order="F")
-    _fill(x, g, tables, sig, rows, np.arange(len(x)), rows, K.ravel("K"), 1.0, False, n_threads, None)
+    _fill(training, _Target(rows, np.arange(training.n_train), rows, K.ravel("K")), n_threads)
     return K
 
 
 def assemble_rows(
-    x: Array,
-    g: Array,
-    tables: GroupTables,
-    sig: float,
-    points: range,
-    col_points: IntArray,
-    cols: Coordinates,
-    n_threads: int | None = None,
-    energies: bool = False,
+    training: TrainingSet, points: range, col_points: IntArray, cols: Coordinates, n_threads: int | None = None
 ) -> Array:
     """Assemble the rows of a range of training points, and of some columns.
 
     Parameters
     ----------
+    training : TrainingSet
+        What the matrix is made of.
     points : range
         Training points whose rows are computed.
     col_points : ndarray of int64, shape (m,)
         Training points of the columns.
     cols : Coordinates
-        Which of their coordinates. The other parameters are those of `assemble_columns`.
+        Which of their coordinates.
+    n_threads : int, optional
+        Number of threads; all by default.
 
     Returns
     -------
-    ndarray, shape (len(points) * n_coord, cols.size)
-        In Fortran order; n_coord is 3 N, or 3 N + 1 with `energies`.
+    ndarray, shape (n_coord len(points), cols.size)
+        In Fortran order.
     """
-    n_coord = n_coordinates(n_atoms_of(x.shape[1]), energies)
-    full = Coordinates.full(len(x), n_coord)
+    n_coord = training.n_coord
+    full = Coordinates.full(training.n_train, n_coord)
     begin = np.clip(full.begin - points.start * n_coord, 0, len(points) * n_coord)
     rows = Coordinates(begin, full.coord[: len(points) * n_coord])
     K = np.empty((rows.size, cols.size), order="F")
-    _fill(x, g, tables, sig, rows, col_points, cols, K.ravel("K"), 1.0, False, n_threads, None, points)
+    _fill(training, _Target(rows, col_points, cols, K.ravel("K"), points=points), n_threads)
     return K
 
 
+@dataclass(frozen=True)
+class _Target:
+    """Where elements of the kernel matrix go.
+
+    Attributes
+    ----------
+    rows : Coordinates
+        The rows of the matrix.
+    col_points : ndarray of int64, shape (m,)
+        The points of its columns.
+    cols : Coordinates
+        Their coordinates that are columns.
+    data : ndarray
+        The elements, in one dimension: packed, or in Fortran order.
+    scale : float
+        Factor on every element.
+    packed : bool
+        Whether only the lower triangle is wanted, packed.
+    points : range, optional
+        The points that have rows; all by default.
+    """
+
+    rows: Coordinates
+    col_points: IntArray
+    cols: Coordinates
+    data: Array
+    scale: float = 1.0
+    packed: bool = False
+    points: range | None = None
+
+
 def _fill(
-    x: Array,
-    g: Array,
-    tables: GroupTables,
-    sig: float,
-    rows: Coordinates,
-    col_points: IntArray,
-    cols: Coordinates,
-    data: Array,
-    scale: float,
-    packed: bool,
-    n_threads: int | None,
-    progress: Progress | None,
-    points: range | None = None,
+    training: TrainingSet, target: _Target, n_threads: int | None = None, progress: Progress | None = None
 ) -> None:
+    """Compute the elements of a matrix."""
     assembly = _core.KernelAssembly(
-        np.ascontiguousarray(x, dtype=np.float64),
-        np.ascontiguousarray(g, dtype=np.float64),
-        tables,
-        float(sig),
-        rows.begin,
-        rows.coord,
-        col_points,
-        cols.begin,
-        cols.coord,
-        data,
-        scale,
-        packed,
+        np.ascontiguousarray(training.x, dtype=np.float64),
+        np.ascontiguousarray(training.g, dtype=np.float64),
+        training.tables,
+        float(training.sig),
+        target.rows.begin,
+        target.rows.coord,
+        target.col_points,
+        target.cols.begin,
+        target.cols.coord,
+        target.data,
+        target.scale,
+        target.packed,
     )
-    items = _work_items(points or range(len(x)), len(col_points), assembly.lanes, packed)
+    points = target.points or range(training.n_train)
+    items = _work_items(points, len(target.col_points), assembly.lanes, target.packed)
     threads = resolve_n_threads(n_threads)
     step = len(items) if progress is None else max(8 * threads, -(-len(items) // _PROGRESS_STEPS))
     for first in range(0, len(items), step):

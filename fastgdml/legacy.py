@@ -14,20 +14,21 @@ import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .descriptor import Array, IntArray, n_atoms_of
+from .descriptor import n_atoms_of, perms_from_lin
 from .errors import UsageError
-
-if TYPE_CHECKING:
-    from .predict import GDMLPredict
+from .group import GroupTables
+from .kernel import assemble_columns, assemble_full, check_columns, energies_last
+from .training_set import TrainingSet
+from .types import Array, IntArray, Progress
 
 # ---- prediction -------------------------------------------------------------------------------------------------
 
-_predictors: weakref.WeakValueDictionary[int, GDMLPredict] = weakref.WeakValueDictionary()
+_predictors: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 _next_id = itertools.count()
 
 
@@ -42,7 +43,7 @@ class LegacyPredict:
         """Number of this object, for `_predict_wkr`."""
         if not hasattr(self, "_glob_id"):
             self._glob_id = next(_next_id)
-            _predictors[self._glob_id] = self  # type: ignore[assignment]
+            _predictors[self._glob_id] = self
         return self._glob_id
 
     def _set_num_workers(self, num_workers: int | None = None, force_reset: bool = False) -> None:
@@ -193,6 +194,32 @@ def _share_array(arr_np: npt.ArrayLike, typecode_or_type: Any) -> tuple[Any, tup
     return shared, array.shape
 
 
+def kernel_matrix(
+    R_desc: npt.ArrayLike,
+    R_d_desc: npt.ArrayLike,
+    tril_perms_lin: npt.ArrayLike,
+    sig: float,
+    use_E_cstr: bool = False,
+    col_idxs: slice | npt.ArrayLike = slice(None),
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> Array:
+    """Assemble the kernel matrix with sgdml's arguments and order of rows; see `GDMLTrain._assemble_kernel_mat`."""
+    x, g = np.asarray(R_desc, dtype=np.float64), np.asarray(R_d_desc, dtype=np.float64)
+    tables = GroupTables.from_perms(perms_from_lin(tril_perms_lin, x.shape[1]))
+    training = TrainingSet(x, g, tables, float(sig), bool(use_E_cstr))
+    if not use_E_cstr and isinstance(col_idxs, slice) and col_idxs == slice(None):
+        return assemble_full(training, n_threads, progress)
+    n_rows = training.n_coord * training.n_train
+    cols = check_columns(np.arange(n_rows)[col_idxs] if isinstance(col_idxs, slice) else col_idxs, n_rows)
+    if not use_E_cstr:
+        return assemble_columns(training, cols, n_threads, progress)
+    order = energies_last(training.n_train, training.n_atoms)
+    picked = np.sort(order[cols])
+    K = assemble_columns(training, picked, n_threads, progress)
+    return K[np.ix_(order, np.searchsorted(picked, order[cols]))]
+
+
 def _assemble_kernel_mat_wkr(
     j: int | tuple[int, int, npt.ArrayLike],
     tril_perms_lin: IntArray,
@@ -231,8 +258,6 @@ def _assemble_kernel_mat_wkr(
     UsageError
         If `glob` has not been filled.
     """
-    from .train import GDMLTrain
-
     if "K" not in glob:
         raise UsageError(
             "_assemble_kernel_mat_wkr works on shared arrays in fastgdml.legacy.glob, which is empty. Call "
@@ -249,9 +274,7 @@ def _assemble_kernel_mat_wkr(
         first = j * n_coord if j < n_train else n_train * n_coord + j - n_train
         col_idxs = np.arange(first, first + (n_coord if j < n_train else 1))
     columns = slice(first, first + len(col_idxs))
-    block = GDMLTrain()._assemble_kernel_mat(
-        R_desc, R_d_desc, tril_perms_lin, sig, use_E_cstr=use_E_cstr, col_idxs=col_idxs
-    )
+    block = kernel_matrix(R_desc, R_d_desc, tril_perms_lin, sig, use_E_cstr, col_idxs)
     K[: len(block), columns] = block
     if exploit_sym:
         n_rows = n_coord * (n_train if cols_m_limit is None else cols_m_limit)

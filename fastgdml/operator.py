@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from . import _core
-from .descriptor import Array, n_atoms_of
-from .group import GroupTables
 from .threads import resolve_n_threads
+from .training_set import TrainingSet
+from .types import Array
 
 
 class KernelOperator:
@@ -21,46 +21,31 @@ class KernelOperator:
 
     Parameters
     ----------
-    x, g : ndarray, shapes (M, D) and (M, D, 3)
-        Descriptors and compressed Jacobians of the training points.
-    tables : GroupTables
-        The permutation group.
-    sig : float
-        Length scale.
-    energies : bool
-        Whether each point has 3 N + 1 coordinates, the last for its energy, instead of 3 N.
+    training : TrainingSet
+        What K is made of.
     n_threads : int, optional
         Number of threads; all by default.
     """
 
-    def __init__(
-        self,
-        x: Array,
-        g: Array,
-        tables: GroupTables,
-        sig: float,
-        energies: bool = False,
-        n_threads: int | None = None,
-    ) -> None:
-        self._x = np.ascontiguousarray(x, dtype=np.float64)
-        self._g = np.ascontiguousarray(g, dtype=np.float64)
-        self._n_atoms = n_atoms_of(x.shape[1])
+    def __init__(self, training: TrainingSet, n_threads: int | None = None) -> None:
+        self._x = np.ascontiguousarray(training.x, dtype=np.float64)
+        self._g = np.ascontiguousarray(training.g, dtype=np.float64)
+        self._n_atoms, self._n_perms, self._energies = training.n_atoms, training.n_perms, training.energies
         self._n_threads = resolve_n_threads(n_threads)
-        self._energies, self._n_perms = energies, len(tables.perm)
         # A model whose coefficients are replaced at each product.
         self._model = _core.model_from_arrays(
             np.zeros(self._n_atoms, dtype=np.int32),
-            np.ascontiguousarray(tables.pair, dtype=np.int32),
+            np.ascontiguousarray(training.tables.pair, dtype=np.int32),
             self._x,
             None,
             None,
-            energies,
-            sig,
+            training.energies,
+            training.sig,
             1.0,
             0.0,
         )
-        self._E = np.empty(len(x))
-        self._F = np.empty((len(x), 3 * self._n_atoms))
+        self._E = np.empty(training.n_train)
+        self._F = np.empty((training.n_train, 3 * self._n_atoms))
 
     @property
     def flops(self) -> float:

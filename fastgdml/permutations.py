@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from . import _core
 from .cell import Cell
-from .descriptor import Array, IntArray, from_R
+from .descriptor import from_R
 from .threads import resolve_n_threads
+from .types import Array, IntArray
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from .backend import array_module, resolve_backend
 from .cell import Cell
-from .descriptor import Array, geometry_error, jacobian_dot, n_pairs, require_geometries
+from .descriptor import geometry_error, jacobian_dot, n_pairs, require_geometries
 from .errors import UsageError
 from .flat import load_flat
 from .legacy import LegacyPredict, _predict_wkr, share_array  # noqa: F401 (old names of sgdml.predict)
@@ -23,6 +23,7 @@ from .model import load_model
 from .model_arrays import ModelArrays, cell_of, energy_coefficients, image_rule_of
 from .npz import is_flat
 from .threads import resolve_n_threads
+from .types import Array
 
 _log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import secrets
 import numpy as np
 import numpy.typing as npt
 
-from .descriptor import IntArray
 from .errors import UsageError
+from .types import IntArray
 
 
 def new_seed() -> int:
@@ -20,8 +20,10 @@ def new_seed() -> int:
     return secrets.randbits(31)
 
 
-def generator(seed: int) -> np.random.RandomState:
-    """Return the random number generator of a seed, 0 <= seed < 2**32."""
+def generator(seed: int | None) -> np.random.RandomState:
+    """Return the random number generator of a seed, 0 <= seed < 2**32; NumPy's global one, as sgdml's, of None."""
+    if seed is None:
+        return np.random.mtrand._rand
     if not 0 <= seed < 2**32:
         raise UsageError(f"The seed must be between 0 and {2**32 - 1}; got {seed}.")
     return np.random.RandomState(seed)

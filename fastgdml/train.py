@@ -14,27 +14,23 @@ from ._version import __version__
 from .backend import array_module, resolve_backend
 from .cell import Cell, check_image_rule, image_rule_of
 from .dataset import check_dataset, check_same_system, dataset_md5, lattice_of, same_fingerprint, text
-from .descriptor import (
-    Array,
-    IntArray,
-    from_R,
-    jacobian_dot,
-    perms_from_lin,
-    tril_perms_lin,
-)
+from .descriptor import from_R, jacobian_dot, tril_perms_lin
 from .diagnostics import Finding, check_duplicates, check_energies, check_linearity, check_solution
 from .errors import DataError, InsufficientMemoryError, UsageError
 from .group import GroupTables, check_perms
-from .kernel import assemble_columns, assemble_full, check_columns, energies_last, n_coordinates
-from .legacy import _assemble_kernel_mat_wkr, _share_array, glob  # noqa: F401 (old names of sgdml.train)
+from .legacy import _assemble_kernel_mat_wkr, _share_array, glob, kernel_matrix  # noqa: F401 (old names of sgdml.train)
 from .model import SCHEMA, Model
 from .permutations import MAX_GROUP_SIZE, find_perms
 from .predict import GDMLPredict
 from .progress import Callback, Step
 from .sampling import draw_stratified, draw_uniform, generator
-from .solvers.choice import Solution, SolverOptions, TrainingEquations, solve
+from .solvers.choice import Solution, SolverOptions, choose, run
+from .solvers.equations import TrainingEquations
+from .solvers.processor import processor
 from .task import Task, check_task
 from .threads import resolve_n_threads
+from .training_set import TrainingSet
+from .types import Array, IntArray
 
 _log = logging.getLogger(__name__)
 
@@ -157,7 +153,7 @@ class GDMLTrain:
         step.done()
 
         step = Step(callback, "Sampling training and validation subsets")
-        rng = generator(seed) if seed is not None else np.random.mtrand._rand
+        rng = generator(seed)
         idxs_train = _draw(train_dataset, n_train, rng, None)
         idxs_valid = _draw(valid_dataset, n_valid, rng, idxs_train if md5_train == md5_valid else None)
         step.done()
@@ -252,7 +248,7 @@ class GDMLTrain:
         UsageError
             If there are fewer than n points to draw from.
         """
-        return draw_stratified(T, n, generator(seed) if seed is not None else np.random.mtrand._rand, excl_idxs)
+        return draw_stratified(T, n, generator(seed), excl_idxs)
 
     # ---- models -------------------------------------------------------------------------------------------------
 
@@ -315,18 +311,9 @@ class GDMLTrain:
         _report(check_duplicates(R_desc, task["F_train"], task["perms"], task["idxs_train"]))
         if cell is None:
             _report(check_linearity(R))
-        equations = TrainingEquations(
-            R,
-            R_desc,
-            R_d_desc,
-            GroupTables.from_perms(task["perms"]),
-            float(task["sig"]),
-            float(task["lam"]),
-            labels.y,
-            labels.y_E,
-            cell is not None,
-            self._n_threads,
-        )
+        tables = GroupTables.from_perms(task["perms"])
+        training = TrainingSet(R_desc, R_d_desc, tables, float(task["sig"]), labels.y_E is not None)
+        equations = TrainingEquations(R, training, float(task["lam"]), labels.y, labels.y_E, cell is not None)
 
         def model_of(solution: Solution) -> Model:
             model = self.create_model(
@@ -346,7 +333,7 @@ class GDMLTrain:
 
         def save_checkpoint(solution: Solution) -> None:
             model = model_of(solution)
-            if model["use_E"] and not equations.energies:
+            if model["use_E"] and not training.energies:
                 model["c"] = self._recov_int_const(model, task, R_desc, R_d_desc, check=False)
             assert save_progr_callback is not None
             save_progr_callback(model)
@@ -361,7 +348,7 @@ class GDMLTrain:
         model = model_of(solution)
         if solution.solver_name == "analytic":
             self._check_solution(model, R, task["F_train"], R_desc, R_d_desc)
-        if model["use_E"] and not equations.energies:
+        if model["use_E"] and not training.energies:
             # energies of a model that has not converged say nothing about the labels
             residual, norm = (solution.entries.get(key, 1.0) for key in ("solver_resid", "norm_y_train"))
             check = solution.solver_name == "analytic" or residual <= tol * norm
@@ -377,18 +364,17 @@ class GDMLTrain:
         monitor: Callable[[Solution], bool] | None,
     ) -> Solution:
         """Solve on the processor, or on the device; there is always the processor if the device was not asked for."""
-        arguments = (equations, options, callback, checkpoint, monitor)
-        if self._backend == "cpu":
-            return solve(*arguments)
-        from .gpu.machine import device
+        if self._backend == "gpu":
+            from .gpu.machine import device
 
-        try:
-            return solve(*arguments, device(array_module("gpu")))
-        except InsufficientMemoryError as error:
-            if not self._device_is_optional:
-                raise
-            _log.warning("%s Now training on the processor.", error)
-            return solve(*arguments)
+            try:
+                plan = choose(equations, options, device(array_module("gpu")))
+                return run(plan, callback, checkpoint, monitor)
+            except InsufficientMemoryError as error:
+                if not self._device_is_optional:
+                    raise
+                _log.warning("%s Now training on the processor.", error)
+        return run(choose(equations, options, processor(self._n_threads)), callback, checkpoint, monitor)
 
     def create_task_from_model(self, model: Mapping[str, Any], dataset: Mapping[str, Any]) -> Task:
         """Make a task that goes on with the training of a model of the iterative solver.
@@ -615,21 +601,8 @@ class GDMLTrain:
         ndarray, shape (3 N M + alloc_extra_rows, n_cols)
             The kernel matrix, negative definite; 3 N M + M rows with energy constraints.
         """
-        R_desc, R_d_desc = np.asarray(R_desc, dtype=np.float64), np.asarray(R_d_desc, dtype=np.float64)
-        tables = GroupTables.from_perms(perms_from_lin(tril_perms_lin, R_desc.shape[1]))
         step = Step(callback, "Assembling kernel matrix")
-        arguments = (R_desc, R_d_desc, tables, float(sig))
-        if not use_E_cstr and isinstance(col_idxs, slice) and col_idxs == slice(None):
-            K = assemble_full(*arguments, n_threads=self._n_threads, progress=step)
-        else:
-            n_atoms = tables.perm.shape[1]
-            n_rows = n_coordinates(n_atoms, use_E_cstr) * len(R_desc)
-            cols = check_columns(np.arange(n_rows)[col_idxs] if isinstance(col_idxs, slice) else col_idxs, n_rows)
-            order = energies_last(len(R_desc), n_atoms) if use_E_cstr else np.arange(n_rows)
-            picked = np.sort(order[cols])
-            K = assemble_columns(*arguments, picked, n_threads=self._n_threads, progress=step, energies=use_E_cstr)
-            if use_E_cstr:
-                K = K[np.ix_(order, np.searchsorted(picked, order[cols]))]
+        K = kernel_matrix(R_desc, R_d_desc, tril_perms_lin, sig, use_E_cstr, col_idxs, self._n_threads, step)
         step.done()
         return K if alloc_extra_rows == 0 else np.vstack([K, np.empty((alloc_extra_rows, K.shape[1]))])
 

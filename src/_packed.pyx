@@ -102,10 +102,11 @@ def cholesky(double[::1] a, int n, int largest=LARGEST_WHOLE):
 
 
 def solve(double[::1] a, int n, double[::1] rhs):
-    """Solve in place with the factor from `cholesky`. Returns LAPACK's info."""
-    cdef int info = 0, one = 1
-    with nogil:
-        dpftrs(b"N", b"L", &n, &one, &a[0], &rhs[0], &n, &info)
+    """Solve in place with the factor from `cholesky`, for right-hand sides one after the other. Returns LAPACK's info."""
+    cdef int info = 0, n_rhs = <int> (rhs.shape[0] // n) if n else 0
+    if n_rhs:
+        with nogil:
+            dpftrs(b"N", b"L", &n, &n_rhs, &a[0], &rhs[0], &n, &info)
     return info
 
 

@@ -24,14 +24,16 @@ from fastgdml.dataset import dataset_md5
 from fastgdml.descriptor import from_R
 from fastgdml.errors import DataError, UsageError
 from fastgdml.evaluate import prediction_errors
-from fastgdml.group import GroupTables
 from fastgdml.kernel import assemble_full
 from fastgdml.model import load_model, normalize_model, save_model
 from fastgdml.permutations import find_perms
 from fastgdml.predict import GDMLPredict
 from fastgdml.solvers.cholesky import solve_closed_form
+from fastgdml.solvers.equations import TrainingEquations
+from fastgdml.solvers.processor import processor
 from fastgdml.task import check_task
 from fastgdml.train import GDMLTrain
+from fastgdml.training_set import TrainingSet
 
 
 def folded(d, cell):
@@ -349,13 +351,12 @@ def test_reduced_solution_predicts_what_the_full_one_does(rule, n_perms):
     """Dropping three coordinates a point is exact: compare with the solve of all 3 N M equations."""
     cell = Cell(1.3 * TRICLINIC, rule)
     R = crystal(12, 1.3 * TRICLINIC)
-    x, g = from_R(R, cell)
-    tables = GroupTables.from_perms(cyclic_group(4, n_perms))
-    y = springs(R, cell)[1].ravel()
-    sig, lam = 3.0, 1e-6
-    K = assemble_full(x, g, tables, sig)
+    y, lam = springs(R, cell)[1].ravel(), 1e-6
+    training = TrainingSet.from_R(R, cyclic_group(4, n_perms), 3.0, cell=cell)
+    K = assemble_full(training)
     full = -np.linalg.solve(-K + lam * np.eye(len(K)), y)
-    reduced = solve_closed_form(R, x, g, tables, sig, lam, y, periodic=True).alphas_F
+    equations = TrainingEquations(R, training, lam, y, periodic=True)
+    reduced = solve_closed_form(equations, processor()).alphas_F
     # All that differs is a part that K annihilates: translations of each point.
     np.testing.assert_allclose(K @ reduced, K @ full, rtol=0, atol=1e-9 * np.abs(y).max())
     np.testing.assert_allclose(reduced.reshape(12, 4, 3).sum(axis=1), 0, atol=1e-9 * np.abs(reduced).max())

@@ -6,12 +6,12 @@ import pytest
 from support.gpu_checks import check_assembly, check_assembly_with_oracle, check_rectangles_and_diagonal_blocks
 from support.molecules import GROUPS, cyclic_group, random_molecules
 
-from fastgdml import descriptor
 from fastgdml.errors import InsufficientMemoryError
 from fastgdml.gpu import bulk
 from fastgdml.gpu import kernel as gpu_kernel
 from fastgdml.group import GroupTables
 from fastgdml.kernel import Coordinates, assemble_full
+from fastgdml.training_set import TrainingSet
 
 pytestmark = pytest.mark.skipif(
     cuda_on_host.compiler() is None, reason="there is no g++, which compiles CUDA kernels for the processor: install it"
@@ -189,13 +189,12 @@ def test_assembly_with_any_chunk_of_permutations(shared_memory, host_cupy, monke
         monkeypatch.setattr(gpu_kernel, "load_cuda", with_more_memory)
     monkeypatch.setattr(gpu_kernel, "_SHARED_MEMORY", shared_memory)
     R = random_molecules(3, 30)
-    x, g = descriptor.from_R(R)
-    tables = GroupTables.from_perms(cyclic_group(30, 30))
+    training = TrainingSet.from_R(R, cyclic_group(30, 30), 10.0, True)
     steps = []
     rows = Coordinates.full(3, 91)
     progress = lambda *step: steps.append(step)  # noqa: E731
-    K = gpu_kernel.assemble_lower(x, g, tables, 10.0, rows, 1.0, progress, True, xp=host_cupy)
-    expected = assemble_full(x, g, tables, 10.0, energies=True)
+    K = gpu_kernel.assemble_lower(training, rows, 1.0, progress, xp=host_cupy)
+    expected = assemble_full(training)
     np.testing.assert_allclose(np.tril(K.get()), np.tril(expected), rtol=0, atol=1e-13 * np.abs(expected).max())
     assert steps[-1] == (6, 6)
 
@@ -203,12 +202,12 @@ def test_assembly_with_any_chunk_of_permutations(shared_memory, host_cupy, monke
 def test_molecules_that_are_too_large_for_shared_memory(host_cupy):
     # One permutation of 450 atoms needs 54 kB.
     x, g = np.ones((1, 450 * 449 // 2)), np.zeros((1, 450 * 449 // 2, 3))
-    tables = GroupTables.from_perms([np.arange(450)])
+    training = TrainingSet(x, g, GroupTables.from_perms([np.arange(450)]), 10.0)
     rows = Coordinates.from_lists([[0, 1349]])
-    assert gpu_kernel.assemble_lower(x, g, tables, 10.0, rows, xp=host_cupy).shape == (2, 2)
+    assert gpu_kernel.assemble_lower(training, rows, xp=host_cupy).shape == (2, 2)
     small = cuda_on_host.host_cupy(max_shared_bytes=50_000)
     with pytest.raises(InsufficientMemoryError, match=r"450 atoms needs 53 kB of shared memory .* has 49 kB"):
-        gpu_kernel.assemble_lower(x, g, tables, 10.0, rows, xp=small)
+        gpu_kernel.assemble_lower(training, rows, xp=small)
 
 
 @pytest.mark.parametrize("n_train", [1, 40, 300])

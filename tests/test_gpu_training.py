@@ -7,7 +7,7 @@ import pytest
 from support.gpu_checks import assert_close, oracle_matrix
 from support.molecules import GROUPS, cyclic_group, random_molecules, symmetric_group_of_three
 
-from fastgdml import backend, descriptor
+from fastgdml import backend
 from fastgdml import predict as predict_module
 from fastgdml import train as train_module
 from fastgdml.dataset import create_dataset
@@ -16,13 +16,16 @@ from fastgdml.gpu import bulk, machine
 from fastgdml.gpu import cholesky as gpu_cholesky
 from fastgdml.gpu import operator as gpu_operator
 from fastgdml.gpu import preconditioner as gpu_preconditioner
-from fastgdml.group import GroupTables
 from fastgdml.operator import KernelOperator
 from fastgdml.predict import GDMLPredict
-from fastgdml.solvers import cg, choice, preconditioner
+from fastgdml.solvers import choice, iterative, preconditioner
 from fastgdml.solvers.cholesky import solve_closed_form
+from fastgdml.solvers.equations import TrainingEquations
+from fastgdml.solvers.iterative import IterativeSolver
+from fastgdml.solvers.processor import processor
 from fastgdml.solvers.rigid import drop_rigid_motions
 from fastgdml.train import GDMLTrain
+from fastgdml.training_set import TrainingSet
 
 
 @pytest.fixture(params=["numpy", "cuda on the host"])
@@ -93,24 +96,26 @@ def test_division_by_a_factor(xp):
 # ---- closed form
 
 
-def training_set(R, perms, energies=False, seed=0):
-    x, g = descriptor.from_R(R)
-    rng = np.random.default_rng(seed)
+def equations_of_noise(R, perms, energies=False, lam=None):
+    rng = np.random.default_rng(0)
     y, y_E = rng.normal(size=R.size), rng.normal(size=len(R))
     # Forces without net force and torque: those a force field can have.
     n = drop_rigid_motions(R)
-    lam = 1e-6 if energies else 1e-10  # random energies and forces contradict each other
-    arguments = (R, x, g, GroupTables.from_perms(perms), 4.0, lam, n.expand(n.reduce(y), 3 * R.shape[1]))
-    return arguments, {"y_E": y_E} if energies else {}
+    if lam is None:
+        lam = 1e-6 if energies else 1e-10  # random energies and forces contradict each other
+    training = TrainingSet.from_R(R, perms, 4.0, energies)
+    return TrainingEquations(R, training, lam, n.expand(n.reduce(y), 3 * R.shape[1]), y_E if energies else None)
 
 
 @pytest.mark.parametrize("energies", [False, True])
 def test_solution_equals_cpu(energies, xp):
-    arguments, labels = training_set(random_molecules(12, 5), symmetric_group_of_three(5), energies)
-    solving = []
-    ours = gpu_cholesky.solve_closed_form(*arguments, **labels, on_solving=lambda: solving.append(1), xp=xp)
-    theirs = solve_closed_form(*arguments, **labels)
-    assert (ours.lam, solving) == (arguments[5], [1])
+    equations = equations_of_noise(random_molecules(12, 5), symmetric_group_of_three(5), energies)
+    assembled = []
+    ours = solve_closed_form(equations, machine.device(xp), on_assembled=lambda: assembled.append(1))
+    theirs = solve_closed_form(equations, processor())
+    assert (ours.lam, assembled) == (equations.lam, [1])
+    rhs = np.random.default_rng(1).normal(size=(ours.reduction.rows.size, 2))
+    assert_close(ours.factor.solve(rhs), theirs.factor.solve(rhs), 1e-7)
     assert_close(ours.alphas_F, theirs.alphas_F, 1e-7)
     if energies:
         assert_close(ours.alphas_E, theirs.alphas_E, 1e-7)
@@ -121,9 +126,8 @@ def test_solution_equals_cpu(energies, xp):
 def test_lambda_is_raised_for_duplicates(caplog):
     R = random_molecules(5, 5)
     R[3] = R[1]
-    arguments = list(training_set(R, symmetric_group_of_three(5))[0])
-    arguments[5] = 0.0
-    solution = gpu_cholesky.solve_closed_form(*arguments, xp=np)
+    equations = equations_of_noise(R, symmetric_group_of_three(5), lam=0.0)
+    solution = solve_closed_form(equations, machine.device(np))
     assert solution.lam > 0
     assert "Training points 1 and 3 have the same geometry" in caplog.text
 
@@ -131,14 +135,14 @@ def test_lambda_is_raised_for_duplicates(caplog):
 def test_a_hopeless_matrix_is_an_error(monkeypatch):
     monkeypatch.setattr(gpu_cholesky, "cholesky", lambda matrix, xp: False)
     with pytest.raises(SolverError, match="not positive definite"):
-        gpu_cholesky.solve_closed_form(*training_set(random_molecules(3, 5), [[0, 1, 2, 3, 4]])[0], xp=np)
+        solve_closed_form(equations_of_noise(random_molecules(3, 5), [[0, 1, 2, 3, 4]]), machine.device(np))
 
 
 def test_memory_is_checked_first(monkeypatch):
-    arguments, _ = training_set(random_molecules(3, 5), [[0, 1, 2, 3, 4]])
+    equations = equations_of_noise(random_molecules(3, 5), [[0, 1, 2, 3, 4]])
     monkeypatch.setattr(gpu_cholesky, "free_memory", lambda xp: 2**10)
     with pytest.raises(InsufficientMemoryError, match=r"3 points of 5 atoms needs .* GB .* are free.*backend='cpu'"):
-        gpu_cholesky.solve_closed_form(*arguments, xp=np)
+        solve_closed_form(equations, machine.device(np))
     monkeypatch.undo()
 
     def out_of_memory(*args, **kwargs):
@@ -146,7 +150,7 @@ def test_memory_is_checked_first(monkeypatch):
 
     monkeypatch.setattr(gpu_cholesky, "assemble_lower", out_of_memory)
     with pytest.raises(InsufficientMemoryError, match="3 points of 5 atoms"):
-        gpu_cholesky.solve_closed_form(*arguments, xp=np)
+        solve_closed_form(equations, machine.device(np))
     assert gpu_cholesky.memory_estimate(1000, 21, 6) > 8 * 57000**2
     assert gpu_cholesky.memory_estimate(1000, 21, 6, energies=True) > 8 * 58000**2
 
@@ -158,9 +162,8 @@ def test_memory_is_checked_first(monkeypatch):
 @pytest.mark.parametrize("group", GROUPS)
 def test_operator_equals_the_matrix(group, energies, xp):
     R, perms = random_molecules(11, 6), GROUPS[group](6)
-    x, g = descriptor.from_R(R)
     K = oracle_matrix(R, perms, 4.0, energies)
-    product = gpu_operator.KernelOperator(x, g, GroupTables.from_perms(perms), 4.0, energies, xp=xp)
+    product = gpu_operator.KernelOperator(TrainingSet.from_R(R, perms, 4.0, energies), xp=xp)
     for seed in range(2):  # coefficients are replaced
         v = np.random.default_rng(seed).normal(size=len(K))
         assert_close(product(v), K @ v, 1e-11)
@@ -169,11 +172,10 @@ def test_operator_equals_the_matrix(group, energies, xp):
 
 
 def test_operator_in_batches(monkeypatch):
-    R, perms = random_molecules(11, 6), symmetric_group_of_three(6)
-    x, g = descriptor.from_R(R)
-    product = gpu_operator.KernelOperator(x, g, GroupTables.from_perms(perms), 4.0, True, xp=np)
+    training = TrainingSet.from_R(random_molecules(11, 6), symmetric_group_of_three(6), 4.0, True)
+    product = gpu_operator.KernelOperator(training, xp=np)
     v = np.random.default_rng(0).normal(size=11 * 19)
-    expected = KernelOperator(x, g, GroupTables.from_perms(perms), 4.0, True)(v)
+    expected = KernelOperator(training)(v)
     original, sizes = bulk.Bulk.predict, []
 
     def limited(self, x, g, virials):
@@ -196,13 +198,13 @@ def test_operator_in_batches(monkeypatch):
 def test_preconditioner_equals_cpu(energies, xp, monkeypatch):
     R, perms = random_molecules(12, 5), cyclic_group(5, 3)
     q = 15 + energies
-    x, g = descriptor.from_R(R)
-    arguments = (x, g, GroupTables.from_perms(perms), 3.0, 1e-8, np.array([2, 5, 9]), [[0, 4, 7], [1, 2], [q - 1]])
+    training = TrainingSet.from_R(R, perms, 3.0, energies)
+    arguments = (training, 1e-8, np.array([2, 5, 9]), [[0, 4, 7], [1, 2], [q - 1]])
     # Several pieces: 5 points each.
     monkeypatch.setattr(gpu_preconditioner, "_PIECE_BYTES", 8 * 6 * q * 5)
     pieces = []
-    ours = gpu_preconditioner.build(*arguments, energies, progress=lambda *step: pieces.append(step), xp=xp)
-    theirs = preconditioner.build(*arguments, energies)
+    ours = gpu_preconditioner.build(*arguments, progress=lambda *step: pieces.append(step), xp=xp)
+    theirs = preconditioner.build(*arguments)
     assert pieces == [(5, 12), (10, 12), (12, 12)]
     r = np.random.default_rng(0).normal(size=12 * q)
     # The twin's low-rank part is in single precision.
@@ -211,8 +213,8 @@ def test_preconditioner_equals_cpu(energies, xp, monkeypatch):
 
 
 def test_preconditioner_that_cannot_be_built(monkeypatch):
-    x, g = descriptor.from_R(random_molecules(3, 4))
-    arguments = (x, g, GroupTables.from_perms(np.arange(4)[None]), 3.0, 0.0, np.array([0]), [range(6)])
+    training = TrainingSet.from_R(random_molecules(3, 4), np.arange(4)[None], 3.0)
+    arguments = (training, 0.0, np.array([0]), [range(6)])
     monkeypatch.setattr(gpu_preconditioner, "cholesky", lambda matrix, xp: False)
     with pytest.raises(SolverError, match="duplicates"):
         gpu_preconditioner.build(*arguments, xp=np)
@@ -228,27 +230,16 @@ def test_memory_of_the_preconditioner():
 
 
 def equations_of(task, energies):
-    R = task["R_train"]
-    x, g = descriptor.from_R(R)
     F, E = task["F_train"].ravel(), task["E_train"]
+    training = TrainingSet.from_R(task["R_train"], task["perms"], task["sig"], energies)
     y_E = (E.mean() - E) / F.std() if energies else None
-    tables = GroupTables.from_perms(task["perms"])
-    return {
-        "R": R,
-        "R_desc": x,
-        "R_d_desc": g,
-        "tables": tables,
-        "sig": float(task["sig"]),
-        "lam": 1e-10,
-        "y": F / F.std(),
-        "y_E": y_E,
-    }
+    return TrainingEquations(task["R_train"], training, 1e-10, F / F.std(), y_E)
 
 
 @pytest.mark.parametrize("energies", [False, True])
 def test_the_iteration_takes_the_same_steps(energies, task, xp):
     equations = equations_of(task, energies)
-    ours, theirs = cg.IterativeSolver(**equations, machine=machine.device(xp)), cg.IterativeSolver(**equations)
+    ours, theirs = (IterativeSolver(equations, where) for where in (machine.device(xp), processor()))
     columns = theirs.choose_columns(200)
     np.testing.assert_array_equal(ours.choose_columns(200), columns)
     tolerance = 1e-6 if xp is np else 1e-3
@@ -257,13 +248,10 @@ def test_the_iteration_takes_the_same_steps(energies, task, xp):
     # Fewer are welcome: the low-rank part is in double precision, the twin's in single.
     assert on_device.iterations <= on_cpu.iterations + 2
     assert on_device.iterations >= 0.6 * on_cpu.iterations
-    product = KernelOperator(
-        equations["R_desc"], equations["R_d_desc"], equations["tables"], equations["sig"], energies
-    )
+    product = KernelOperator(equations.training)
 
     def forces_and_energies(solution):
-        alphas = solution.alphas_F.reshape(len(task["R_train"]), -1)
-        return product((alphas if not energies else np.column_stack([alphas, solution.alphas_E])).ravel())
+        return product(equations.by_point(solution.alphas_F, solution.alphas_E).ravel())
 
     labels = forces_and_energies(on_cpu)
     np.testing.assert_allclose(
@@ -349,7 +337,7 @@ def test_the_processor_helps_out_where_the_device_was_not_asked_for(task, device
 
 
 def test_checkpoints_and_resuming(task, device, monkeypatch, ethanol):
-    monkeypatch.setattr(cg, "CHECKPOINT_INTERVAL", 0.0)
+    monkeypatch.setattr(iterative, "CHECKPOINT_INTERVAL", 0.0)
     saved = []
     tolerance = 1e-8 if device is np else 1e-4
     GDMLTrain(backend="gpu").train(task, saved.append, solver="cg", tol=tolerance, max_iter=3)
@@ -382,7 +370,7 @@ def test_ctrl_c_leaves_a_checkpoint(task, device):
 
 def test_early_stop(task, device, ethanol, caplog, monkeypatch):
     if device is not np:
-        monkeypatch.setattr(cg, "MONITOR_INTERVAL", 3)
+        monkeypatch.setattr(iterative, "MONITOR_INTERVAL", 3)
     caplog.set_level("INFO", "fastgdml")
     idxs = task["idxs_valid"]
     held_out = (ethanol["R"][idxs], ethanol["F"][idxs])

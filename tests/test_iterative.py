@@ -1,6 +1,7 @@
 """The iterative solver: operator, preconditioner, iteration, choice of the solver, checkpoints and resuming."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,14 +18,17 @@ from fastgdml.cli import main
 from fastgdml.dataset import create_dataset
 from fastgdml.descriptor import from_R, jacobian_dot
 from fastgdml.errors import InsufficientMemoryError, SolverError, UsageError
-from fastgdml.group import GroupTables
 from fastgdml.model import load_model, save_model
 from fastgdml.operator import KernelOperator
 from fastgdml.predict import GDMLPredict
-from fastgdml.solvers import cg, choice, preconditioner
+from fastgdml.solvers import choice, cost, preconditioner
 from fastgdml.solvers.conjugate_gradients import iterate
+from fastgdml.solvers.equations import TrainingEquations
+from fastgdml.solvers.iterative import choose_n_columns
+from fastgdml.solvers.processor import processor
 from fastgdml.solvers.rigid import remove_rigid_motions
 from fastgdml.train import GDMLTrain
+from fastgdml.training_set import TrainingSet
 
 GROUPS = {
     "none": lambda n: np.arange(n)[None],
@@ -61,7 +65,7 @@ def predicted(model, R):
 def test_operator_equals_the_matrix(group, energies, isa):
     n_atoms = 6
     R, perms = random_molecules(21, n_atoms), GROUPS[group](n_atoms)
-    x, g = from_R(R)
+    training = TrainingSet.from_R(R, perms, 4.0, energies)
     K = kernel_matrix(R, perms, 4.0, energies=energies)
     if energies:  # the oracle has all energies last
         q = 3 * n_atoms + 1
@@ -70,9 +74,7 @@ def test_operator_equals_the_matrix(group, energies, isa):
         point_order[np.concatenate([order[:, :-1].ravel(), order[:, -1]])] = np.arange(21 * q)
         K = K[np.ix_(point_order, point_order)]
     v = np.random.default_rng(0).normal(size=len(K))
-    products = [
-        KernelOperator(x, g, GroupTables.from_perms(perms), 4.0, energies, n_threads)(v) for n_threads in (1, 2, 3)
-    ]
+    products = [KernelOperator(training, n_threads)(v) for n_threads in (1, 2, 3)]
     np.testing.assert_allclose(products[0], K @ v, rtol=0, atol=1e-12 * np.abs(K @ v).max())
     np.testing.assert_array_equal(products[0], products[1])
     np.testing.assert_array_equal(products[0], products[2])
@@ -115,12 +117,11 @@ def test_dense_linear_algebra(largest):
 def test_preconditioner_is_the_inverse_of_its_definition(energies):
     n_train, n_atoms, sig, lam = 12, 5, 3.0, 1e-8
     R, perms = random_molecules(n_train, n_atoms), cyclic_group(n_atoms, 3)
-    x, g = from_R(R)
-    tables = GroupTables.from_perms(perms)
+    training = TrainingSet.from_R(R, perms, sig, energies)
     points, columns = np.array([2, 9]), [[0, 4, 7], [1, 2]]
-    P = preconditioner.build(x, g, tables, sig, lam, points, columns, energies)
+    P = preconditioner.build(training, lam, points, columns)
     q = 3 * n_atoms + energies
-    A = -np.column_stack([KernelOperator(x, g, tables, sig, energies)(e) for e in np.eye(n_train * q)])
+    A = -np.column_stack([KernelOperator(training)(e) for e in np.eye(n_train * q)])
     chosen = np.concatenate([p * q + np.array(c) for p, c in zip(points, columns, strict=True)])
     C = A[:, chosen]
     L = np.linalg.solve(np.linalg.cholesky(C[chosen]), C.T).T
@@ -135,10 +136,10 @@ def test_preconditioner_is_the_inverse_of_its_definition(energies):
 
 
 def test_preconditioner_that_cannot_be_built(monkeypatch):
-    x, g = from_R(random_molecules(3, 4))
+    training = TrainingSet.from_R(random_molecules(3, 4), np.arange(4)[None], 3.0)
     monkeypatch.setattr(lapack, "cholesky_dense", lambda _matrix: 1)
     with pytest.raises(SolverError, match="duplicates"):
-        preconditioner.build(x, g, GroupTables.from_perms(np.arange(4)[None]), 3.0, 0.0, np.array([0]), [range(12)])
+        preconditioner.build(training, 0.0, np.array([0]), [range(12)])
 
 
 def test_duplicate_geometries(task, ethanol):
@@ -259,11 +260,30 @@ def test_smallest_systems():
 # ---- choice ------------------------------------------------------------------------------------------------------
 
 
+def test_plans_say_what_and_why(task, monkeypatch):
+    R, y = task["R_train"], task["F_train"].ravel() / task["F_train"].std()
+    equations = TrainingEquations(R, TrainingSet.from_R(R, task["perms"], task["sig"]), 1e-10, y)
+
+    def plan(**options):
+        return choice.choose(equations, choice.SolverOptions(**options), processor())
+
+    assert str(plan()) == "Closed form: the matrix is small, of order 1260."
+    assert str(plan(solver="closed")) == "Closed form: asked for."
+    assert re.fullmatch(
+        r"Iterative solver \(conjugate gradients\), \d+ of 1620 columns: asked for.", str(plan(solver="cg"))
+    )
+    assert plan(solver="cg").patience is None
+    monkeypatch.setattr(choice, "_SMALL_ORDER", 10)
+    monkeypatch.setattr(choice, "closed_form_seconds", lambda _n, _rates: 1e9)
+    assert "columns: on two cores, closed form about 1e+09 s, iteration" in str(plan())
+    assert plan().patience > 0
+
+
 def test_auto_takes_the_faster(task, monkeypatch):
     assert GDMLTrain().train(task)["solver_name"] == "analytic"  # small
     monkeypatch.setattr(choice, "_SMALL_ORDER", 10)
     for seconds, wanted in ((1e9, "cg"), (1e-9, "analytic")):
-        monkeypatch.setattr(choice, "closed_form_seconds", lambda _n, seconds=seconds: seconds)
+        monkeypatch.setattr(choice, "closed_form_seconds", lambda _n, _rates, seconds=seconds: seconds)
         model = GDMLTrain().train(task)
         assert model["solver_name"] == wanted
         assert "closed form about" in str(model["solver_reason"])
@@ -273,15 +293,14 @@ def test_estimates_cross_where_they_were_measured_to():
     """Aspirin: the iteration wins from a few hundred points on."""
     for n_train, wins in ((100, False), (800, True)):
         n, product = 63 * n_train, n_train**2 * (9.0 * 374 + 360)
-        k = cg.choose_n_columns(n_train, 63, product, 1e12)
-        assert (
-            cg.iteration_seconds(n, k, product, steps=cg.STEPS_AT_MOST) < cg.closed_form_seconds(57 * n_train)
-        ) == wins
+        k = choose_n_columns(n_train, 63, product, 1e12, processor())
+        slowest = cost.iteration_seconds(n, k, product, cost.Rates(), cost.STEPS_AT_MOST)
+        assert (slowest < cost.closed_form_seconds(57 * n_train, cost.Rates())) == wins
 
 
 def test_auto_returns_to_the_closed_form_if_the_iteration_is_slower(task, monkeypatch, caplog):
     monkeypatch.setattr(choice, "_SMALL_ORDER", 10)
-    monkeypatch.setattr(choice, "closed_form_seconds", lambda _n: 1e9)
+    monkeypatch.setattr(choice, "closed_form_seconds", lambda _n, _rates: 1e9)
     monkeypatch.setattr(choice, "_PATIENCE", 0.01)
     model = GDMLTrain().train(task)
     assert model["solver_name"] == "analytic"
@@ -305,13 +324,13 @@ def test_auto_takes_the_closed_form_when_only_that_fits(task, monkeypatch):
 
 
 def test_number_of_columns_follows_from_memory():
-    free = cg.choose_n_columns(500, 27, 2.5e8, 1e12)
+    free = choose_n_columns(500, 27, 2.5e8, 1e12, processor())
     assert 300 < free < 4500
-    bound = cg.choose_n_columns(500, 27, 2.5e8, 8e7)
+    bound = choose_n_columns(500, 27, 2.5e8, 8e7, processor())
     assert bound < free
     assert preconditioner.memory(500, 27, bound) <= 8e7
     with pytest.raises(InsufficientMemoryError, match="needs at least"):
-        cg.choose_n_columns(500, 27, 2.5e8, 1e7)
+        choose_n_columns(500, 27, 2.5e8, 1e7, processor())
 
 
 MEMORY = """
@@ -461,8 +480,8 @@ def test_ctrl_c_leaves_a_checkpoint(task, ethanol):
 
 INTERRUPTED = """
 import sys
-import fastgdml.solvers.cg
-fastgdml.solvers.cg.CHECKPOINT_INTERVAL = 0.1
+import fastgdml.solvers.iterative
+fastgdml.solvers.iterative.CHECKPOINT_INTERVAL = 0.1
 from fastgdml.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -12,12 +12,13 @@ from support.crystal_groups import BCC, FCC, crystal_group, model_of, tripods
 from support.molecules import cyclic_group, random_molecules
 from support.pair_classes import classes_of, images_from_classes
 
-from fastgdml.descriptor import from_R, perms_from_lin, tril_perms_lin
+from fastgdml.descriptor import perms_from_lin, tril_perms_lin
 from fastgdml.errors import DataError
 from fastgdml.group import GroupTables
 from fastgdml.kernel import assemble_full
 from fastgdml.permutations import complete_group
 from fastgdml.predict import GDMLPredict
+from fastgdml.training_set import TrainingSet
 
 GROUPS = {
     "one": lambda: np.arange(6)[None],
@@ -44,12 +45,11 @@ def test_assembly(name):
     perms = GROUPS[name]()
     assert len(perms) == SIZES.get(name, len(perms))
     R = random_molecules(2, perms.shape[1])
-    x, g = from_R(R)
-    K = assemble_full(x, g, GroupTables.from_perms(perms), 4.0)
+    K = assemble_full(TrainingSet.from_R(R, perms, 4.0))
     if perms.shape[1] < 8:
         expected = oracle.kernel_matrix(R, perms, 4.0)
     else:  # dense matrices of thousands of permutations take the oracle minutes
-        expected = few_by_few(perms, lambda few: assemble_full(x, g, GroupTables.from_perms(few), 4.0))
+        expected = few_by_few(perms, lambda few: assemble_full(TrainingSet.from_R(R, few, 4.0)))
     np.testing.assert_allclose(K, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
@@ -119,20 +119,18 @@ def test_memory_does_not_grow_with_the_group_times_the_training_set():
     script = """
         import resource
         import numpy as np
+        from support.crystal_groups import FCC, crystal_group, model_of
         from support.molecules import random_molecules
-        from fastgdml.descriptor import from_R
-        from fastgdml.group import GroupTables
         from fastgdml.kernel import assemble_columns
         from fastgdml.predict import GDMLPredict
-        from support.crystal_groups import FCC, crystal_group, model_of
+        from fastgdml.training_set import TrainingSet
 
         perms = crystal_group(2, FCC)
         R = random_molecules(300, 32)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         model, _ = model_of(R, perms)
         E, F = GDMLPredict(model, max_processes=1).predict(R[:3])
-        x, g = from_R(R)
-        K = assemble_columns(x, g, GroupTables.from_perms(perms), 4.0, [0, 1, 2], n_threads=1)
+        K = assemble_columns(TrainingSet.from_R(R, perms, 4.0), [0, 1, 2], n_threads=1)
         assert np.isfinite(F).all() and np.isfinite(K).all()
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
     """

@@ -13,11 +13,19 @@ from fastgdml import lapack
 from fastgdml.cell import Cell
 from fastgdml.descriptor import from_R, jacobian_dot
 from fastgdml.errors import SolverError
-from fastgdml.group import GroupTables
 from fastgdml.kernel import packed_size
-from fastgdml.solvers import cholesky, rigid
-from fastgdml.solvers.cholesky import memory_estimate, solve_closed_form
+from fastgdml.solvers import processor as processor_module
+from fastgdml.solvers import rigid
+from fastgdml.solvers.cholesky import solve_closed_form
+from fastgdml.solvers.equations import TrainingEquations
+from fastgdml.solvers.processor import memory_estimate, processor
 from fastgdml.solvers.rigid import drop_rigid_motions
+from fastgdml.training_set import TrainingSet
+
+
+def equations(R, perms, sig, lam, y, y_E=None, cell=None):
+    training = TrainingSet.from_R(R, perms, sig, y_E is not None, cell)
+    return TrainingEquations(R, training, lam, y, y_E, cell is not None)
 
 
 def linear_molecules(n_geo, n_atoms):
@@ -79,8 +87,8 @@ def test_reduced_solution_predicts_what_the_full_one_does(n_atoms, order):
     )
     K = kernel_matrix(R, perms, sig)
     full = -np.linalg.solve(-K + lam * np.eye(len(K)), y)
-    x, g = from_R(R)
-    solution = solve_closed_form(R, x, g, GroupTables.from_perms(perms), sig, lam, y)
+    _, g = from_R(R)
+    solution = solve_closed_form(equations(R, perms, sig, lam, y), processor())
     assert solution.lam == lam
     np.testing.assert_allclose(K @ solution.alphas_F, K @ full, atol=1e-6 * np.abs(y).max())
     np.testing.assert_allclose(solution.alphas_F, full, atol=1e-5 * np.abs(full).max())
@@ -97,13 +105,11 @@ def test_reduced_solution_with_energies_predicts_what_the_full_one_does(periodic
     R, perms, lattice = random_molecules(n_train, n_atoms), cyclic_group(n_atoms, 3), np.diag([5.0, 6.0, 7.0])
     lattice = lattice if periodic else None
     rng = np.random.default_rng(0)
-    x, g = from_R(R, None if lattice is None else Cell(lattice, "rounding"))
+    cell = None if lattice is None else Cell(lattice, "rounding")
     K = kernel_matrix(R, perms, sig, lattice, energies=True)
     y = K @ rng.normal(size=len(K))  # labels that belong together
     full = -np.linalg.solve(-K + lam * np.eye(len(K)), y)
-    solution = solve_closed_form(
-        R, x, g, GroupTables.from_perms(perms), sig, lam, y[: R.size], periodic, y_E=y[R.size :]
-    )
+    solution = solve_closed_form(equations(R, perms, sig, lam, y[: R.size], y[R.size :], cell), processor())
     assert solution.lam == lam
     alphas = np.concatenate([solution.alphas_F, solution.alphas_E])
     np.testing.assert_allclose(K @ alphas, K @ full, rtol=0, atol=1e-6 * np.abs(y).max())
@@ -113,9 +119,8 @@ def test_reduced_solution_with_energies_predicts_what_the_full_one_does(periodic
 def test_duplicates_are_survived_and_named(caplog):
     R = random_molecules(12, 4)
     R[7] = R[2]
-    x, g = from_R(R)
     y = np.random.default_rng(0).normal(size=R.size)
-    solution = solve_closed_form(R, x, g, GroupTables.from_perms([range(4)]), 3.0, 0.0, y)
+    solution = solve_closed_form(equations(R, [range(4)], 3.0, 0.0, y), processor())
     assert solution.lam > 0
     assert "points 2 and 7 have the same geometry" in caplog.text
     assert np.isfinite(solution.alphas_F).all()
@@ -123,10 +128,28 @@ def test_duplicates_are_survived_and_named(caplog):
 
 def test_hopeless_matrices_are_an_error():
     R = random_molecules(12, 4)
-    x, g = from_R(R)
-    x[3] = np.nan
+    hopeless = equations(R, [range(4)], 3.0, 1e-10, np.ones(R.size))
+    hopeless.training.x[3] = np.nan
     with pytest.raises(SolverError, match="No larger lambda is tried"):
-        solve_closed_form(R, x, g, GroupTables.from_perms([range(4)]), 3.0, 1e-10, np.ones(R.size))
+        solve_closed_form(hopeless, processor())
+
+
+@pytest.mark.parametrize("energies", [False, True])
+def test_one_factor_solves_for_many_labels(energies):
+    R, perms, rng = random_molecules(9, 5), cyclic_group(5, 3), np.random.default_rng(0)
+    y, y_E = rng.normal(size=(2, R.size)), rng.normal(size=(2, 9))
+    labels = [(y[i], y_E[i] if energies else None) for i in range(2)]
+    one, other = (solve_closed_form(equations(R, perms, 3.0, 1e-6, *label), processor()) for label in labels)
+    for ours, theirs in zip(one.solve(*labels[1]), (other.alphas_F, other.alphas_E), strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            np.testing.assert_array_equal(ours, theirs)
+    rhs = rng.normal(size=(one.reduction.rows.size, 3))
+    several = one.factor.solve(rhs)
+    assert several.shape == rhs.shape
+    for k in range(3):
+        alone = one.factor.solve(rhs[:, k])
+        np.testing.assert_allclose(several[:, k], alone, rtol=0, atol=1e-9 * np.abs(alone).max())
 
 
 @pytest.mark.parametrize("largest", [1, 5, 4096])  # 1, 5: cut in halves again and again
@@ -167,7 +190,7 @@ def test_memory_estimate_is_the_measured_peak(tmp_path, energies):
 import sys
 import numpy as np
 from fastgdml.dataset import load_dataset
-from fastgdml.solvers.cholesky import memory_estimate
+from fastgdml.solvers.processor import memory_estimate
 from fastgdml.train import GDMLTrain
 def status(key):
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(key)) * 1024
@@ -195,9 +218,8 @@ def test_memory_estimate_is_the_packed_matrix_and_a_little():
 def test_a_retry_holds_one_matrix(monkeypatch):
     """The memory estimate is for one; the next is assembled after the last is gone."""
     R = random_molecules(12, 4)
-    x, g = from_R(R)
     alive = []
-    original = cholesky.assemble_packed
+    original = processor_module.assemble_packed
 
     def assemble(*args):
         alive.append(sum(reference() is not None for reference in references))
@@ -206,7 +228,7 @@ def test_a_retry_holds_one_matrix(monkeypatch):
         return matrix
 
     references = []
-    monkeypatch.setattr(cholesky, "assemble_packed", assemble)
-    monkeypatch.setattr(cholesky.lapack, "cholesky", lambda matrix, n: 1 if len(references) < 3 else 0)
-    solve_closed_form(R, x, g, GroupTables.from_perms([range(4)]), 3.0, 1e-10, np.ones(R.size))
+    monkeypatch.setattr(processor_module, "assemble_packed", assemble)
+    monkeypatch.setattr(lapack, "cholesky", lambda matrix, n: 1 if len(references) < 3 else 0)
+    solve_closed_form(equations(R, [range(4)], 3.0, 1e-10, np.ones(R.size)), processor())
     assert alive == [0, 0, 0]

@@ -6,12 +6,12 @@ import numpy as np
 
 from fastgdml.dataset import load_dataset
 from fastgdml.descriptor import from_R
-from fastgdml.group import GroupTables
 from fastgdml.kernel import assemble_packed
 from fastgdml.permutations import find_perms
 from fastgdml.predict import GDMLPredict
 from fastgdml.solvers.rigid import drop_rigid_motions
 from fastgdml.train import GDMLTrain
+from fastgdml.training_set import TrainingSet
 
 
 class Training:
@@ -24,8 +24,7 @@ class Training:
         self.dataset = load_dataset("ethanol")
         self.task = GDMLTrain().create_task(self.dataset, n_train, self.dataset, 10, 20, seed=0)
         self.R = self.task["R_train"]
-        self.x, self.g = from_R(self.R)
-        self.tables = GroupTables.from_perms(self.task["perms"])
+        self.training = TrainingSet.from_R(self.R, self.task["perms"], 20.0)
         self.rows = drop_rigid_motions(self.R).rows
 
     def time_descriptors(self, n_train):
@@ -35,7 +34,7 @@ class Training:
         find_perms(self.R, self.task["z"])
 
     def time_assembly(self, n_train):
-        assemble_packed(self.x, self.g, self.tables, 20.0, self.rows)
+        assemble_packed(self.training, self.rows)
 
     def time_training(self, n_train):
         GDMLTrain().train(self.task)

@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import _core
 from ..errors import DataError, UsageError
 from ..model import normalize_model
 from ..predict import GDMLPredict
+from ..types import Array
 
-Array = npt.NDArray[np.float64]
 AnyModel = GDMLPredict | str | os.PathLike[str] | Mapping[str, Any]
 
 

@@ -28,7 +28,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 try:
     from ipi.pes.dummy import Dummy_driver
@@ -38,11 +37,11 @@ except ImportError as error:
 from fastgdml.drivers.common import require_cell, unit_sizes
 from fastgdml.errors import DataError
 from fastgdml.predict import GDMLPredict
+from fastgdml.types import Array
 
 __DRIVER_NAME__ = "fastgdml"
 __DRIVER_CLASS__ = "FastGDML_driver"
 
-Array = npt.NDArray[np.float64]
 Result = tuple[float, Array, Array, str]
 
 

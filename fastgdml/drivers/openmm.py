@@ -10,9 +10,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 try:
     from openmm import PythonForce, State
     from openmm.unit import nanometer
@@ -20,9 +17,8 @@ except ImportError as error:
     raise ImportError("The force for OpenMM needs OpenMM 8.6 or newer: pip install 'fastgdml[openmm]'") from error
 
 from ..errors import DataError, UsageError
+from ..types import Array
 from .common import AnyModel, open_model, require_cell, unit_sizes
-
-Array = npt.NDArray[np.float64]
 
 
 def force(

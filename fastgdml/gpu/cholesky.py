@@ -1,4 +1,4 @@
-"""Closed form on a device: Cholesky factorisation in place; the twin of `fastgdml.solvers.cholesky`."""
+"""Cholesky factorisation in place on a device: what `fastgdml.solvers.cholesky` needs of it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from ..descriptor import Array
 from ..errors import InsufficientMemoryError
-from ..group import GroupTables
-from ..kernel import Progress
+from ..kernel import Coordinates
 from ..lapack import solve_triangular_right
-from ..solvers.cholesky import ClosedFormSolution, solve_with_rising_lambda
-from ..solvers.rigid import drop_rigid_motions
+from ..solvers.machine import Factor
+from ..training_set import TrainingSet
+from ..types import Array, Progress
 from .arrays import free_memory, release, to_numpy
 from .kernel import assemble_lower
 
@@ -39,102 +37,58 @@ def memory_estimate(
     return 8 * (n * (n + _WORKSPACE_COLUMNS) + pairs + blocks) + 8 * n_perms * n_atoms
 
 
-def solve_closed_form(
-    R: Array,
-    R_desc: Array,
-    R_d_desc: Array,
-    tables: GroupTables,
-    sig: float,
-    lam: float,
-    y: Array,
-    periodic: bool = False,
-    n_threads: int | None = None,
-    assembly_progress: Progress | None = None,
-    on_solving: Callable[[], None] | None = None,
-    y_E: Array | None = None,
+class SquareFactor(Factor):
+    """A Cholesky factor as a full square matrix on a device."""
+
+    def __init__(self, matrix: Any, xp: ModuleType) -> None:
+        self._matrix, self._xp = matrix, xp
+
+    def solve(self, rhs: Array) -> Array:
+        """Return the solution of one right-hand side (n,) or of several (n, k)."""
+        if rhs.ndim == 1:
+            return to_numpy(cholesky_solve(self._matrix, rhs, self._xp))
+        return np.column_stack([self.solve(column) for column in rhs.T])
+
+
+def factor(
+    training: TrainingSet,
+    rows: Coordinates,
+    blocks: Array,
+    progress: Progress | None = None,
+    on_assembled: Callable[[], None] | None = None,
     *,
     xp: ModuleType,
-) -> ClosedFormSolution:
-    """Solve (-K + lam I) x = y and return alpha = -x; twin of `fastgdml.solvers.cholesky.solve_closed_form`.
-
-    The reduction by rigid motions is made on the host, the matrix is assembled and factored on the device.
-
-    Parameters
-    ----------
-    R : ndarray, shape (M, N, 3)
-        Training geometries.
-    R_desc, R_d_desc : ndarray, shapes (M, D) and (M, D, 3)
-        Their descriptors and compressed Jacobians.
-    tables : GroupTables
-        The permutation group.
-    sig, lam : float
-        Length scale and regularisation.
-    y : ndarray, shape (3 N M,)
-        Scaled forces.
-    periodic : bool
-        Whether the descriptors were made with a lattice.
-    n_threads : int, optional
-        Has no effect here.
-    assembly_progress : callable, optional
-        Called with (done, total) while the matrix is assembled.
-    on_solving : callable, optional
-        Called once the matrix is there.
-    y_E : ndarray, shape (M,), optional
-        Scaled negative energies, to constrain energies point by point.
-    xp : module
-        numpy or cupy.
-
-    Returns
-    -------
-    ClosedFormSolution
-        With NumPy arrays.
+) -> SquareFactor | None:
+    """Assemble and factor -K_rr + blockdiag(blocks); parameters as of `fastgdml.solvers.machine.Machine.factor`.
 
     Raises
     ------
     InsufficientMemoryError
         If the matrix does not fit into the memory of the device.
-    SolverError
-        If the matrix stays indefinite with the largest lambda tried.
     """
     release(xp)
-    energies = y_E is not None
-    needed = memory_estimate(len(R), R.shape[1], len(tables.perm), periodic, energies)
+    pairs = 6 * training.n_train * training.n_atoms**2
+    needed = 8 * (rows.size * (rows.size + _WORKSPACE_COLUMNS) + pairs + blocks.size + training.tables.perm.size)
     if needed > free_memory(xp):
-        raise _too_large(needed, R, xp)
-    labels = y.reshape(len(R), -1)
-    if y_E is not None:
-        labels = np.column_stack([labels, y_E])
-    with threadpool_limits(limits=1, user_api="blas"):  # small matrices: threads would only wait
-        reduction = drop_rigid_motions(R, periodic, energies)
-        rhs = reduction.reduce(labels)
-    blocks = reduction.padded_gram_inverse()
-
-    def solve(lam: float) -> Array | None:
-        try:
-            matrix = assemble_lower(
-                R_desc, R_d_desc, tables, sig, reduction.rows, -1.0, assembly_progress, energies, xp=xp
-            )
-            if on_solving is not None:
-                on_solving()
-            add_blocks(matrix, reduction.rows.begin, lam * blocks, xp)
-            return to_numpy(cholesky_solve(matrix, rhs, xp)) if cholesky(matrix, xp) else None
-        except InsufficientMemoryError:
-            raise
-        except MemoryError as error:  # CuPy's OutOfMemoryError is one
-            raise _too_large(needed, R, xp) from error
-
-    z, lam = solve_with_rising_lambda(solve, lam, to_numpy(R_desc))
-    alphas = -reduction.expand(z, labels.shape[1]).reshape(labels.shape)
-    n_coord = 3 * R.shape[1]
-    return ClosedFormSolution(alphas[:, :n_coord].ravel(), lam, alphas[:, n_coord].copy() if energies else None)
+        raise _too_large(needed, training, xp)
+    try:
+        matrix = assemble_lower(training, rows, -1.0, progress, xp=xp)
+        if on_assembled is not None:
+            on_assembled()
+        add_blocks(matrix, rows.begin, blocks, xp)
+        return SquareFactor(matrix, xp) if cholesky(matrix, xp) else None
+    except InsufficientMemoryError:
+        raise
+    except MemoryError as error:  # CuPy's OutOfMemoryError is one
+        raise _too_large(needed, training, xp) from error
 
 
-def _too_large(needed: int, R: Array, xp: ModuleType) -> InsufficientMemoryError:
+def _too_large(needed: int, training: TrainingSet, xp: ModuleType) -> InsufficientMemoryError:
     return InsufficientMemoryError(
-        f"The closed form for {len(R)} points of {R.shape[1]} atoms needs {needed / 2**30:.1f} GB of device memory, "
-        f"{free_memory(xp) / 2**30:.1f} GB are free. Use the iterative solver (solver='cg', --solver cg), fewer "
-        "training points, free memory of the device, or train on the processor (backend='cpu'), where the matrix "
-        "takes half as much."
+        f"The closed form for {training.n_train} points of {training.n_atoms} atoms needs {needed / 2**30:.1f} GB of "
+        f"device memory, {free_memory(xp) / 2**30:.1f} GB are free. Use the iterative solver (solver='cg', --solver "
+        "cg), fewer training points, free memory of the device, or train on the processor (backend='cpu'), where the "
+        "matrix takes half as much."
     )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..cell import Cell
-from ..descriptor import Array, geometry_error
+from ..descriptor import geometry_error
 from ..errors import DataError
+from ..types import Array
 from .arrays import to_numpy
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..cell import Cell
-from ..descriptor import Array
+from ..types import Array
 from .arrays import new_stream, pinned
 from .kernel import load_cuda
 from .model import DeviceModel

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..descriptor import IntArray, n_atoms_of
+from ..descriptor import n_atoms_of
 from ..errors import InsufficientMemoryError
-from ..group import GroupTables
-from ..kernel import Coordinates, Progress, n_coordinates
+from ..kernel import Coordinates
+from ..training_set import TrainingSet
+from ..types import IntArray, Progress
 
 # Shared memory that a thread block may have on any device without asking, in bytes.
 _SHARED_MEMORY = 48 * 1024
@@ -67,14 +68,10 @@ class _Job:
 
 
 def assemble_lower(
-    x: Any,
-    g: Any,
-    tables: GroupTables,
-    sig: float,
+    training: TrainingSet,
     rows: Coordinates,
     scale: float = 1.0,
     progress: Progress | None = None,
-    energies: bool = False,
     *,
     xp: ModuleType,
 ) -> Any:
@@ -82,20 +79,14 @@ def assemble_lower(
 
     Parameters
     ----------
-    x, g : array, shapes (M, D) and (M, D, 3)
-        Descriptors and compressed Jacobians of the training points.
-    tables : GroupTables
-        The permutation group.
-    sig : float
-        Length scale.
+    training : TrainingSet
+        What the matrix is made of; its arrays may lie on the device.
     rows : Coordinates
         Which coordinates of each point are rows and columns.
     scale : float
         Factor on every element.
     progress : callable, optional
         Called with (done, total) in arbitrary units.
-    energies : bool
-        Whether points have a coordinate 3 N, their energy; see `fastgdml.kernel`.
     xp : module
         numpy or cupy.
 
@@ -104,23 +95,18 @@ def assemble_lower(
     array, shape (n, n)
         In Fortran order. Only elements on and below the diagonal are meaningful.
     """
-    side = _side(x, g, rows, energies, xp)
-    n_points = len(side.x)
+    side, n_points = _side(training, rows, xp), training.n_train
     matrix = xp.empty((rows.size, rows.size), order="F")
     job = _Job(side, side, _lower_blocks, n_points * (n_points + 1) // 2, matrix)
-    return _fill(job, tables, sig, scale, energies, progress, xp)
+    return _fill(job, training, scale, progress, xp)
 
 
 def assemble_rows(
-    x: Any,
-    g: Any,
-    tables: GroupTables,
-    sig: float,
+    training: TrainingSet,
     points: range,
     col_points: IntArray,
     cols: Coordinates,
     scale: float = 1.0,
-    energies: bool = False,
     *,
     xp: ModuleType,
 ) -> Any:
@@ -138,29 +124,26 @@ def assemble_rows(
     Returns
     -------
     array, shape (len(points) * n_coord, cols.size)
-        In Fortran order; n_coord is 3 N, or 3 N + 1 with `energies`.
+        In Fortran order.
     """
-    n_coord = n_coordinates(n_atoms_of(x.shape[1]), energies)
-    part, chosen = slice(points.start, points.stop), xp.asarray(col_points)
-    row_side = _side(x[part], g[part], Coordinates.full(len(points), n_coord), energies, xp)
-    col_side = _side(x[chosen], g[chosen], cols, energies, xp)
+    n_coord = training.n_coord
+    row_side = _side(training.part(slice(points.start, points.stop)), Coordinates.full(len(points), n_coord), xp)
+    col_side = _side(training.part(xp.asarray(col_points)), cols, xp)
     matrix = xp.empty((len(points) * n_coord, cols.size), order="F")
     job = _Job(row_side, col_side, _all_blocks(len(col_points)), len(points) * len(col_points), matrix)
-    return _fill(job, tables, sig, scale, energies, None, xp)
+    return _fill(job, training, scale, None, xp)
 
 
-def assemble_diagonal(
-    x: Any, g: Any, tables: GroupTables, sig: float, scale: float = 1.0, energies: bool = False, *, xp: ModuleType
-) -> Any:
+def assemble_diagonal(training: TrainingSet, scale: float = 1.0, *, xp: ModuleType) -> Any:
     """Assemble `scale` times the blocks K_ii of all points, shape (M, q, q). Parameters as for `assemble_lower`."""
-    n_coord = n_coordinates(n_atoms_of(x.shape[1]), energies)
-    cols = _side(x, g, Coordinates.full(len(x), n_coord), energies, xp)
+    n_points, n_coord = training.n_train, training.n_coord
+    cols = _side(training, Coordinates.full(n_points, n_coord), xp)
     # The rows of all points are the same: one block beside the other.
-    rows = _Side(cols.x, cols.g, np.tile(np.arange(n_coord, dtype=np.int32), (len(x), 1)))
-    matrix = xp.empty((n_coord, len(x) * n_coord), order="F")
-    _fill(_Job(rows, cols, _own_blocks, len(x), matrix), tables, sig, scale, energies, None, xp)
+    rows = _Side(cols.x, cols.g, np.tile(np.arange(n_coord, dtype=np.int32), (n_points, 1)))
+    matrix = xp.empty((n_coord, n_points * n_coord), order="F")
+    _fill(_Job(rows, cols, _own_blocks, n_points, matrix), training, scale, None, xp)
     # Blocks are symmetric, but for sets of permutations that are no group.
-    return matrix.T.reshape(len(x), n_coord, n_coord).swapaxes(1, 2)
+    return matrix.T.reshape(n_points, n_coord, n_coord).swapaxes(1, 2)
 
 
 def place_of(coordinates: Coordinates, n_coord: int) -> np.ndarray:
@@ -172,9 +155,9 @@ def place_of(coordinates: Coordinates, n_coord: int) -> np.ndarray:
     return place
 
 
-def _side(x: Any, g: Any, coordinates: Coordinates, energies: bool, xp: ModuleType) -> _Side:
-    n_coord = n_coordinates(n_atoms_of(x.shape[1]), energies)
-    return _Side(xp.asarray(x, dtype=xp.float64), xp.asarray(g, dtype=xp.float64), place_of(coordinates, n_coord))
+def _side(training: TrainingSet, coordinates: Coordinates, xp: ModuleType) -> _Side:
+    x, g = (xp.asarray(array, dtype=xp.float64) for array in (training.x, training.g))
+    return _Side(x, g, place_of(coordinates, training.n_coord))
 
 
 def _lower_blocks(first: int, stop: int) -> tuple[IntArray, IntArray]:
@@ -198,12 +181,10 @@ def _own_blocks(first: int, stop: int) -> tuple[IntArray, IntArray]:
     return number, number
 
 
-def _fill(
-    job: _Job, tables: GroupTables, sig: float, scale: float, energies: bool, progress: Progress | None, xp: ModuleType
-) -> Any:
+def _fill(job: _Job, training: TrainingSet, scale: float, progress: Progress | None, xp: ModuleType) -> Any:
     """Compute the blocks of a job, some at a time, and return its matrix."""
     prepare = _with_arrays if xp is np else _with_cuda
-    compute, largest = prepare(job, tables, float(sig), float(scale), energies, xp)
+    compute, largest = prepare(job, training, float(scale), xp)
     step = job.n_blocks if progress is None else -(-job.n_blocks // _PROGRESS_STEPS)
     step = max(1, min(step, largest))
     for first in range(0, job.n_blocks, step):
@@ -217,10 +198,11 @@ def _fill(
 
 
 def _with_arrays(
-    job: _Job, tables: GroupTables, sig: float, scale: float, energies: bool, xp: ModuleType
+    job: _Job, training: TrainingSet, scale: float, xp: ModuleType
 ) -> tuple[Callable[[IntArray, IntArray], None], int]:
     """Return a function that computes blocks with dense Jacobians, and how many it may be given at once."""
-    pairs = xp.asarray(np.argsort(tables.pair, axis=1))  # (P_p x)_k = x[pair[k]]
+    sig, energies = float(training.sig), training.energies
+    pairs = xp.asarray(np.argsort(training.tables.pair, axis=1))  # (P_p x)_k = x[pair[k]]
     J_rows, J_cols = (_dense_jacobian(side.g, xp) for side in (job.rows, job.cols))
     row_of, col_of = (xp.asarray(side.place) for side in (job.rows, job.cols))
     n = J_rows.shape[2]
@@ -261,10 +243,10 @@ def _dense_jacobian(g: Any, xp: ModuleType) -> Any:
 
 
 def _with_cuda(
-    job: _Job, tables: GroupTables, sig: float, scale: float, energies: bool, xp: ModuleType
+    job: _Job, training: TrainingSet, scale: float, xp: ModuleType
 ) -> tuple[Callable[[IntArray, IntArray], None], int]:
     """Return a function that computes blocks with cuda/assembly.cu, and how many it may be given at once."""
-    n_perms, n_atoms = tables.perm.shape
+    tables, n_perms, n_atoms = training.tables, training.n_perms, training.n_atoms
     kernel = load_cuda("assembly", xp)
     per_perm = 8 * (4 + 15 * n_atoms)
     chunk = min(n_perms, max(1, _SHARED_MEMORY // per_perm))
@@ -288,10 +270,10 @@ def _with_cuda(
             job.matrix,
             np.int64(job.matrix.shape[0]),
             np.int32(n_atoms),
-            np.int32(energies),
+            np.int32(training.energies),
             np.int32(n_perms),
             np.int32(chunk),
-            np.float64(sig),
+            np.float64(training.sig),
             np.float64(scale),
         )
         kernel((len(row_points),), (threads,), arguments, shared_mem=chunk * per_perm)

@@ -9,9 +9,10 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from ..descriptor import Array, n_atoms_of, n_pairs
+from ..descriptor import n_atoms_of, n_pairs
 from ..errors import DataError
 from ..model_arrays import energy_coefficients
+from ..types import Array
 from .arrays import synchronize
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ..descriptor import Array, n_atoms_of
 from ..errors import InsufficientMemoryError
-from ..group import GroupTables
+from ..training_set import TrainingSet
+from ..types import Array
 from .arrays import to_numpy
 from .batches import Ranges, work_through
 from .bulk import Bulk
@@ -28,38 +28,20 @@ class KernelOperator:
 
     Parameters
     ----------
-    x, g : ndarray, shapes (M, D) and (M, D, 3)
-        Descriptors and compressed Jacobians of the training points.
-    tables : GroupTables
-        The permutation group.
-    sig : float
-        Length scale.
-    energies : bool
-        Whether each point has 3 N + 1 coordinates, the last for its energy, instead of 3 N.
-    n_threads : int, optional
-        Has no effect here.
+    training : TrainingSet
+        What K is made of.
     xp : module
         numpy or cupy.
     """
 
-    def __init__(
-        self,
-        x: Array,
-        g: Array,
-        tables: GroupTables,
-        sig: float,
-        energies: bool = False,
-        n_threads: int | None = None,
-        *,
-        xp: ModuleType,
-    ) -> None:
-        self._xp, self._energies = xp, energies
-        self._n_atoms = n_atoms_of(x.shape[1])
-        self._n_perms = len(tables.perm)
-        self._x, self._g = xp.asarray(x, dtype=xp.float64), xp.asarray(g, dtype=xp.float64)
+    def __init__(self, training: TrainingSet, *, xp: ModuleType) -> None:
+        self._xp, self._energies = xp, training.energies
+        self._n_atoms, self._n_perms = training.n_atoms, training.n_perms
+        self._x, self._g = (xp.asarray(array, dtype=xp.float64) for array in (training.x, training.g))
         self._a, self._b = (xp.asarray(atom) for atom in np.tril_indices(self._n_atoms, -1))
         # A model whose coefficients are replaced at each product.
-        self._host = HostModel(x, np.zeros_like(x), None, np.argsort(tables.pair, axis=1), float(sig), 1.0, 0.0)
+        pair_perms, nothing = np.argsort(training.tables.pair, axis=1), np.zeros_like(training.x)
+        self._host = HostModel(training.x, nothing, None, pair_perms, float(training.sig), 1.0, 0.0)
         self._model = DeviceModel(self._host, xp)
         self._bulk = Bulk(self._model)
 

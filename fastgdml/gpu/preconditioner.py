@@ -6,17 +6,17 @@ The low-rank part U is held in double precision: that takes twice the memory of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
 import numpy.typing as npt
 
-from ..descriptor import Array, IntArray
 from ..errors import SolverError
-from ..group import GroupTables
-from ..kernel import Coordinates, Progress, n_coordinates
+from ..kernel import Coordinates
 from ..solvers.preconditioner import factor_with_jitter, inverse_roots, not_positive_definite
+from ..training_set import TrainingSet
+from ..types import Array, IntArray, Progress
 from .arrays import to_numpy
 from .cholesky import cholesky, cholesky_solve, solve_right
 from .kernel import assemble_diagonal, assemble_lower, assemble_rows
@@ -65,31 +65,26 @@ def memory(n_train: int, n_coord: int, n_columns: int) -> int:
 
 
 def build(
-    x: Array,
-    g: Array,
-    tables: GroupTables,
-    sig: float,
+    training: TrainingSet,
     lam: float,
     points: IntArray,
     columns: Sequence[npt.ArrayLike],
-    energies: bool = False,
-    n_threads: int | None = None,
     progress: Progress | None = None,
     *,
     xp: ModuleType,
 ) -> Preconditioner:
-    """Build the preconditioner. Parameters as for the twin, but for `n_threads`, which has no effect here.
+    """Build the preconditioner. Parameters as for the twin.
 
     Raises
     ------
     SolverError
         If the columns are linearly dependent to rounding errors, however much they are regularised.
     """
-    n_train, n_coord = len(x), n_coordinates(tables.perm.shape[1], energies)
-    on_device_x, on_device_g = xp.asarray(x, dtype=xp.float64), xp.asarray(g, dtype=xp.float64)
+    n_train, n_coord = training.n_train, training.n_coord
+    here = replace(training, x=xp.asarray(training.x), g=xp.asarray(training.g))
     cols = Coordinates.from_lists(columns)
     k = cols.size
-    W = assemble_lower(x[points], g[points], tables, sig, cols, -1.0, energies=energies, xp=xp)
+    W = assemble_lower(training.part(points), cols, -1.0, xp=xp)
     factor = factor_with_jitter(W, lam, lambda matrix: cholesky(matrix, xp), xp)
     del W
 
@@ -100,9 +95,9 @@ def build(
     for first in range(0, n_train, step):
         piece = range(first, min(first + step, n_train))
         some, its_rows = slice(first, piece.stop), slice(first * n_coord, piece.stop * n_coord)
-        L = assemble_rows(on_device_x, on_device_g, tables, sig, piece, points, cols, -1.0, energies, xp=xp)
+        L = assemble_rows(here, piece, points, cols, -1.0, xp=xp)
         solve_right(factor, L, xp)
-        missed = assemble_diagonal(on_device_x[some], on_device_g[some], tables, sig, -1.0, energies, xp=xp)
+        missed = assemble_diagonal(here.part(some), -1.0, xp=xp)
         parts = xp.ascontiguousarray(L).reshape(len(piece), n_coord, k)
         del L
         roots[some] = inverse_roots(missed - xp.matmul(parts, parts.swapaxes(1, 2)), lam, xp)

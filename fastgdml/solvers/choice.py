@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from ..descriptor import Array
 from ..errors import InsufficientMemoryError, UsageError
-from ..group import GroupTables
 from ..progress import Callback, Step
-from .cg import (
-    STEPS,
-    STEPS_AT_MOST,
-    IterativeSolution,
-    IterativeSolver,
-    choose_n_columns,
-    closed_form_seconds,
-    expected_steps,
-    iteration_seconds,
-)
-from .machine import PROCESSOR, Machine
+from ..types import Array, IntArray
+from .cholesky import solve_closed_form
+from .cost import STEPS, STEPS_AT_MOST, closed_form_seconds, expected_steps, iteration_seconds
+from .equations import TrainingEquations
+from .iterative import IterativeSolution, IterativeSolver, choose_n_columns
+from .machine import Machine
 
 _log = logging.getLogger(__name__)
 
@@ -37,38 +31,6 @@ _SHARE_OF_MEMORY = 0.9
 _ADVANTAGE = 0.7
 # An iteration that takes this many times the most steps that were expected is given up for the closed form.
 _PATIENCE = 1.5
-
-
-@dataclass(frozen=True)
-class TrainingEquations:
-    """(-K + lam I) x = y of a task; the fields are the arguments of the solvers."""
-
-    R: Array
-    R_desc: Array
-    R_d_desc: Array
-    tables: GroupTables
-    sig: float
-    lam: float
-    y: Array
-    y_E: Array | None
-    periodic: bool
-    n_threads: int
-
-    @property
-    def energies(self) -> bool:
-        """Whether energies are constrained point by point."""
-        return self.y_E is not None
-
-    @property
-    def order(self) -> int:
-        """Order of the matrix of the closed form, without rigid motions."""
-        n_train, n_atoms = self.R.shape[:2]
-        return n_train * (max(3 * n_atoms - (3 if self.periodic else 6), 1) + int(self.energies))
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the keyword arguments that both solvers take."""
-        names = ("R", "R_desc", "R_d_desc", "tables", "sig", "lam", "y", "y_E", "periodic", "n_threads")
-        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -131,15 +93,45 @@ class Solution:
     entries: dict[str, Any] = field(default_factory=dict)
 
 
-def solve(
-    equations: TrainingEquations,
-    options: SolverOptions,
-    callback: Callback | None = None,
-    checkpoint: Callable[[Solution], None] | None = None,
-    monitor: Callable[[Solution], bool] | None = None,
-    machine: Machine = PROCESSOR,
-) -> Solution:
-    """Solve with the solver that is asked for; 'auto' takes the faster of those that fit the memory limit.
+@dataclass(frozen=True)
+class Plan:
+    """How equations are going to be solved, and why; ``str(plan)`` says it in a sentence. `run` carries it out.
+
+    Attributes
+    ----------
+    equations : TrainingEquations
+        The equations.
+    options : SolverOptions
+        What is asked for.
+    machine : Machine
+        Where.
+    reason : str
+        Why this solver.
+    iteration : IterativeSolver, optional
+        The iteration that is planned, without one the closed form.
+    columns : ndarray of int64
+        Columns of its preconditioner, in the point order.
+    patience : int, optional
+        Steps after which the iteration is given up for the closed form; None: never.
+    """
+
+    equations: TrainingEquations
+    options: SolverOptions
+    machine: Machine
+    reason: str
+    iteration: IterativeSolver | None = None
+    columns: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    patience: int | None = None
+
+    def __str__(self) -> str:
+        if self.iteration is None:
+            return f"Closed form: {self.reason}."
+        k, n = len(self.columns), self.iteration.n
+        return f"Iterative solver (conjugate gradients), {k} of {n} columns: {self.reason}."
+
+
+def choose(equations: TrainingEquations, options: SolverOptions, machine: Machine) -> Plan:
+    """Choose the solver: that which is asked for; 'auto' takes the faster of those that fit the memory limit.
 
     Parameters
     ----------
@@ -147,10 +139,6 @@ def solve(
         The equations.
     options : SolverOptions
         What is asked for.
-    callback : callable, optional
-        Progress; see `fastgdml.progress.Callback`.
-    checkpoint, monitor : callable, optional
-        See `IterativeSolver.solve`.
     machine : Machine
         Where to solve.
 
@@ -158,65 +146,93 @@ def solve(
     ------
     InsufficientMemoryError
         If the solver does not fit into the memory limit.
-    SolverError
-        If there is no solution.
     """
-    n_train, n_atoms = equations.R.shape[:2]
-    limit = machine.limit(options.max_memory)
-    needed = machine.closed_form_memory(
-        n_train, n_atoms, len(equations.tables.perm), equations.periodic, equations.energies
-    )
+    limit, needed = machine.limit(options.max_memory), machine.closed_form_memory(equations)
     fits = needed <= limit
     memory = f"the closed form needs {needed / 2**30:.3g} GB, the limit{machine.of_memory} is {limit / 2**30:.3g} GB"
     small = equations.order <= _SMALL_ORDER
     if options.solver == "closed" or (options.solver == "auto" and fits and (small or not machine.compares)):
         if not fits:
+            training = equations.training
             raise InsufficientMemoryError(
-                f"For {n_train} points of {n_atoms} atoms {memory}. Use the iterative solver (solver='cg', --solver "
-                "cg), fewer training points or a larger limit (max_memory, -m)."
+                f"For {training.n_train} points of {training.n_atoms} atoms {memory}. Use the iterative solver "
+                "(solver='cg', --solver cg), fewer training points or a larger limit (max_memory, -m)."
             )
         _log.info("Memory: %s.", memory)
         reason = f"the matrix is small, of order {equations.order}" if small else memory
-        return closed_form(equations, "asked for" if options.solver == "closed" else reason, callback, machine)
+        return Plan(equations, options, machine, "asked for" if options.solver == "closed" else reason)
 
-    iteration = IterativeSolver(**equations.arguments(), machine=machine)
-    room = _SHARE_OF_MEMORY * limit - iteration.fixed_memory()
-    columns = None
+    closed = Plan(equations, options, machine, memory)
+    iteration = IterativeSolver(equations, machine)
+    free_to_choose = options.solver == "auto" and fits
+    try:
+        columns = _columns(iteration, options, machine, _SHARE_OF_MEMORY * limit - iteration.fixed_memory())
+    except InsufficientMemoryError:
+        if not free_to_choose:
+            raise
+        return closed
+    planned = replace(closed, iteration=iteration, columns=columns)
+    if free_to_choose:
+        return _compared(planned, iteration)
+    return replace(planned, reason="asked for") if options.solver == "cg" else planned
+
+
+def _columns(iteration: IterativeSolver, options: SolverOptions, machine: Machine, room: float) -> IntArray:
+    """Return the columns of the preconditioner: those of an earlier run, if there are any and they fit into `room`."""
+    n_train, n_coord = iteration.n_train, iteration.n // iteration.n_train
     if options.columns is not None:
         columns = iteration.columns_from_sgdml(options.columns)
-        if machine.preconditioner_memory(n_train, iteration.n // n_train, len(columns)) > room:
-            _log.info("The %d columns of the earlier run do not fit into the memory limit.", len(columns))
-            columns = None
-    free_to_choose = options.solver == "auto" and fits
-    if columns is None:
-        try:
-            count = choose_n_columns(n_train, iteration.n // n_train, iteration.product, room, machine, options.tol)
-        except InsufficientMemoryError:
-            if not free_to_choose:
-                raise
-            return closed_form(equations, memory, callback, machine)
-        columns = iteration.choose_columns(count)
+        if machine.preconditioner_memory(n_train, n_coord, len(columns)) <= room:
+            return columns
+        _log.info("The %d columns of the earlier run do not fit into the memory limit.", len(columns))
+    count = choose_n_columns(n_train, n_coord, iteration.product, room, machine, options.tol)
+    return iteration.choose_columns(count)
 
-    max_iter, reason = options.max_iter, "asked for" if options.solver == "cg" else memory
-    if free_to_choose:
-        closed = closed_form_seconds(equations.order)
-        likely, worst = (
-            iteration_seconds(iteration.n, len(columns), iteration.product, steps=steps, tol=options.tol)
-            for steps in (STEPS, STEPS_AT_MOST)
-        )
-        reason = f"on two cores, closed form about {closed:.2g} s, iteration {likely:.2g} to {worst:.2g} s"
-        if worst > _ADVANTAGE * closed:
-            del iteration
-            return closed_form(equations, reason, callback, machine)
-        patience = int(_PATIENCE * expected_steps(iteration.n, len(columns), options.tol, STEPS_AT_MOST))
-        max_iter = patience if max_iter is None else min(max_iter, patience)
-    _log.info("Iterative solver (conjugate gradients), %d of %d columns: %s.", len(columns), iteration.n, reason)
+
+def _compared(planned: Plan, iteration: IterativeSolver) -> Plan:
+    """Return the plan of an iteration, or that of the closed form if it will not take much longer."""
+    n, k, rates, tol = iteration.n, len(planned.columns), planned.machine.rates, planned.options.tol
+    closed = closed_form_seconds(planned.equations.order, rates)
+    likely, worst = (iteration_seconds(n, k, iteration.product, rates, steps, tol) for steps in (STEPS, STEPS_AT_MOST))
+    reason = f"on two cores, closed form about {closed:.2g} s, iteration {likely:.2g} to {worst:.2g} s"
+    if worst > _ADVANTAGE * closed:
+        return Plan(planned.equations, planned.options, planned.machine, reason)
+    return replace(planned, reason=reason, patience=int(_PATIENCE * expected_steps(n, k, tol, STEPS_AT_MOST)))
+
+
+def run(
+    plan: Plan,
+    callback: Callback | None = None,
+    checkpoint: Callable[[Solution], None] | None = None,
+    monitor: Callable[[Solution], bool] | None = None,
+) -> Solution:
+    """Solve as planned. An iteration that takes longer than its plan allows gives way to the closed form.
+
+    Parameters
+    ----------
+    plan : Plan
+        From `choose`.
+    callback : callable, optional
+        Progress; see `fastgdml.progress.Callback`.
+    checkpoint, monitor : callable, optional
+        See `IterativeSolver.solve`.
+
+    Raises
+    ------
+    SolverError
+        If there is no solution.
+    """
+    _log.info("%s", plan)
+    if plan.iteration is None:
+        return _closed_form(plan, callback)
+    options, reason, limits = plan.options, plan.reason, (plan.options.max_iter, plan.patience)
+    max_iter = min((limit for limit in limits if limit is not None), default=None)
 
     def wrapped(found: IterativeSolution) -> Solution:
         return _iterative(found, reason, options.tol)
 
-    found = iteration.solve(
-        columns,
+    found = plan.iteration.solve(
+        plan.columns,
         options.tol,
         max_iter,
         options.start,
@@ -224,9 +240,11 @@ def solve(
         None if checkpoint is None else lambda found: checkpoint(wrapped(found)),
         None if monitor is None else lambda found: monitor(wrapped(found)),
     )
-    if free_to_choose and not found.converged and max_iter != options.max_iter and found.steps == max_iter:
+    if plan.patience is not None and not found.converged and max_iter != options.max_iter and found.steps == max_iter:
         _log.warning("The iteration takes longer than the closed form would: starting that instead.")
-        return closed_form(equations, f"{reason}; the iteration was slower", callback, machine)
+        closed = Plan(plan.equations, options, plan.machine, f"{reason}; the iteration was slower")
+        _log.info("%s", closed)
+        return _closed_form(closed, callback)
     if not found.converged:
         _log.warning(
             "The iteration stopped after %d steps with a relative residual of %.1e; %.0e was asked for. `resume` "
@@ -238,11 +256,7 @@ def solve(
     return wrapped(found)
 
 
-def closed_form(
-    equations: TrainingEquations, reason: str, callback: Callback | None = None, machine: Machine = PROCESSOR
-) -> Solution:
-    """Solve in closed form."""
-    _log.info("Closed form: %s.", reason)
+def _closed_form(plan: Plan, callback: Callback | None) -> Solution:
     assembling = Step(callback, "Assembling kernel matrix")
     solving: list[Step] = []
 
@@ -250,9 +264,9 @@ def closed_form(
         assembling.done()
         solving.append(Step(callback, "Solving linear system (Cholesky factorization)"))
 
-    found = machine.closed_form(**equations.arguments(), assembly_progress=assembling, on_solving=start_solving)
+    found = solve_closed_form(plan.equations, plan.machine, assembling, start_solving)
     solving[-1].done()
-    return Solution("analytic", reason, found.alphas_F, found.alphas_E, found.lam)
+    return Solution("analytic", plan.reason, found.alphas_F, found.alphas_E, found.lam)
 
 
 def _iterative(found: IterativeSolution, reason: str, tol: float) -> Solution:

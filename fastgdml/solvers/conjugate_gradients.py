@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..descriptor import Array
+from ..types import Array
 
 Operator = Callable[[Array], Array]
 

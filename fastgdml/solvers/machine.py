@@ -1,55 +1,60 @@
-"""What the solvers run on: the processor, or a device (`fastgdml.gpu.machine`)."""
+"""What the solvers run on: the processor (`processor`), or a device (`fastgdml.gpu.machine`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-import psutil
+import numpy.typing as npt
 
-from ..operator import KernelOperator
-from . import cholesky, preconditioner
+from ..kernel import Coordinates
+from ..training_set import TrainingSet
+from ..types import Array, IntArray, Progress
+from .cost import Rates
+from .equations import TrainingEquations
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What a machine does in a second; only the ratios matter for the choices that are made.
+class Operator(Protocol):
+    """The kernel matrix as a function: see `fastgdml.operator.KernelOperator`."""
 
-    They are fixed, those of two cores with AVX-512, and not measured on the spot: the same task has the same solution
-    wherever and whenever it is solved.
+    @property
+    def flops(self) -> float:
+        """Operations of one product."""
 
-    Attributes
-    ----------
-    blas : float
-        Operations of matrix products and factorisations.
-    kernels : float
-        Operations of products with the matrix-free kernel.
-    bytes : float
-        Bytes read from memory.
+    def __call__(self, v: Array) -> Array:
+        """Return K v, shape (n,), of v (n,): point by point, n_coord elements each."""
+
+
+class Factor(ABC):
+    """A Cholesky factor, in the memory of the machine that computed it.
+
+    It takes the place of its matrix, so that the memory of one is held as long as this object lives.
     """
 
-    blas: float = 90e9
-    kernels: float = 55e9
-    bytes: float = 15e9
+    @abstractmethod
+    def solve(self, rhs: Array) -> Array:
+        """Solve with the factored matrix.
+
+        Parameters
+        ----------
+        rhs : ndarray, shape (n,) or (n, k)
+            One right-hand side, or several as columns.
+
+        Returns
+        -------
+        ndarray
+            The solutions, in the shape of `rhs`.
+        """
 
 
-@dataclass(frozen=True)
-class Machine:
-    """The parts that solvers are made of. Functions have the arguments of their namesakes for the processor.
+class Machine(ABC):
+    """The parts that solvers are made of, on some hardware. Arguments and results lie on the host.
 
     Attributes
     ----------
     of_memory : str
         What messages add to "limit": nothing, or " of device memory".
-    limit : callable
-        Limit in GB that the caller gave, or None -> bytes that a solver may take.
-    closed_form, closed_form_memory : callable
-        As `cholesky.solve_closed_form` and `cholesky.memory_estimate`.
-    operator : callable
-        As `fastgdml.operator.KernelOperator`.
-    preconditioner, preconditioner_memory : callable
-        As `preconditioner.build` and `preconditioner.memory`.
     rates : Rates
         What the number of columns of the preconditioner follows from.
     compares : bool
@@ -57,28 +62,70 @@ class Machine:
     """
 
     of_memory: str
-    limit: Callable[[float | None], float]
-    closed_form: Callable[..., cholesky.ClosedFormSolution]
-    closed_form_memory: Callable[..., int]
-    operator: Callable[..., Any]
-    preconditioner: Callable[..., Any]
-    preconditioner_memory: Callable[[int, int, int], int]
     rates: Rates
     compares: bool
 
+    @abstractmethod
+    def limit(self, max_memory: float | None) -> float:
+        """Return the bytes that a solver may take, of a limit in GB (2**30 bytes); None: of what is free."""
 
-def _limit(max_memory: float | None) -> float:
-    return float(psutil.virtual_memory().available) if max_memory is None else max_memory * 2**30
+    # ---- closed form ------------------------------------------------------------------------------------------------
 
+    @abstractmethod
+    def factor(
+        self,
+        training: TrainingSet,
+        rows: Coordinates,
+        blocks: Array,
+        progress: Progress | None = None,
+        on_assembled: Callable[[], None] | None = None,
+    ) -> Factor | None:
+        """Assemble and factor -K_rr + blockdiag(blocks), K_rr the kernel matrix over chosen coordinates.
 
-PROCESSOR = Machine(
-    "",
-    _limit,
-    cholesky.solve_closed_form,
-    cholesky.memory_estimate,
-    KernelOperator,
-    preconditioner.build,
-    preconditioner.memory,
-    Rates(),
-    compares=True,
-)
+        Parameters
+        ----------
+        training : TrainingSet
+            What K is made of.
+        rows : Coordinates
+            The coordinates of each point that are rows and columns.
+        blocks : ndarray, shape (M, m, m)
+            What is added to the diagonal block of each point; blocks of fewer rows are padded.
+        progress : callable, optional
+            Called with (done, total) while the matrix is assembled.
+        on_assembled : callable, optional
+            Called once the matrix is there, before it is factored.
+
+        Returns
+        -------
+        Factor, or None if the matrix is not positive definite.
+
+        Raises
+        ------
+        InsufficientMemoryError
+            If the machine knows that the matrix does not fit.
+        """
+
+    @abstractmethod
+    def closed_form_memory(self, equations: TrainingEquations) -> int:
+        """Return the bytes that the closed form needs."""
+
+    # ---- iteration --------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def operator(self, training: TrainingSet) -> Operator:
+        """Return K as an operator."""
+
+    @abstractmethod
+    def preconditioner(
+        self,
+        training: TrainingSet,
+        lam: float,
+        points: IntArray,
+        columns: Sequence[npt.ArrayLike],
+        progress: Progress | None = None,
+    ) -> Callable[[Array], Array]:
+        """Return r -> P^-1 r, P nearly -K + lam I; arguments and errors as of `preconditioner.build`."""
+
+    @abstractmethod
+    def preconditioner_memory(self, n_train: int, n_coord: int, n_columns: int) -> int:
+        """Return the bytes that a preconditioner of `n_columns` columns needs while it is built."""

@@ -22,11 +22,11 @@ import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
 from .. import _core, lapack
-from ..descriptor import Array, IntArray
 from ..errors import SolverError
-from ..group import GroupTables
-from ..kernel import Coordinates, Progress, assemble_rows, assemble_selected
+from ..kernel import Coordinates, assemble_rows, assemble_selected
 from ..threads import resolve_n_threads
+from ..training_set import TrainingSet
+from ..types import Array, IntArray, Progress
 
 # Eigenvalues of a block below this fraction of its largest are raised to it: they belong to motions that the forces do
 # not see, or to rounding errors.
@@ -85,14 +85,10 @@ def memory(n_train: int, n_coord: int, n_columns: int) -> int:
 
 
 def build(
-    x: Array,
-    g: Array,
-    tables: GroupTables,
-    sig: float,
+    training: TrainingSet,
     lam: float,
     points: IntArray,
     columns: Sequence[npt.ArrayLike],
-    energies: bool = False,
     n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> Preconditioner:
@@ -100,18 +96,14 @@ def build(
 
     Parameters
     ----------
-    x, g : ndarray, shapes (M, D) and (M, D, 3)
-        Descriptors and compressed Jacobians of the training points.
-    tables : GroupTables
-        The permutation group.
-    sig, lam : float
-        Length scale and regularisation.
+    training : TrainingSet
+        What the kernel matrix is made of.
+    lam : float
+        Regularisation.
     points : ndarray of int, shape (m,)
         The inducing points, ascending.
     columns : sequence of array_like of int
         For each of them, the coordinates to take; those that rigid motions make redundant should be left out.
-    energies : bool
-        Whether points have 3 N + 1 coordinates, the last for the energy, instead of 3 N.
     n_threads : int, optional
         Number of threads; all by default.
     progress : callable, optional
@@ -126,14 +118,13 @@ def build(
     SolverError
         If the columns are linearly dependent to rounding errors, however much they are regularised.
     """
-    n_train = len(x)
+    n_train, n_coord = training.n_train, training.n_coord
     cols = Coordinates.from_lists(columns)
     k = cols.size
-    W = -assemble_selected(x[points], g[points], tables, sig, cols, n_threads)
+    W = -assemble_selected(training.part(points), cols, n_threads)
     factor = factor_with_jitter(W, lam, lambda matrix: lapack.cholesky_dense(matrix) == 0)
     del W
 
-    n_coord = 3 * tables.perm.shape[1] + int(energies)
     U = np.zeros((n_train * n_coord, -(-k // _PADDING) * _PADDING), dtype=np.float32)
     inner = np.zeros((k, k), order="F")
     np.fill_diagonal(inner, 1.0)
@@ -142,10 +133,10 @@ def build(
     pieces = [range(first, min(first + step, n_train)) for first in range(0, n_train, step)]
     blas = ThreadpoolController()
     for piece in pieces:
-        L = assemble_rows(x, g, tables, sig, piece, points, cols, n_threads, energies)
+        L = assemble_rows(training, piece, points, cols, n_threads)
         L *= -1.0
         lapack.solve_triangular_right(factor, L)
-        missed = _diagonal_blocks(x, g, tables, sig, piece, energies, n_threads)
+        missed = _diagonal_blocks(training.part(slice(piece.start, piece.stop)), n_threads)
         parts = np.ascontiguousarray(L).reshape(len(piece), n_coord, k)
         with blas.limit(limits=1, user_api="blas"):  # small matrices: threads would only wait
             root = inverse_roots(missed - np.matmul(parts, parts.swapaxes(1, 2)), lam)
@@ -195,17 +186,15 @@ def factor_with_jitter(W: Any, lam: float, cholesky: Callable[[Any], bool], xp: 
     )
 
 
-def _diagonal_blocks(
-    x: Array, g: Array, tables: GroupTables, sig: float, points: range, energies: bool, n_threads: int | None
-) -> Array:
-    """Return A_ii of a range of points, shape (len(points), q, q)."""
-    n_coord = 3 * tables.perm.shape[1] + int(energies)
-    blocks = np.empty((len(points), n_coord, n_coord))
-    for first in range(points.start, points.stop, 8):
-        some = slice(first, min(first + 8, points.stop))
-        rows = Coordinates.full(some.stop - some.start, n_coord)
-        K = assemble_selected(x[some], g[some], tables, sig, rows, n_threads)
-        for i in range(some.stop - some.start):
+def _diagonal_blocks(training: TrainingSet, n_threads: int | None) -> Array:
+    """Return A_ii of all points, shape (M, q, q)."""
+    n_train, n_coord = training.n_train, training.n_coord
+    blocks = np.empty((n_train, n_coord, n_coord))
+    for first in range(0, n_train, 8):
+        some = training.part(slice(first, first + 8))
+        rows = Coordinates.full(some.n_train, n_coord)
+        K = assemble_selected(some, rows, n_threads)
+        for i in range(some.n_train):
             part = slice(i * n_coord, (i + 1) * n_coord)
-            blocks[first - points.start + i] = -K[part, part]
+            blocks[first + i] = -K[part, part]
     return blocks

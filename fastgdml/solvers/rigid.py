@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..descriptor import Array, IntArray
 from ..kernel import Coordinates
+from ..types import Array, IntArray
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ and what mistakes are found)::
     kernel((n_blocks,), (256,), (array, np.int32(n), np.float64(sig)), shared_mem=4096)
 
     xp = cuda_on_host.host_cupy()                         # an array module that is not NumPy; its RawModule compiles so
-    K = fastgdml.gpu.kernel.assemble_lower(x, g, tables, sig, rows, xp=xp)    # all of the device's path
+    K = fastgdml.gpu.kernel.assemble_lower(training, rows, xp=xp)    # all of the device's path
     K.get()                                               # the NumPy array
 
 Arrays of `host_cupy` refuse what CuPy refuses: they do not mix with NumPy arrays and become none without get(). In

@@ -14,7 +14,6 @@ cupy = pytest.importorskip("cupy", reason="CuPy is not installed: these tests ne
 
 from fastgdml.backend import resolve_backend  # noqa: E402
 from fastgdml.cell import Cell  # noqa: E402
-from fastgdml.descriptor import from_R  # noqa: E402
 from fastgdml.errors import InsufficientMemoryError, UsageError  # noqa: E402
 from fastgdml.gpu import arrays  # noqa: E402
 from fastgdml.gpu import cholesky as gpu_cholesky  # noqa: E402
@@ -22,14 +21,18 @@ from fastgdml.gpu import descriptor as gpu_descriptor  # noqa: E402
 from fastgdml.gpu import kernel as gpu_kernel  # noqa: E402
 from fastgdml.gpu import operator as gpu_operator  # noqa: E402
 from fastgdml.gpu import preconditioner as gpu_preconditioner  # noqa: E402
+from fastgdml.gpu.machine import device  # noqa: E402
 from fastgdml.group import GroupTables  # noqa: E402
 from fastgdml.kernel import Coordinates, assemble_full  # noqa: E402
 from fastgdml.operator import KernelOperator  # noqa: E402
 from fastgdml.predict import GDMLPredict  # noqa: E402
 from fastgdml.solvers import preconditioner  # noqa: E402
 from fastgdml.solvers.cholesky import solve_closed_form  # noqa: E402
+from fastgdml.solvers.equations import TrainingEquations  # noqa: E402
+from fastgdml.solvers.processor import processor  # noqa: E402
 from fastgdml.solvers.rigid import drop_rigid_motions  # noqa: E402
 from fastgdml.train import GDMLTrain  # noqa: E402
+from fastgdml.training_set import TrainingSet  # noqa: E402
 
 
 def device_problem():
@@ -69,14 +72,13 @@ def test_rectangles_and_diagonal_blocks(group, energies):
 @pytest.mark.parametrize(("n_atoms", "n_train"), [(3, 40), (9, 30), (21, 9), (42, 5)])
 def test_kernel_equals_cpu(group, n_atoms, n_train, energies):
     R = random_molecules(n_train, n_atoms)
-    tables = GroupTables.from_perms(GROUPS[group](n_atoms))
-    x, g = from_R(R)
-    n_coord = 3 * n_atoms + energies
-    expected = assemble_full(x, g, tables, 10.0, energies=energies)
+    training = TrainingSet.from_R(R, GROUPS[group](n_atoms), 10.0, energies)
+    n_coord = training.n_coord
+    expected = assemble_full(training)
     steps = []
     rows = drop_rigid_motions(R, energies=energies).rows
     kept = np.repeat(np.arange(n_train) * n_coord, np.diff(rows.begin)) + rows.coord
-    K = gpu_kernel.assemble_lower(x, g, tables, 10.0, rows, -3.0, lambda *step: steps.append(step), energies, xp=cupy)
+    K = gpu_kernel.assemble_lower(training, rows, -3.0, lambda *step: steps.append(step), xp=cupy)
     assert K.flags.f_contiguous
     assert_close(np.tril(arrays.to_numpy(K)), -3.0 * np.tril(expected[np.ix_(kept, kept)]), 1e-13)
     assert steps[-1][0] == steps[-1][1]
@@ -85,20 +87,18 @@ def test_kernel_equals_cpu(group, n_atoms, n_train, energies):
 def test_kernel_equals_array_operations(monkeypatch):
     R = random_molecules(6, 5)
     x, g = gpu_descriptor.from_R(R, xp=cupy)
-    tables = GroupTables.from_perms(cyclic_group(5, 5))
+    training = TrainingSet(x, g, GroupTables.from_perms(cyclic_group(5, 5)), 4.0, True)
     rows = Coordinates.full(6, 16)
-    K = gpu_kernel.assemble_lower(x, g, tables, 4.0, rows, energies=True, xp=cupy)
+    K = gpu_kernel.assemble_lower(training, rows, xp=cupy)
     monkeypatch.setattr(gpu_kernel, "_with_cuda", gpu_kernel._with_arrays)
-    expected = gpu_kernel.assemble_lower(x, g, tables, 4.0, rows, energies=True, xp=cupy)
+    expected = gpu_kernel.assemble_lower(training, rows, xp=cupy)
     assert_close(cupy.tril(K), np.tril(arrays.to_numpy(expected)), 1e-13)
 
 
 @pytest.mark.parametrize("shared_memory", [1, 4000, 100_000])
 def test_kernel_with_any_chunk_of_permutations(shared_memory, monkeypatch):
     # One permutation at a time, a few, and more than 48 KB.
-    R = random_molecules(4, 30)
-    x, g = from_R(R)
-    tables = GroupTables.from_perms(cyclic_group(30, 30))
+    training = TrainingSet.from_R(random_molecules(4, 30), cyclic_group(30, 30), 10.0)
     monkeypatch.setattr(gpu_kernel, "_SHARED_MEMORY", shared_memory)
     if shared_memory > 48 * 1024:
         load = gpu_kernel.load_cuda
@@ -109,8 +109,8 @@ def test_kernel_with_any_chunk_of_permutations(shared_memory, monkeypatch):
             return kernel
 
         monkeypatch.setattr(gpu_kernel, "load_cuda", with_more_memory)
-    K = gpu_kernel.assemble_lower(x, g, tables, 10.0, Coordinates.full(4, 90), xp=cupy)
-    assert_close(np.tril(arrays.to_numpy(K)), np.tril(assemble_full(x, g, tables, 10.0)), 1e-13)
+    K = gpu_kernel.assemble_lower(training, Coordinates.full(4, 90), xp=cupy)
+    assert_close(np.tril(arrays.to_numpy(K)), np.tril(assemble_full(training)), 1e-13)
 
 
 def test_kernel_of_many_atoms():
@@ -118,10 +118,9 @@ def test_kernel_of_many_atoms():
     rng = np.random.default_rng(0)
     grid = np.stack(np.meshgrid(*[np.arange(8.0)] * 3, indexing="ij"), -1).reshape(-1, 3)[:430] * 1.4
     R = grid + rng.uniform(-0.3, 0.3, (2, *grid.shape))
-    x, g = from_R(R)
-    tables = GroupTables.from_perms([np.arange(430)])
-    K = gpu_kernel.assemble_lower(x, g, tables, 50.0, Coordinates.full(2, 1290), xp=cupy)
-    assert_close(np.tril(arrays.to_numpy(K)), np.tril(assemble_full(x, g, tables, 50.0)), 1e-13)
+    training = TrainingSet.from_R(R, [np.arange(430)], 50.0)
+    K = gpu_kernel.assemble_lower(training, Coordinates.full(2, 1290), xp=cupy)
+    assert_close(np.tril(arrays.to_numpy(K)), np.tril(assemble_full(training)), 1e-13)
 
 
 @pytest.mark.parametrize("block", [None, 64, 100, 299])
@@ -176,21 +175,19 @@ def test_what_does_not_fit_is_iterated(ethanol):
 @pytest.mark.parametrize("energies", [False, True])
 @pytest.mark.parametrize(("n_atoms", "n_train"), [(9, 200), (21, 60)])
 def test_operator_equals_cpu(n_atoms, n_train, energies):
-    x, g = from_R(random_molecules(n_train, n_atoms))
-    tables = GroupTables.from_perms(symmetric_group_of_three(n_atoms))
+    training = TrainingSet.from_R(random_molecules(n_train, n_atoms), symmetric_group_of_three(n_atoms), 10.0, energies)
     v = np.random.default_rng(0).normal(size=n_train * (3 * n_atoms + energies))
-    ours = gpu_operator.KernelOperator(x, g, tables, 10.0, energies, xp=cupy)(v)
-    assert_close(ours, KernelOperator(x, g, tables, 10.0, energies)(v), 1e-10)
+    ours = gpu_operator.KernelOperator(training, xp=cupy)(v)
+    assert_close(ours, KernelOperator(training)(v), 1e-10)
 
 
 @pytest.mark.parametrize("energies", [False, True])
 def test_preconditioner_equals_cpu(energies, monkeypatch):
     n_atoms, n_train = 9, 100
     q = 3 * n_atoms + energies
-    x, g = from_R(random_molecules(n_train, n_atoms))
-    tables = GroupTables.from_perms(symmetric_group_of_three(n_atoms))
+    training = TrainingSet.from_R(random_molecules(n_train, n_atoms), symmetric_group_of_three(n_atoms), 10.0, energies)
     points = np.arange(0, n_train, 3)
-    arguments = (x, g, tables, 10.0, 1e-8, points, [np.arange(k % 3, q - 6, 3) for k in points], energies)
+    arguments = (training, 1e-8, points, [np.arange(k % 3, q - 6, 3) for k in points])
     monkeypatch.setattr(gpu_preconditioner, "_PIECE_BYTES", 2**20)
     ours, theirs = gpu_preconditioner.build(*arguments, xp=cupy), preconditioner.build(*arguments)
     r = np.random.default_rng(0).normal(size=n_train * q)
@@ -199,21 +196,20 @@ def test_preconditioner_equals_cpu(energies, monkeypatch):
 
 def test_periodic_training_equals_cpu():
     R = random_molecules(30, 8)
-    x, g = from_R(R, CELL)
+    training = TrainingSet.from_R(R, symmetric_group_of_three(8), 5.0, cell=CELL)
     y = np.random.default_rng(0).normal(size=R.shape)
     y = (y - y.mean(axis=1, keepdims=True)).ravel()
-    arguments = (R, x, g, GroupTables.from_perms(symmetric_group_of_three(8)), 5.0, 1e-8, y, True)
-    ours, theirs = gpu_cholesky.solve_closed_form(*arguments, xp=cupy), solve_closed_form(*arguments)
+    equations = TrainingEquations(R, training, 1e-8, y, periodic=True)
+    ours, theirs = (solve_closed_form(equations, where) for where in (device(cupy), processor()))
     assert_close(ours.alphas_F, theirs.alphas_F, 1e-6)
 
 
 def test_lambda_is_raised_for_duplicates(caplog):
     R = random_molecules(5, 5)
     R[3] = R[1]
-    x, g = from_R(R)
-    tables = GroupTables.from_perms(symmetric_group_of_three(5))
+    training = TrainingSet.from_R(R, symmetric_group_of_three(5), 4.0)
     y = np.random.default_rng(0).normal(size=R.size)
-    assert gpu_cholesky.solve_closed_form(R, x, g, tables, 4.0, 0.0, y, xp=cupy).lam > 0
+    assert solve_closed_form(TrainingEquations(R, training, 0.0, y), device(cupy)).lam > 0
     assert "Training points 1 and 3 have the same geometry" in caplog.text
 
 
@@ -221,10 +217,10 @@ def test_too_large_a_matrix_is_refused_at_once():
     n_atoms = 200
     n_train = int((arrays.free_memory(cupy) / 8) ** 0.5 / (3 * n_atoms - 6)) + 2
     x, g = np.zeros((n_train, 19900)), np.zeros((n_train, 19900, 3))
-    tables = GroupTables.from_perms([np.arange(n_atoms)])
+    training = TrainingSet(x, g, GroupTables.from_perms([np.arange(n_atoms)]), 4.0)
     pool = cupy.get_default_memory_pool()
     used = pool.used_bytes()
     R = np.zeros((n_train, n_atoms, 3))
     with pytest.raises(InsufficientMemoryError, match=r"GB of device memory, .* are free"):
-        gpu_cholesky.solve_closed_form(R, x, g, tables, 4.0, 1e-10, np.zeros(R.size), xp=cupy)
+        device(cupy).factor(training, drop_rigid_motions(R).rows, np.zeros((n_train, 1, 1)))
     assert pool.used_bytes() == used

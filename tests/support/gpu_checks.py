@@ -1,15 +1,16 @@
 """Checks of the GPU backend for any array module: NumPy, the stand-in for CuPy, CuPy itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import reference as oracle
 
-from fastgdml import descriptor
 from fastgdml.cell import Cell
 from fastgdml.gpu import kernel as gpu_kernel
 from fastgdml.gpu.arrays import to_numpy
-from fastgdml.group import GroupTables
 from fastgdml.kernel import Coordinates, assemble_full, energies_last
 from fastgdml.solvers.rigid import drop_rigid_motions
+from fastgdml.training_set import TrainingSet
 from support.molecules import random_molecules
 
 
@@ -30,8 +31,7 @@ def oracle_matrix(R, perms, sig, energies):
 def check_assembly_with_oracle(perms, n_atoms, n_train, energies, xp):
     R = random_molecules(n_train, n_atoms)
     rows = Coordinates.full(n_train, 3 * n_atoms + energies)
-    x, g = descriptor.from_R(R)
-    K = gpu_kernel.assemble_lower(x, g, GroupTables.from_perms(perms), 4.0, rows, -2.0, energies=energies, xp=xp)
+    K = gpu_kernel.assemble_lower(TrainingSet.from_R(R, perms, 4.0, energies), rows, -2.0, xp=xp)
     assert K.flags.f_contiguous
     assert_close(np.tril(to_numpy(K)), np.tril(-2.0 * oracle_matrix(R, perms, 4.0, energies)), 1e-13)
 
@@ -40,11 +40,10 @@ def check_assembly(reference, xp):
     """Kept coordinates of real molecules, with energies and lattice where the case has them, against the processor."""
     R = reference["R_train"][:3]
     energies = "alphas_E" in reference
-    x, g = descriptor.from_R(R, Cell.of(reference))
-    tables = GroupTables.from_perms(reference["perms"])
-    expected = assemble_full(x, g, tables, float(reference["sig"]), energies=energies)
+    training = TrainingSet.from_R(R, reference["perms"], reference["sig"], energies, Cell.of(reference))
+    expected = assemble_full(training)
     rows = drop_rigid_motions(R, "lattice" in reference, energies).rows
-    K = gpu_kernel.assemble_lower(x, g, tables, float(reference["sig"]), rows, energies=energies, xp=xp)
+    K = gpu_kernel.assemble_lower(training, rows, xp=xp)
     kept = np.repeat(np.arange(3) * (3 * R.shape[1] + energies), np.diff(rows.begin)) + rows.coord
     assert_close(np.tril(to_numpy(K)), np.tril(expected[np.ix_(kept, kept)]), 1e-13)
 
@@ -52,14 +51,14 @@ def check_assembly(reference, xp):
 def check_rectangles_and_diagonal_blocks(perms, energies, xp):
     R = random_molecules(6, 5)
     q = 15 + energies
-    x, g = (xp.asarray(array) for array in descriptor.from_R(R))
-    tables = GroupTables.from_perms(perms)
+    training = TrainingSet.from_R(R, perms, 4.0, energies)
+    training = replace(training, x=xp.asarray(training.x), g=xp.asarray(training.g))
     K = oracle_matrix(R, perms, 4.0, energies)
     col_points, columns = np.array([1, 2, 5]), [[0, 7, q - 1], [3], [1, 2, 3, 14]]
     chosen = np.concatenate([p * q + np.array(c) for p, c in zip(col_points, columns, strict=True)])
     cols = Coordinates.from_lists(columns)
-    ours = gpu_kernel.assemble_rows(x, g, tables, 4.0, range(2, 6), col_points, cols, -1.0, energies, xp=xp)
+    ours = gpu_kernel.assemble_rows(training, range(2, 6), col_points, cols, -1.0, xp=xp)
     assert ours.flags.f_contiguous
     assert_close(ours, -K[2 * q :, chosen], 1e-13)
-    diagonal = gpu_kernel.assemble_diagonal(x, g, tables, 4.0, 3.0, energies, xp=xp)
+    diagonal = gpu_kernel.assemble_diagonal(training, 3.0, xp=xp)
     assert_close(diagonal, 3.0 * K.reshape(6, q, 6, q)[np.arange(6), :, np.arange(6)], 1e-13)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from fastgdml.cell import Cell
-from fastgdml.descriptor import Array, IntArray, from_R, n_atoms_of, n_pairs, pair_permutation
+from fastgdml.descriptor import from_R, n_atoms_of, n_pairs, pair_permutation
+from fastgdml.types import Array, IntArray
 
 Lattice = tuple[Array, Array] | None  # vectors as columns, and their inverse
 

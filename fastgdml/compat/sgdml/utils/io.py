@@ -12,11 +12,11 @@ import numpy as np
 from fastgdml.cli.parser import int_or_range
 from fastgdml.compat.sgdml.utils import ui
 from fastgdml.dataset import dataset_md5, resolve_dataset, text
-from fastgdml.descriptor import Array, IntArray
 from fastgdml.elements import SYMBOLS
 from fastgdml.errors import DataError, FastGDMLError, FileFormatError
 from fastgdml.exchange import to_sgdml
 from fastgdml.npz import load_npz, replacing
+from fastgdml.types import Array, IntArray
 
 __all__ = [
     "dataset_md5",

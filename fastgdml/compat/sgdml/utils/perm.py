@@ -7,9 +7,9 @@ import numpy as np
 
 from fastgdml import permutations
 from fastgdml.cell import Cell
-from fastgdml.descriptor import Array, IntArray
 from fastgdml.permutations import salvage_subgroup
 from fastgdml.progress import Step
+from fastgdml.types import Array, IntArray
 
 __all__ = ["complete_sym_group", "find_perms", "inv_perm", "salvage_subgroup", "to_cycles"]
 

@@ -1,7 +1,7 @@
 """Iterative training: conjugate gradients on the matrix-free kernel, preconditioned by columns of some training points.
 
 It needs memory for k columns of the kernel matrix instead of all n, and less time than the closed form for large
-training sets. How many columns, and which solver is faster, follows from a model of cost (see `machine.Rates`).
+training sets. How many columns, and which solver is faster, follows from a model of cost (`cost`).
 """
 
 from __future__ import annotations
@@ -14,18 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from ..descriptor import Array, IntArray
 from ..errors import InsufficientMemoryError, SolverError
-from ..group import GroupTables
 from ..progress import Callback, Step
-from ..threads import resolve_n_threads
+from ..types import Array, IntArray
 from .conjugate_gradients import iterate
-from .machine import PROCESSOR, Machine, Rates
+from .cost import iteration_seconds
+from .equations import TrainingEquations
+from .machine import Machine
 from .rigid import drop_rigid_motions, remove_rigid_motions
 
-# Steps to a residual of 1e-4 are about this times n / k: 10 for ethanol, 45 to 60 for aspirin.
-STEPS = 30.0
-STEPS_AT_MOST = 60.0
 # Shares of the columns that are considered.
 _SHARES = np.geomspace(1 / 400, 1 / 3, 24)
 # Of each inducing point a quarter of the coordinates is taken, of four times as many points: fewer steps for the same
@@ -74,27 +71,8 @@ class IterativeSolution:
     converged: bool
 
 
-def closed_form_seconds(n: int, rates: Rates = PROCESSOR.rates) -> float:
-    """Return the time that the factorisation of a matrix of order n will take."""
-    return n**3 / 3 / rates.blas
-
-
-def expected_steps(n: int, k: int, tol: float, steps: float = STEPS) -> float:
-    """Return the number of steps to the tolerance with k of n columns."""
-    return steps * n / k * max(np.log10(1 / tol) / 4, 0.25)
-
-
-def iteration_seconds(
-    n: int, k: int, product: float, rates: Rates = PROCESSOR.rates, steps: float = STEPS, tol: float = 1e-4
-) -> float:
-    """Return the time that the iterative solver will take with k of n columns; a product K v takes `product` flops."""
-    build = (2.0 * n * k**2 + k**3) / rates.blas
-    step = product / rates.kernels + (2 * 4.0 * n * k + 2 * 8.0 * k**2) / rates.bytes
-    return float(build + expected_steps(n, k, tol, steps) * step)
-
-
 def choose_n_columns(
-    n_train: int, n_coord: int, product: float, max_bytes: float, machine: Machine = PROCESSOR, tol: float = 1e-4
+    n_train: int, n_coord: int, product: float, max_bytes: float, machine: Machine, tol: float = 1e-4
 ) -> int:
     """Return the number of columns that makes the iterative solver fastest within `max_bytes`.
 
@@ -122,52 +100,29 @@ class IterativeSolver:
 
     Parameters
     ----------
-    R : ndarray, shape (M, N, 3)
-        Training geometries.
-    R_desc, R_d_desc : ndarray, shapes (M, D) and (M, D, 3)
-        Their descriptors and compressed Jacobians.
-    tables : GroupTables
-        The permutation group.
-    sig, lam : float
-        Length scale and regularisation.
-    y : ndarray, shape (3 N M,)
-        Scaled forces.
-    periodic : bool
-        Whether the descriptors were made with a lattice.
-    n_threads : int, optional
-        Number of threads, also of BLAS; all by default.
-    y_E : ndarray, shape (M,), optional
-        Scaled negative energies, to constrain energies point by point.
+    equations : TrainingEquations
+        The equations.
     machine : Machine
         Where K v and the preconditioner are computed. Vectors stay on the host: a step moves 4 n numbers, nothing
         beside the product.
+
+    Attributes
+    ----------
+    operator : Operator
+        v -> K v, without K.
+    n_train : int
+        Number of training points.
     """
 
-    def __init__(
-        self,
-        R: Array,
-        R_desc: Array,
-        R_d_desc: Array,
-        tables: GroupTables,
-        sig: float,
-        lam: float,
-        y: Array,
-        periodic: bool = False,
-        n_threads: int | None = None,
-        y_E: Array | None = None,
-        machine: Machine = PROCESSOR,
-    ) -> None:
-        self._machine = machine
-        self._x, self._g, self._tables, self._sig, self._lam = R_desc, R_d_desc, tables, sig, lam
-        self._n_threads = resolve_n_threads(n_threads)
-        self._energies = y_E is not None
-        self._n_train, self._n_force = len(R), 3 * R.shape[1]
-        self._n_coord = self._n_force + int(self._energies)
-        labels = remove_rigid_motions(R, y, periodic).reshape(len(R), -1)
-        self._y = (labels if y_E is None else np.column_stack([labels, y_E])).ravel()
+    def __init__(self, equations: TrainingEquations, machine: Machine) -> None:
+        self._equations, self._machine, self._lam = equations, machine, equations.lam
+        training = self._training = equations.training
+        self.n_train, self._n_force, self._n_coord = training.n_train, 3 * training.n_atoms, training.n_coord
+        forces = remove_rigid_motions(equations.R, equations.y, equations.periodic)
+        self._y = equations.by_point(forces, equations.y_E).ravel()
         with threadpool_limits(limits=1, user_api="blas"):
-            self._kept = drop_rigid_motions(R, periodic, self._energies).kept
-        self._K = machine.operator(R_desc, R_d_desc, tables, sig, self._energies, self._n_threads)
+            self._kept = drop_rigid_motions(equations.R, equations.periodic, training.energies).kept
+        self.operator = machine.operator(training)
 
     @property
     def n(self) -> int:
@@ -177,14 +132,14 @@ class IterativeSolver:
     @property
     def product(self) -> float:
         """Operations of one product K v."""
-        return float(self._K.flops)
+        return float(self.operator.flops)
 
     def fixed_memory(self) -> int:
         """Return the bytes that are needed whatever the number of columns.
 
         Descriptors, Jacobians, tiles, vectors, and what rigid motions are removed with.
         """
-        return 8 * (6 * self._x.size + 12 * self.n + 6 * self.n * self._n_coord)
+        return 8 * (6 * self._training.x.size + 12 * self.n + 6 * self.n * self._n_coord)
 
     def choose_columns(self, n_columns: int) -> IntArray:
         """Return about `n_columns` columns, a quarter of the coordinates of randomly chosen points, in the point order.
@@ -193,9 +148,9 @@ class IterativeSolver:
         """
         rng = np.random.default_rng(0)
         per_point = max(1, len(self._kept[0]) // _COORDINATE_SHARE)
-        n_points = min(self._n_train, max(1, round(n_columns / per_point)))
+        n_points = min(self.n_train, max(1, round(n_columns / per_point)))
         per_point = max(1, min(n_columns // n_points, len(self._kept[0])))
-        points = np.sort(rng.choice(self._n_train, n_points, replace=False))
+        points = np.sort(rng.choice(self.n_train, n_points, replace=False))
         chosen = [np.sort(rng.choice(self._kept[i], min(per_point, len(self._kept[i])), replace=False)) for i in points]
         return np.concatenate([i * self._n_coord + kept for i, kept in zip(points, chosen, strict=True)])
 
@@ -241,26 +196,13 @@ class IterativeSolver:
         max_iter = 10 * self.n if max_iter is None else max_iter
         points, begin = np.unique(columns // self._n_coord, return_index=True)
         building = Step(callback, f"Building preconditioner ({len(columns)} of {self.n} columns)")
-        with threadpool_limits(limits=self._n_threads, user_api="blas"):
-            P = self._machine.preconditioner(
-                self._x,
-                self._g,
-                self._tables,
-                self._sig,
-                self._lam,
-                points,
-                np.split(columns % self._n_coord, begin[1:]),
-                self._energies,
-                self._n_threads,
-                building,
-            )
+        coordinates = np.split(columns % self._n_coord, begin[1:])
+        P = self._machine.preconditioner(self._training, self._lam, points, coordinates, building)
         building.done()
 
         def solution(x: Array, residual: float, converged: bool = False) -> IterativeSolution:
-            alphas = -x.reshape(self._n_train, -1)
             return IterativeSolution(
-                alphas[:, : self._n_force].ravel(),
-                alphas[:, self._n_force].copy() if self._energies else None,
+                *self._equations.split(-x.reshape(self.n_train, -1)),
                 self._lam,
                 earlier + iterate_now.step,
                 iterate_now.step,
@@ -276,7 +218,7 @@ class IterativeSolver:
         saved = began = time.perf_counter()
         first = None
         with threadpool_limits(limits=1, user_api="blas"):  # the products are ours; BLAS would only get in the way
-            iterates = iterate(lambda v: self._lam * v - self._K(v), P, self._y, x0)
+            iterates = iterate(lambda v: self._lam * v - self.operator(v), P, self._y, x0)
             iterate_now = next(iterates)
             # The residual may rise before it falls; a run that is cut short returns the best iterate.
             best_x, best_residual = iterate_now.x.copy(), iterate_now.residual
@@ -316,20 +258,20 @@ class IterativeSolver:
         if start is None:
             return None, 0
         alphas_F, alphas_E, iterations = start
-        parts = np.asarray(alphas_F, dtype=np.float64).reshape(self._n_train, -1)
-        if self._energies:
-            parts = np.column_stack([parts, np.zeros(self._n_train) if alphas_E is None else np.asarray(alphas_E)])
-        return -parts.ravel(), iterations
+        if self._training.energies:
+            alphas_E = np.zeros(self.n_train) if alphas_E is None else np.asarray(alphas_E)
+        alphas = self._equations.by_point(np.asarray(alphas_F, dtype=np.float64), alphas_E)
+        return -alphas.ravel(), iterations
 
     def _in_order_of_sgdml(self, columns: IntArray) -> IntArray:
         points, coordinates = columns // self._n_coord, columns % self._n_coord
-        last = self._n_train * self._n_force + points
+        last = self.n_train * self._n_force + points
         return np.where(coordinates < self._n_force, points * self._n_force + coordinates, last)
 
     def columns_from_sgdml(self, columns: npt.ArrayLike) -> IntArray:
         """Return columns in the point order, ascending, of columns in sgdml's order."""
         columns = np.unique(np.asarray(columns, dtype=np.int64))
-        n_forces = self._n_train * self._n_force
+        n_forces = self.n_train * self._n_force
         forces = columns[columns < n_forces]
         energies = columns[columns >= n_forces] - n_forces
         return np.sort(

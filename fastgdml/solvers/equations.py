@@ -1,0 +1,55 @@
+"""The training equations of a task: (-K + lambda I) x = y, alpha = -x."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..training_set import TrainingSet
+from ..types import Array
+
+
+@dataclass(frozen=True)
+class TrainingEquations:
+    """What the solvers solve.
+
+    Attributes
+    ----------
+    R : ndarray, shape (M, N, 3)
+        Training geometries, whose rigid motions are removed from the equations.
+    training : TrainingSet
+        What K is made of.
+    lam : float
+        Regularisation.
+    y : ndarray, shape (3 N M,)
+        Scaled forces.
+    y_E : ndarray, shape (M,), or None
+        Scaled negative energies, if `training` has them as coordinates.
+    periodic : bool
+        Whether the descriptors were made with a lattice: only translations are rigid motions then.
+    """
+
+    R: Array
+    training: TrainingSet
+    lam: float
+    y: Array
+    y_E: Array | None = None
+    periodic: bool = False
+
+    @property
+    def order(self) -> int:
+        """Order of the matrix of the closed form, without rigid motions."""
+        n_rigid = 3 if self.periodic else 6
+        n_kept = max(3 * self.training.n_atoms - n_rigid, 1) + int(self.training.energies)
+        return self.training.n_train * n_kept
+
+    def by_point(self, y: Array, y_E: Array | None) -> Array:
+        """Return forces (3 N M,) and energies (M,) or None as one array, shape (M, n_coord)."""
+        parts = y.reshape(self.training.n_train, -1)
+        return parts if y_E is None else np.column_stack([parts, y_E])
+
+    def split(self, by_point: Array) -> tuple[Array, Array | None]:
+        """Return the parts of an array (M, n_coord): forces (3 N M,), and energies (M,) or None."""
+        n_forces = 3 * self.training.n_atoms
+        return by_point[:, :n_forces].ravel(), by_point[:, n_forces].copy() if self.training.energies else None

@@ -1,0 +1,112 @@
+"""The processor as what the solvers run on: packed matrices, the matrix-free kernel, threads of both and of BLAS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+from threadpoolctl import threadpool_limits
+
+from .. import lapack
+from ..kernel import Coordinates, assemble_packed, packed_size
+from ..operator import KernelOperator
+from ..threads import resolve_n_threads
+from ..training_set import TrainingSet
+from ..types import Array, IntArray, Progress
+from . import preconditioner
+from .cost import Rates
+from .equations import TrainingEquations
+from .machine import Factor, Machine
+
+
+def processor(n_threads: int | None = None) -> Machine:
+    """Return the processor, of which `n_threads` threads are used; all by default."""
+    return Processor(resolve_n_threads(n_threads))
+
+
+def memory_estimate(
+    n_train: int, n_atoms: int, n_perms: int = 1, periodic: bool = False, energies: bool = False
+) -> int:
+    """Return the bytes that the closed form needs: the packed matrix, descriptors and blocks of the reduction."""
+    n_kept = max(3 * n_atoms - (3 if periodic else 6), 1) + int(energies)
+    n_desc = n_atoms * (n_atoms - 1) // 2
+    matrix = packed_size(n_train * n_kept)
+    blocks = 2 * n_train * n_kept**2
+    descriptors = 6 * n_train * n_desc
+    scratch = 8 * (24 * n_atoms**2 + 6 * n_perms * n_atoms + 9 * n_atoms)
+    group = 5 * n_perms * n_atoms**2  # index tables: they count for groups of thousands
+    return 8 * (matrix + blocks + descriptors + scratch + group)
+
+
+class PackedFactor(Factor):
+    """A Cholesky factor in rectangular full packed storage."""
+
+    def __init__(self, packed: Array, n: int, n_threads: int) -> None:
+        self._packed, self._n, self._n_threads = packed, n, n_threads
+
+    def solve(self, rhs: Array) -> Array:
+        """Return the solution of one right-hand side (n,) or of several (n, k)."""
+        columns = rhs.ravel("F").copy()
+        with threadpool_limits(limits=self._n_threads, user_api="blas"):
+            lapack.solve(self._packed, self._n, columns)
+        return columns.reshape(rhs.shape, order="F")
+
+
+class Processor(Machine):
+    """The processor, with a number of threads."""
+
+    of_memory = ""
+    rates = Rates()
+    compares = True
+
+    def __init__(self, n_threads: int) -> None:
+        self._n_threads = n_threads
+
+    def limit(self, max_memory: float | None) -> float:
+        """Return the limit given, without one the memory that is available now, in bytes."""
+        return float(psutil.virtual_memory().available) if max_memory is None else max_memory * 2**30
+
+    def factor(
+        self,
+        training: TrainingSet,
+        rows: Coordinates,
+        blocks: Array,
+        progress: Progress | None = None,
+        on_assembled: Callable[[], None] | None = None,
+    ) -> Factor | None:
+        """Assemble and factor in place, in packed storage: half the memory of the square matrix."""
+        matrix = assemble_packed(training, rows, -1.0, self._n_threads, progress)
+        if on_assembled is not None:
+            on_assembled()
+        lapack.add_blocks(matrix, rows.size, rows.begin, np.ascontiguousarray(blocks))
+        with threadpool_limits(limits=self._n_threads, user_api="blas"):
+            info = lapack.cholesky(matrix, rows.size)
+        return PackedFactor(matrix, rows.size, self._n_threads) if info == 0 else None
+
+    def closed_form_memory(self, equations: TrainingEquations) -> int:
+        """Return the bytes that the closed form needs; see `memory_estimate`."""
+        training = equations.training
+        sizes = (training.n_train, training.n_atoms, training.n_perms)
+        return memory_estimate(*sizes, equations.periodic, training.energies)
+
+    def operator(self, training: TrainingSet) -> KernelOperator:
+        """Return the matrix-free kernel."""
+        return KernelOperator(training, self._n_threads)
+
+    def preconditioner(
+        self,
+        training: TrainingSet,
+        lam: float,
+        points: IntArray,
+        columns: Sequence[npt.ArrayLike],
+        progress: Progress | None = None,
+    ) -> preconditioner.Preconditioner:
+        """Build the preconditioner."""
+        with threadpool_limits(limits=self._n_threads, user_api="blas"):
+            return preconditioner.build(training, lam, points, columns, self._n_threads, progress)
+
+    def preconditioner_memory(self, n_train: int, n_coord: int, n_columns: int) -> int:
+        """Return the bytes that a preconditioner needs while it is built."""
+        return preconditioner.memory(n_train, n_coord, n_columns)
