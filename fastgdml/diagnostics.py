@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .descriptor import pair_permutation
-from .types import Array, IntArray
+from .types import Array, IntArray, Integers
 
 # Descriptors that differ by less than this fraction belong to the same geometry.
 _SAME_GEOMETRY = 1e-9
@@ -128,7 +128,7 @@ def check_duplicates(
     R_desc: Array,
     F: Array | None = None,
     perms: npt.ArrayLike | None = None,
-    idxs: Sequence[int] | IntArray | None = None,
+    idxs: Sequence[int] | Integers | None = None,
 ) -> list[Finding]:
     """Look for training points with the same geometry. They make the kernel matrix singular.
 

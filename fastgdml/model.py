@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from .cell import Cell
-from .descriptor import n_pairs, perms_from_lin
+from ._version import __version__
+from .cell import Cell, image_rule_of
+from .descriptor import jacobian_dot, n_pairs, perms_from_lin
 from .errors import DataError
 from .npz import load_npz, save_npz
 from .task import require_type
+from .types import Array, IntArray
 
 Model = dict[str, Any]
 
@@ -119,3 +121,53 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
 def is_validated(model: Mapping[str, Any]) -> bool:
     """Return whether the expected errors of a model are known."""
     return bool(np.isfinite(model["f_err_mae"]) and np.isfinite(model["f_err_rmse"]))
+
+
+def new_model(
+    task: Mapping[str, Any],
+    solver: str,
+    R_desc: Array,
+    R_d_desc: Array,
+    tril_perms_lin: IntArray,
+    std: float,
+    alphas_F: Array,
+    alphas_E: Array | None = None,
+) -> Model:
+    """Return the model of a task and its coefficients; see `fastgdml.train.GDMLTrain.create_model`."""
+    model: Model = {
+        "type": "m",
+        "schema": SCHEMA,
+        "code_version": __version__,
+        "dataset_name": task["dataset_name"],
+        "dataset_theory": task["dataset_theory"],
+        "solver_name": solver,
+        "z": task["z"],
+        "idxs_train": task["idxs_train"],
+        "md5_train": task["md5_train"],
+        "idxs_valid": task["idxs_valid"],
+        "md5_valid": task["md5_valid"],
+        "n_test": 0,
+        "md5_test": b"",
+        "f_err_mae": np.nan,
+        "f_err_rmse": np.nan,
+        "R_desc": R_desc.T,
+        "R_d_desc_alpha": jacobian_dot(R_d_desc, alphas_F.reshape(len(R_desc), -1)),
+        "c": 0.0,
+        "std": std,
+        "sig": task["sig"],
+        "lam": task["lam"],
+        "alphas_F": alphas_F,
+        "perms": task["perms"],
+        "tril_perms_lin": tril_perms_lin,
+        "use_E": task["use_E"],
+    }
+    if task["use_E"]:
+        model["e_err_mae"] = model["e_err_rmse"] = np.nan
+        if alphas_E is not None:
+            model["alphas_E"] = alphas_E
+    for key in ("lattice", "r_unit", "e_unit", "seed"):
+        if key in task:
+            model[key] = task[key]
+    if "lattice" in task:
+        model["image_rule"] = image_rule_of(task)
+    return model

@@ -1,11 +1,15 @@
-"""Training tasks: what to train on and with which parameters. A task file is an npz archive with sgdml's keys."""
+"""Training tasks: what to train on and with which parameters.
+
+A task is a dict with sgdml's keys, which `Task` lists; a task file is an npz archive of the same.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
@@ -13,24 +17,120 @@ from .cell import Cell
 from .dataset import text
 from .errors import DataError, FileFormatError
 from .npz import load_npz, save_npz
+from .types import Array, Flag, Integers, Number, Text
 
-Task = dict[str, Any]
 
-_REQUIRED = (
-    "z",
-    "R_train",
-    "F_train",
-    "idxs_train",
-    "md5_train",
-    "idxs_valid",
-    "md5_valid",
-    "sig",
-    "lam",
-    "use_E",
-    "use_E_cstr",
-    "use_sym",
-    "perms",
-)
+class _Needed(TypedDict):
+    """What every task has. M training points of N atoms, P permutations."""
+
+    z: Integers  # (N,) atomic numbers
+    R_train: Array  # (M, N, 3) training geometries
+    F_train: Array  # (M, N, 3) their forces, the negative gradient of the energy
+    idxs_train: Integers  # (M,) training points, by their numbers in the dataset
+    md5_train: Text  # fingerprint of that dataset
+    idxs_valid: Integers  # validation points
+    md5_valid: Text  # fingerprint of their dataset
+    sig: Number  # length scale sigma of the kernel
+    lam: Number  # regularisation lambda
+    use_E: Flag  # whether energies are fitted
+    use_E_cstr: Flag  # whether they are constrained point by point, instead of fitting their common offset
+    use_sym: Flag  # whether permutations are used (sGDML), or the identity alone (GDML)
+    perms: Integers  # (P, N) permutations of atoms
+
+
+class Task(_Needed, total=False):
+    """Keys of a task. Others are kept as they are."""
+
+    E_train: Array  # (M,) energies of the training points; needed with use_E
+    lattice: Array  # (3, 3) or (M, 3, 3) lattice vectors as columns, for all training points or for each
+    image_rule: Text  # "minimum" or "rounding": which image of a neighbour counts; see `fastgdml.cell`
+    r_unit: Text  # unit of length
+    e_unit: Text  # unit of energy
+    type: Text  # "t"
+    code_version: Text  # version of the program that made the task
+    dataset_name: Text  # name of the dataset
+    dataset_theory: Text  # its level of theory
+    seed: Number  # of the draw of points
+    tried_training: Flag  # whether a search began to train it
+    alphas0_F: Array  # (3 N M,) coefficients that a resumed training starts from
+    alphas0_E: Array  # (M,) those of energy constraints
+    solver_iters: Number  # steps that led to them
+    inducing_pts_idxs: Integers  # columns of the preconditioner of the earlier run, in sgdml's order of rows
+
+
+_REQUIRED = tuple(_Needed.__annotations__)
+
+
+@dataclass(frozen=True)
+class TaskArrays:
+    """A task as training needs it: arrays and numbers of one type each, read from the entries once.
+
+    Attributes
+    ----------
+    R, F : ndarray, shape (M, N, 3)
+        Training geometries and forces.
+    E : ndarray, shape (M,), or None
+        Energies, if they are fitted.
+    perms : ndarray of int, shape (P, N)
+        Permutations of atoms.
+    idxs : ndarray of int, shape (M,)
+        Numbers of the training points in their dataset.
+    sig, lam : float
+        Length scale and regularisation.
+    constrain_E : bool
+        Whether energies are constrained point by point.
+    cell : Cell or None
+        The cell; None for a molecule.
+    start : tuple or None
+        alphas_F, alphas_E and number of steps of an earlier run.
+    columns : ndarray of int, or None
+        Columns of the preconditioner of an earlier run, in sgdml's order.
+    """
+
+    R: Array
+    F: Array
+    E: Array | None
+    perms: Integers
+    idxs: Integers
+    sig: float
+    lam: float
+    constrain_E: bool
+    cell: Cell | None
+    start: tuple[Array, Array | None, int] | None
+    columns: Integers | None
+
+    @property
+    def fits_constant(self) -> bool:
+        """Whether energies decide the integration constant alone, after the forces were fitted."""
+        return self.E is not None and not self.constrain_E
+
+    @classmethod
+    def of(cls, task: Mapping[str, Any], source: str = "task") -> TaskArrays:
+        """Take the arrays of a task as `GDMLTrain.create_task` makes it, or a file holds it.
+
+        Raises
+        ------
+        DataError
+            If arrays are missing or contradict each other; see `check_task`.
+        """
+        check_task(task, source)
+        start, columns = None, None
+        if "alphas0_F" in task:
+            start = (task["alphas0_F"], task.get("alphas0_E"), int(task.get("solver_iters", 0)))
+            columns = task.get("inducing_pts_idxs")
+        return cls(
+            R=np.asarray(task["R_train"], dtype=np.float64),
+            F=np.asarray(task["F_train"], dtype=np.float64),
+            E=np.asarray(task["E_train"], dtype=np.float64).ravel() if task["use_E"] else None,
+            perms=np.atleast_2d(task["perms"]),
+            idxs=np.asarray(task["idxs_train"]),
+            sig=float(task["sig"]),
+            lam=float(task["lam"]),
+            constrain_E=bool(task["use_E_cstr"]),
+            cell=Cell.of(task),
+            start=start,
+            columns=columns,
+        )
 
 
 def load_task(path: str | os.PathLike[str]) -> Task:
@@ -41,10 +141,10 @@ def load_task(path: str | os.PathLike[str]) -> Task:
     FileFormatError
         If the file is missing, damaged or no task.
     """
-    task = load_npz(path)
-    require_type(task, "t", "task", path)
-    check_task(task, str(path))
-    return task
+    entries = load_npz(path)
+    require_type(entries, "t", "task", path)
+    check_task(entries, str(path))
+    return cast(Task, entries)
 
 
 def save_task(path: str | os.PathLike[str], task: Mapping[str, Any]) -> None:

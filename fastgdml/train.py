@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ._version import __version__
 from .backend import array_module, resolve_backend
-from .cell import Cell, check_image_rule, image_rule_of
-from .dataset import check_dataset, check_same_system, dataset_md5, lattice_of, same_fingerprint, text
-from .descriptor import from_R, jacobian_dot, tril_perms_lin
+from .cell import Cell
+from .descriptor import from_R, tril_perms_lin
 from .diagnostics import Finding, check_duplicates, check_energies, check_linearity, check_solution
-from .errors import DataError, InsufficientMemoryError, UsageError
-from .group import GroupTables, check_perms
+from .early_stop import EarlyStop
+from .errors import InsufficientMemoryError
+from .group import GroupTables
+from .labels import Labels
 from .legacy import _assemble_kernel_mat_wkr, _share_array, glob, kernel_matrix  # noqa: F401 (old names of sgdml.train)
-from .model import SCHEMA, Model
-from .permutations import MAX_GROUP_SIZE, find_perms
+from .model import Model, new_model
+from .permutations import MAX_GROUP_SIZE
 from .predict import GDMLPredict
 from .progress import Callback, Step
-from .sampling import draw_stratified, draw_uniform, generator
+from .sampling import draw_stratified, generator
 from .solvers.choice import Solution, SolverOptions, choose, run
 from .solvers.equations import TrainingEquations
 from .solvers.processor import processor
-from .task import Task, check_task
+from .task import Task, TaskArrays
+from .task_creation import TaskOptions, create_task, task_of_model
 from .threads import resolve_n_threads
 from .training_set import TrainingSet
 from .types import Array, IntArray
 
 _log = logging.getLogger(__name__)
-
-# Geometries used for the symmetry search, as in sgdml.
-_MAX_SYMMETRY_POINTS = 1000
 
 
 class GDMLTrain:
@@ -133,95 +130,8 @@ class GDMLTrain:
         DataError
             If the datasets cannot be used or do not belong to the same system.
         """
-        if use_E and "E" not in train_dataset:
-            raise UsageError(
-                "The dataset has no energies (key 'E'). Train on forces alone with use_E=False (--no_E), or add them."
-            )
-        if use_E_cstr and not use_E:
-            raise UsageError("Energy constraints (use_E_cstr=True) need energies: they exclude use_E=False.")
-        if not (sig > 0 and lam >= 0):
-            raise UsageError(f"sigma must be positive and lambda not negative; got {sig} and {lam}.")
-        check_image_rule(image_rule)
-        train_dataset, valid_dataset = dict(train_dataset), dict(valid_dataset)
-        check_dataset(train_dataset, "training dataset")
-        if valid_dataset.keys() != train_dataset.keys() or valid_dataset["R"] is not train_dataset["R"]:
-            check_dataset(valid_dataset, "validation dataset")
-        check_same_system(train_dataset, valid_dataset, "training dataset", "validation dataset")
-
-        step = Step(callback, "Hashing dataset(s)")
-        md5_train, md5_valid = dataset_md5(train_dataset), dataset_md5(valid_dataset)
-        step.done()
-
-        step = Step(callback, "Sampling training and validation subsets")
-        rng = generator(seed)
-        idxs_train = _draw(train_dataset, n_train, rng, None)
-        idxs_valid = _draw(valid_dataset, n_valid, rng, idxs_train if md5_train == md5_valid else None)
-        step.done()
-
-        R_train = np.asarray(train_dataset["R"][idxs_train], dtype=np.float64)
-        task: Task = {
-            "type": "t",
-            "code_version": __version__,
-            "dataset_name": text(train_dataset["name"]),
-            "dataset_theory": text(train_dataset["theory"]),
-            "z": train_dataset["z"],
-            "R_train": R_train,
-            "F_train": np.asarray(train_dataset["F"][idxs_train], dtype=np.float64),
-            "idxs_train": idxs_train,
-            "md5_train": md5_train,
-            "idxs_valid": idxs_valid,
-            "md5_valid": md5_valid,
-            "sig": sig,
-            "lam": lam,
-            "use_E": use_E,
-            "use_E_cstr": use_E_cstr,
-            "use_sym": use_sym,
-        }
-        if seed is not None:
-            task["seed"] = seed
-        if use_E:
-            task["E_train"] = np.asarray(train_dataset["E"][idxs_train], dtype=np.float64)
-        for key in ("r_unit", "e_unit"):
-            if key in train_dataset:
-                task[key] = train_dataset[key]
-        lattice = lattice_of(train_dataset, idxs_train)
-        cell = None
-        if lattice is not None:
-            task["lattice"], task["image_rule"] = lattice, image_rule
-            cell = Cell(lattice, image_rule)
-        task["perms"] = self._choose_perms(train_dataset, R_train, cell, perms, use_sym, rng, callback, max_group_size)
-        return task
-
-    def _choose_perms(
-        self,
-        dataset: Mapping[str, Any],
-        R_train: Array,
-        cell: Cell | None,
-        perms: npt.ArrayLike | None,
-        use_sym: bool,
-        rng: np.random.RandomState,
-        callback: Callback | None,
-        max_group_size: int,
-    ) -> IntArray:
-        n_atoms = R_train.shape[1]
-        if not use_sym:
-            return np.arange(n_atoms)[None, :]
-        if perms is None and "perms" in dataset:
-            perms = dataset["perms"]
-            _log.info("Using %d permutations included in the dataset.", len(np.atleast_2d(perms)))
-        if perms is not None:
-            perms = check_perms(perms)
-            if perms.shape[1] != n_atoms:
-                raise UsageError(f"The permutations are for {perms.shape[1]} atoms, the dataset has {n_atoms}.")
-            return perms
-        if len(R_train) > _MAX_SYMMETRY_POINTS:
-            drawn = rng.choice(len(R_train), _MAX_SYMMETRY_POINTS, replace=False)
-            R_train, cell = R_train[drawn], cell and cell.part(drawn)
-            _log.info("The symmetry search is restricted to %d random training points.", _MAX_SYMMETRY_POINTS)
-        step = Step(callback, "Finding permutational symmetries")
-        found = find_perms(R_train, dataset["z"], cell, max_group_size, n_threads=self._n_threads, progress=step)
-        step.done(f"found {len(found)} symmetries")
-        return found
+        options = TaskOptions(sig, lam, perms, use_sym, use_E, use_E_cstr, seed, max_group_size, image_rule)
+        return create_task(train_dataset, n_train, valid_dataset, n_valid, options, self._n_threads, callback)
 
     def draw_strat_sample(
         self, T: npt.ArrayLike, n: int, excl_idxs: npt.ArrayLike | None = None, seed: int | None = None
@@ -298,34 +208,23 @@ class GDMLTrain:
         SolverError
             If the kernel matrix is singular.
         """
-        check_task(task, "task")
-        options = SolverOptions(solver, tol, max_iter, self._max_memory, *_earlier_run(task))
-        R = np.asarray(task["R_train"], dtype=np.float64)
-        cell = Cell.of(task)
+        arrays = TaskArrays.of(task)
+        options = SolverOptions(solver, tol, max_iter, self._max_memory, arrays.start, arrays.columns)
 
         step = Step(callback, "Generating descriptors and their Jacobians")
-        R_desc, R_d_desc = from_R(R, cell, self._n_threads)
+        x, g = from_R(arrays.R, arrays.cell, self._n_threads)
         step.done()
 
-        labels = _Labels.of(task)
-        _report(check_duplicates(R_desc, task["F_train"], task["perms"], task["idxs_train"]))
-        if cell is None:
-            _report(check_linearity(R))
-        tables = GroupTables.from_perms(task["perms"])
-        training = TrainingSet(R_desc, R_d_desc, tables, float(task["sig"]), labels.y_E is not None)
-        equations = TrainingEquations(R, training, float(task["lam"]), labels.y, labels.y_E, cell is not None)
+        labels, periodic = Labels.of(arrays), arrays.cell is not None
+        _report(check_duplicates(x, arrays.F, arrays.perms, arrays.idxs))
+        if not periodic:
+            _report(check_linearity(arrays.R))
+        training = TrainingSet(x, g, GroupTables.from_perms(arrays.perms), arrays.sig, arrays.constrain_E)
+        equations = TrainingEquations(arrays.R, training, arrays.lam, labels.y, labels.y_E, periodic)
 
         def model_of(solution: Solution) -> Model:
-            model = self.create_model(
-                task,
-                solution.solver_name,
-                R_desc,
-                R_d_desc,
-                tril_perms_lin(task["perms"]),
-                labels.std,
-                solution.alphas_F,
-                solution.alphas_E,
-            )
+            lin, name = tril_perms_lin(arrays.perms), solution.solver_name
+            model = self.create_model(task, name, x, g, lin, labels.std, solution.alphas_F, solution.alphas_E)
             model["lam"] = solution.lam
             model["solver_reason"] = solution.reason
             model["c"] = labels.E_mean
@@ -333,26 +232,25 @@ class GDMLTrain:
 
         def save_checkpoint(solution: Solution) -> None:
             model = model_of(solution)
-            if model["use_E"] and not training.energies:
-                model["c"] = self._recov_int_const(model, task, R_desc, R_d_desc, check=False)
+            if arrays.fits_constant:
+                model["c"] = self._recov_int_const(model, task, x, g, check=False)
             assert save_progr_callback is not None
             save_progr_callback(model)
 
-        early_stop = None
-        if held_out is not None:
-            early_stop = _EarlyStop(model_of, R.shape[1:], cell, self._n_threads, self._backend, *held_out)
+        def predictor_of(solution: Solution) -> GDMLPredict:
+            return self._predictor(model_of(solution))
+
+        early_stop = None if held_out is None else EarlyStop(predictor_of, held_out, training.n_atoms, arrays.cell)
         checkpoint = None if save_progr_callback is None else save_checkpoint
         solution = self._solve(equations, options, callback, checkpoint, early_stop)
         if early_stop is not None and early_stop.best is not None and early_stop.stopped:
             solution = early_stop.best
         model = model_of(solution)
-        if solution.solver_name == "analytic":
-            self._check_solution(model, R, task["F_train"], R_desc, R_d_desc)
-        if model["use_E"] and not training.energies:
-            # energies of a model that has not converged say nothing about the labels
-            residual, norm = (solution.entries.get(key, 1.0) for key in ("solver_resid", "norm_y_train"))
-            check = solution.solver_name == "analytic" or residual <= tol * norm
-            model["c"] = self._recov_int_const(model, task, R_desc, R_d_desc, check)
+        if solution.is_exact or arrays.fits_constant:
+            E, F = self._predict_training_set(model, x, g)
+            _report(_check(solution, arrays, labels, E, F))
+            if arrays.E is not None and arrays.fits_constant:
+                model["c"] = float(np.mean(arrays.E - E))
         return model
 
     def _solve(
@@ -398,53 +296,7 @@ class GDMLTrain:
         UsageError
             If the model is not one of the iterative solver, or was trained on another dataset.
         """
-        if text(model["solver_name"]) != "cg":
-            raise UsageError(
-                f"The model was trained with the solver '{text(model['solver_name'])}'; only models of the iterative "
-                "solver ('cg') can be trained on."
-            )
-        if "alphas_F" not in model:
-            raise UsageError("The model does not hold its coefficients (alphas_F), so that it cannot be trained on.")
-        dataset = dict(dataset)
-        check_dataset(dataset, "dataset")
-        if not same_fingerprint(dataset_md5(dataset), model["md5_train"]):
-            raise UsageError("The model was trained on another dataset: its fingerprint is not that of the one given.")
-        idxs = np.asarray(model["idxs_train"])
-        task: Task = {
-            "type": "t",
-            "code_version": __version__,
-            "R_train": np.asarray(dataset["R"][idxs], dtype=np.float64),
-            "F_train": np.asarray(dataset["F"][idxs], dtype=np.float64),
-            "use_E_cstr": "alphas_E" in model,
-            "use_sym": len(np.atleast_2d(model["perms"])) > 1,
-            "alphas0_F": model["alphas_F"],
-        }
-        copied = (
-            "dataset_name",
-            "dataset_theory",
-            "z",
-            "idxs_train",
-            "md5_train",
-            "idxs_valid",
-            "md5_valid",
-            "sig",
-            "lam",
-            "use_E",
-            "perms",
-            "lattice",
-            "image_rule",
-            "r_unit",
-            "e_unit",
-            "seed",
-            "solver_iters",
-            "inducing_pts_idxs",
-        )
-        task |= {key: model[key] for key in copied if key in model}
-        if task["use_E"]:
-            task["E_train"] = np.asarray(dataset["E"][idxs], dtype=np.float64)
-        if "alphas_E" in model:
-            task["alphas0_E"] = model["alphas_E"]
-        return task
+        return task_of_model(model, dataset)
 
     def create_model(
         self,
@@ -481,52 +333,18 @@ class GDMLTrain:
         dict
             The model, with integration constant 0 and errors unknown (NaN).
         """
-        model: Model = {
-            "type": "m",
-            "schema": SCHEMA,
-            "code_version": __version__,
-            "dataset_name": task["dataset_name"],
-            "dataset_theory": task["dataset_theory"],
-            "solver_name": solver,
-            "z": task["z"],
-            "idxs_train": task["idxs_train"],
-            "md5_train": task["md5_train"],
-            "idxs_valid": task["idxs_valid"],
-            "md5_valid": task["md5_valid"],
-            "n_test": 0,
-            "md5_test": b"",
-            "f_err_mae": np.nan,
-            "f_err_rmse": np.nan,
-            "R_desc": R_desc.T,
-            "R_d_desc_alpha": jacobian_dot(R_d_desc, alphas_F.reshape(len(R_desc), -1)),
-            "c": 0.0,
-            "std": std,
-            "sig": task["sig"],
-            "lam": task["lam"],
-            "alphas_F": alphas_F,
-            "perms": task["perms"],
-            "tril_perms_lin": tril_perms_lin,
-            "use_E": task["use_E"],
-        }
-        if task["use_E"]:
-            model["e_err_mae"] = model["e_err_rmse"] = np.nan
-            if alphas_E is not None:
-                model["alphas_E"] = alphas_E
-        for key in ("lattice", "r_unit", "e_unit", "seed"):
-            if key in task:
-                model[key] = task[key]
-        if "lattice" in task:
-            model["image_rule"] = image_rule_of(task)
-        return model
+        return new_model(task, solver, R_desc, R_d_desc, tril_perms_lin, std, alphas_F, alphas_E)
 
-    def _check_solution(self, model: Model, R: Array, F: npt.ArrayLike, R_desc: Array, R_d_desc: Array) -> None:
-        """Warn when rounding errors spoil the solution: compare predicted training forces with their labels."""
-        predictor = GDMLPredict(model, max_processes=self._n_threads, backend=self._backend)
+    def _predictor(self, model: Mapping[str, Any]) -> GDMLPredict:
+        return GDMLPredict(model, max_processes=self._n_threads, backend=self._backend)
+
+    def _predict_training_set(self, model: Mapping[str, Any], R_desc: Array, R_d_desc: Array) -> tuple[Array, Array]:
+        """Return energies (M,) and forces (M, 3 N) that a model predicts for its training points."""
+        predictor = self._predictor(model)
         predictor.set_R_desc(R_desc)
         predictor.set_R_d_desc(R_d_desc)
-        (F_pred,) = predictor.predict(return_E=False)
-        F, lam, std = np.asarray(F, dtype=np.float64), float(model["lam"]), float(model["std"])
-        _report(check_solution(R, F, F_pred, model["alphas_F"], std, lam, "lattice" in model))
+        E, F = predictor.predict()
+        return E, F
 
     def _recov_int_const(
         self,
@@ -552,11 +370,8 @@ class GDMLTrain:
         """
         if R_desc is None or R_d_desc is None:
             R_desc, R_d_desc = from_R(task["R_train"], Cell.of(task), self._n_threads)
-        predictor = GDMLPredict(model, max_processes=self._n_threads, backend=self._backend)
-        predictor.set_R_desc(R_desc)
-        predictor.set_R_d_desc(R_d_desc)
-        E_pred = predictor.predict()[0]
-        E_ref = np.asarray(task["E_train"], dtype=np.float64).ravel()
+        E_pred, _ = self._predict_training_set(model, R_desc, R_d_desc)
+        E_ref = np.ravel(task["E_train"])
         if check:
             _report(check_energies(E_ref, E_pred))
         return float(np.mean(E_ref - E_pred))
@@ -607,99 +422,15 @@ class GDMLTrain:
         return K if alloc_extra_rows == 0 else np.vstack([K, np.empty((alloc_extra_rows, K.shape[1]))])
 
 
-@dataclass(frozen=True)
-class _Labels:
-    """Scaled labels: forces y (3 N M,), negative energies y_E (M,) if they are constrained, and the scale."""
-
-    y: Array
-    y_E: Array | None
-    std: float
-    E_mean: float
-
-    @classmethod
-    def of(cls, task: Mapping[str, Any]) -> _Labels:
-        y = np.asarray(task["F_train"], dtype=np.float64).ravel()
-        if not np.ptp(y) > 0:
-            raise DataError("All training forces are equal; there is nothing to learn from them.")
-        if not task["use_E_cstr"]:
-            std = float(np.std(y))
-            return cls(y / std, None, std, 0.0)
-        E = np.asarray(task["E_train"], dtype=np.float64).ravel()
-        E_mean = float(np.mean(E))
-        std = float(np.std(np.concatenate([y, E_mean - E])))
-        return cls(y / std, (E_mean - E) / std, std, E_mean)
-
-
-class _EarlyStop:
-    """Says when the force error on held-out points no longer falls: not by a thousandth in three looks.
-
-    Those at the beginning do not count: with an ill-conditioned matrix the first steps lead away from the solution.
-
-    Attributes
-    ----------
-    best : Solution, optional
-        The one of the smallest error so far.
-    stopped : bool
-        Whether it said so.
-    """
-
-    def __init__(
-        self,
-        model_of: Callable[[Solution], Model],
-        shape: tuple[int, ...],
-        cell: Cell | None,
-        n_threads: int,
-        backend: str,
-        R: npt.ArrayLike,
-        F: npt.ArrayLike,
-        lattice: npt.ArrayLike | None = None,
-    ) -> None:
-        self._R, self._F = np.asarray(R, dtype=np.float64), np.asarray(F, dtype=np.float64)
-        if self._R.shape != self._F.shape or self._R.shape[1:] != shape or len(self._R) == 0:
-            raise UsageError(
-                f"held_out must be geometries and forces of one shape (n, {shape[0]}, 3); got {self._R.shape}, "
-                f"{self._F.shape}."
-            )
-        if lattice is None and cell is not None and cell.varies:
-            raise UsageError("The training geometries have different lattices: held_out needs those of its geometries.")
-        self._model_of, self._n_threads, self._backend, self._lattice = model_of, n_threads, backend, lattice
-        self.best: Solution | None = None
-        self._errors: list[float] = []
-        self._looks = 0
-
-    def __call__(self, solution: Solution) -> bool:
-        predictor = GDMLPredict(self._model_of(solution), max_processes=self._n_threads, backend=self._backend)
-        (F,) = predictor.predict(self._R, return_E=False, lattice=self._lattice)
-        error = float(np.abs(F.reshape(self._F.shape) - self._F).mean())
-        smallest = min(self._errors, default=np.inf)
-        if error < smallest:
-            self.best = solution
-        if error < 0.999 * smallest:
-            self._looks = 0
-        elif smallest < self._errors[0]:
-            self._looks += 1
-        self._errors.append(error)
-        if self.stopped:
-            _log.info("The force error on held-out points no longer falls (MAE %.4g): stopping early.", smallest)
-        return self.stopped
-
-    @property
-    def stopped(self) -> bool:
-        return self._looks >= 3
-
-
-def _earlier_run(task: Mapping[str, Any]) -> tuple[tuple[Array, Array | None, int] | None, Any]:
-    """Return where a resumed training starts, and the columns of its preconditioner."""
-    if "alphas0_F" not in task:
-        return None, None
-    start = (task["alphas0_F"], task.get("alphas0_E"), int(task.get("solver_iters", 0)))
-    return start, task.get("inducing_pts_idxs")
-
-
-def _draw(dataset: Mapping[str, Any], n: int, rng: np.random.RandomState, excl_idxs: IntArray | None) -> IntArray:
-    if "E" in dataset:
-        return draw_stratified(dataset["E"], n, rng, excl_idxs)
-    return draw_uniform(len(dataset["F"]), n, rng, excl_idxs)
+def _check(solution: Solution, arrays: TaskArrays, labels: Labels, E: Array, F: Array) -> list[Finding]:
+    """Return what the predictions for the training points show about a solution, and about the labels."""
+    findings = []
+    if solution.is_exact:
+        forces, periodic = F.reshape(arrays.F.shape), arrays.cell is not None
+        findings += check_solution(arrays.R, arrays.F, forces, solution.alphas_F, labels.std, solution.lam, periodic)
+    if arrays.E is not None and arrays.fits_constant and solution.converged:  # others say nothing about the labels
+        findings += check_energies(arrays.E, E)
+    return findings
 
 
 def _report(findings: list[Finding]) -> None:

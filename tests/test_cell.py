@@ -301,7 +301,7 @@ def test_a_molecule_has_no_lattice(ethanol_model, ethanol):
 
 def test_varying_cells_with_many_training_points_are_searched_for_symmetries(monkeypatch):
     """The search is restricted to some of the points: they must keep their own cells."""
-    monkeypatch.setattr("fastgdml.train._MAX_SYMMETRY_POINTS", 30)
+    monkeypatch.setattr("fastgdml.task_creation._MAX_SYMMETRY_POINTS", 30)
     seen = []
     monkeypatch.setattr("fastgdml.train.find_perms", lambda R, z, cell, *_, **__: seen.append((R, cell)) or [[0]])
     dataset = periodic_dataset(varying_lattices(80), 80)

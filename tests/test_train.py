@@ -4,9 +4,10 @@ from reference import kernel_matrix
 
 from fastgdml.dataset import load_dataset
 from fastgdml.descriptor import from_R, tril_perms_lin
+from fastgdml.early_stop import EarlyStop
 from fastgdml.errors import DataError, InsufficientMemoryError, UsageError
 from fastgdml.predict import GDMLPredict
-from fastgdml.train import GDMLTrain, _EarlyStop
+from fastgdml.train import GDMLTrain
 
 
 def task_from(reference):
@@ -161,9 +162,7 @@ def test_early_stop_takes_the_smallest_error(ethanol, ethanol_task, monkeypatch)
 
     monkeypatch.setattr(GDMLPredict, "predict", predict)
     looks = []
-    monkeypatch.setattr(
-        _EarlyStop, "__call__", lambda *a, call=_EarlyStop.__call__: looks.append(call(*a)) or looks[-1]
-    )
+    monkeypatch.setattr(EarlyStop, "__call__", lambda *a, call=EarlyStop.__call__: looks.append(call(*a)) or looks[-1])
     # E is not asked for, so that only the early stop predicts
     task = {**ethanol_task, "use_E": False, "lam": 1e-14}
     model = GDMLTrain().train(task, solver="cg", tol=1e-15, held_out=(R, F))

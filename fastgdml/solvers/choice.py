@@ -83,6 +83,8 @@ class Solution:
         Regularisation used.
     entries : dict
         What else a model file holds of an iterative solution, under sgdml's keys.
+    converged : bool
+        Whether the residual is below the tolerance.
     """
 
     solver_name: str
@@ -91,6 +93,12 @@ class Solution:
     alphas_E: Array | None
     lam: float
     entries: dict[str, Any] = field(default_factory=dict)
+    converged: bool = True
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the equations were solved in closed form."""
+        return self.solver_name == "analytic"
 
 
 @dataclass(frozen=True)
@@ -277,4 +285,5 @@ def _iterative(found: IterativeSolution, reason: str, tol: float) -> Solution:
         "norm_y_train": found.norm_y,
         "inducing_pts_idxs": found.inducing_columns,
     }
-    return Solution("cg", reason, found.alphas_F, found.alphas_E, found.lam, entries)
+    converged = found.residual <= tol * found.norm_y
+    return Solution("cg", reason, found.alphas_F, found.alphas_E, found.lam, entries, converged)
