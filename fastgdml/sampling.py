@@ -23,7 +23,7 @@ def new_seed() -> int:
 def generator(seed: int | None) -> np.random.RandomState:
     """Return the random number generator of a seed, 0 <= seed < 2**32; NumPy's global one, as sgdml's, of None."""
     if seed is None:
-        return np.random.mtrand._rand
+        return np.random.mtrand._rand  # noqa: SLF001 (it has no public name)
     if not 0 <= seed < 2**32:
         raise UsageError(f"The seed must be between 0 and {2**32 - 1}; got {seed}.")
     return np.random.RandomState(seed)

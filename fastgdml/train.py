@@ -71,7 +71,7 @@ class GDMLTrain:
 
     # ---- tasks --------------------------------------------------------------------------------------------------
 
-    def create_task(
+    def create_task(  # noqa: PLR0913 (sgdml's signature)
         self,
         train_dataset: Mapping[str, Any],
         n_train: int,
@@ -378,7 +378,7 @@ class GDMLTrain:
 
     # ---- kernel matrix ------------------------------------------------------------------------------------------
 
-    def _assemble_kernel_mat(
+    def _assemble_kernel_mat(  # noqa: PLR0913 (sgdml's signature)
         self,
         R_desc: Array,
         R_d_desc: Array,
