@@ -6,6 +6,8 @@ from fastgdml.model import is_validated, load_model, normalize_model, save_model
 from fastgdml.npz import save_npz
 from fastgdml.predict import GDMLPredict
 from fastgdml.task import (
+    Task,
+    TaskArrays,
     final_model_file_name,
     load_task,
     model_file_name,
@@ -119,3 +121,30 @@ def test_file_names_are_those_of_sgdml(ethanol_task, ethanol_model):
     assert task_file_name(ethanol_task) == "task-train30-sym6-sig0020.npz"
     assert model_file_name(ethanol_task) == "model-train30-sym6-sig0020.npz"
     assert final_model_file_name(ethanol_model) == "ethanol-gfn2-xtb-train30-sym6.npz"
+
+
+def test_all_keys_of_tasks_are_listed(ethanol):
+    train = GDMLTrain()
+    for options in ({"seed": 1, "use_E_cstr": True}, {"use_E": False}):
+        task = train.create_task(ethanol, 12, ethanol, 5, sig=20, **options)
+        assert set(task) <= set(Task.__annotations__)
+        model = train.train(task, solver="cg", max_iter=2)
+        assert set(train.create_task_from_model(model, ethanol)) <= set(Task.__annotations__)
+
+
+def test_tasks_are_read_once_as_arrays_of_one_type(tmp_path, ethanol):
+    task = GDMLTrain().create_task(ethanol, 12, ethanol, 5, sig=20, seed=1)
+    save_task(tmp_path / "task.npz", task)
+    for entries in (task, load_task(tmp_path / "task.npz")):
+        arrays = TaskArrays.of(entries)
+        np.testing.assert_array_equal(arrays.R, task["R_train"])
+        assert (arrays.R.dtype, arrays.E.shape, arrays.perms.ndim) == (np.float64, (12,), 2)
+        assert [type(value) for value in (arrays.sig, arrays.lam, arrays.constrain_E)] == [float, float, bool]
+        assert (arrays.cell, arrays.start, arrays.columns) == (None, None, None)
+        assert arrays.fits_constant
+    assert TaskArrays.of({**task, "use_E": np.bool_(False)}).E is None
+    resumed = TaskArrays.of({**task, "alphas0_F": np.ones(324), "alphas0_E": np.ones(12), "solver_iters": np.array(7)})
+    assert resumed.start[2] == 7
+    # Coefficients of energies that are not constrained now are not used.
+    earlier = {**task, "alphas0_F": np.zeros(324), "alphas0_E": np.ones(12)}
+    assert GDMLTrain().train(earlier, solver="cg", max_iter=1)["solver_iters"] == 1

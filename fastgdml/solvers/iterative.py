@@ -258,8 +258,10 @@ class IterativeSolver:
         if start is None:
             return None, 0
         alphas_F, alphas_E, iterations = start
-        if self._training.energies:
-            alphas_E = np.zeros(self.n_train) if alphas_E is None else np.asarray(alphas_E)
+        if not self._training.energies:
+            alphas_E = None
+        elif alphas_E is None:
+            alphas_E = np.zeros(self.n_train)
         alphas = self._equations.by_point(np.asarray(alphas_F, dtype=np.float64), alphas_E)
         return -alphas.ravel(), iterations
 
