@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,18 @@ class ModelArrays:
             name=properties["dataset_name"],
             theory=properties["dataset_theory"],
         )
+
+    def with_coefficients(self, v: Array, alphas_E: Array | None) -> ModelArrays:
+        """Return the model with other coefficients.
+
+        Raises
+        ------
+        DataError
+            If shapes do not fit the training points.
+        """
+        if v.shape != self.x.shape:
+            raise DataError(f"J alpha has shape {v.shape}; {self.x.shape} expected.")
+        return replace(self, v=v, alphas_E=energy_coefficients(alphas_E, len(self.x), DataError))
 
     def native(self) -> _core.Model:
         """Return the native model, laid out for prediction.

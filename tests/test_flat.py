@@ -54,8 +54,8 @@ def test_what_a_flat_file_was_made_of_comes_back():
     model, *_ = make_model(random_molecules(60, 7), perms, energies=True)
     direct = GDMLPredict(model)
     x, v = model["R_desc"].T, model["R_d_desc_alpha"]
-    images, x_back, v_back, energies = direct._predictor.arrays()
-    np.testing.assert_array_equal(images, direct._arrays.pair_images)
+    images, x_back, v_back, energies = direct.native.arrays()
+    np.testing.assert_array_equal(images, direct._engine.arrays.pair_images)
     np.testing.assert_allclose(x_back, x, rtol=1e-15)
     np.testing.assert_array_equal(v_back, v)
     np.testing.assert_allclose(energies, model["alphas_E"], rtol=1e-15)
@@ -191,7 +191,7 @@ def test_what_is_not_asked_for_changes_nothing(ethanol_model, ethanol):
     predictor = GDMLPredict(ethanol_model)
     E, F = predictor.predict(R)
     np.testing.assert_array_equal(predictor.predict(R, return_E=False)[0], F)
-    alone = predictor._predictor.predict(R, None, True, False, False, 2)
+    alone = predictor.native.predict(R, None, True, False, False, 2)
     np.testing.assert_array_equal(alone[0], E)
     assert alone[1:] == (None, None, -1)
     with pytest.raises(UsageError, match="needs geometries"):

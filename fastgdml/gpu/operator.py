@@ -7,7 +7,6 @@ they are short beside the work of a product.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from itertools import repeat
 from types import ModuleType
 from typing import Any
@@ -17,10 +16,11 @@ import numpy as np
 from ..descriptor import Array, n_atoms_of
 from ..errors import InsufficientMemoryError
 from ..group import GroupTables
+from ..model_arrays import ModelArrays
 from .arrays import to_numpy
 from .batches import Ranges, work_through
 from .bulk import Bulk
-from .model import DeviceModel, HostModel
+from .model import DeviceModel
 
 
 class KernelOperator:
@@ -59,8 +59,8 @@ class KernelOperator:
         self._x, self._g = xp.asarray(x, dtype=xp.float64), xp.asarray(g, dtype=xp.float64)
         self._a, self._b = (xp.asarray(atom) for atom in np.tril_indices(self._n_atoms, -1))
         # A model whose coefficients are replaced at each product.
-        self._host = HostModel(x, np.zeros_like(x), None, np.argsort(tables.pair, axis=1), float(sig), 1.0, 0.0)
-        self._model = DeviceModel(self._host, xp)
+        z = np.zeros(self._n_atoms, dtype=int)
+        self._model = DeviceModel(ModelArrays(z, tables.pair, x, np.zeros_like(x), None, float(sig), 1.0, 0.0), xp)
         self._bulk = Bulk(self._model)
 
     @property
@@ -76,7 +76,7 @@ class KernelOperator:
         # J v, as in `fastgdml.descriptor.jacobian_dot`. It stays on the device.
         J_v = (self._g * (forces[:, self._b] - forces[:, self._a])).sum(axis=2)
         alphas_E = v.reshape(len(self._x), -1)[:, -1] if self._energies else None
-        self._model.set_coefficients(replace(self._host, v=J_v, alphas_E=alphas_E))
+        self._model.set_coefficients(J_v, alphas_E)
         product = self._xp.empty(parts.shape)
 
         def compute(begin: int, end: int) -> Any:

@@ -167,7 +167,7 @@ def test_new_coefficients(way):
         way.predict(predictor, R)
     for energies in (True, False):
         other = make_model(30, perms, energies=energies, seed=8)
-        predictor.set_coefficients(other["R_d_desc_alpha"], other.get("alphas_E"))
+        predictor = predictor.with_coefficients(other["R_d_desc_alpha"], other.get("alphas_E"))
         for _ in range(3):
             assert_close(way.predict(predictor, R), GDMLPredict(other).predict(R.reshape(3, -1)))
 
