@@ -1,8 +1,6 @@
 """Datasets: geometries with reference energies and forces.
 
-A dataset is a dict with the keys of sgdml's files: ``z`` (N,), ``R`` (M, N, 3), ``F`` (M, N, 3), optionally ``E``
-(M,), ``lattice`` (3, 3) or (M, 3, 3) (vectors as columns; one cell for all geometries, or one for each), ``perms``
-(P, N), ``r_unit``, ``e_unit``, and ``name``, ``theory``, ``md5``.
+A dataset is a dict with the keys of sgdml's files, which `Dataset` lists; an npz file of a dataset holds the same.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +24,45 @@ from .npz import load_npz, save_npz
 
 _log = logging.getLogger(__name__)
 
-Dataset = dict[str, Any]
+# As made, scalars of Python or NumPy; as read from a file, arrays of shape ().
+Text = str | bytes | npt.NDArray[np.str_] | npt.NDArray[np.bytes_]
+Number = float | np.number | npt.NDArray[np.number | np.bool_]
+Integers = npt.NDArray[np.integer]
+Floats = npt.NDArray[Any]  # of any precision
+
+
+class _DatasetLabels(TypedDict):
+    """What every dataset has. M geometries of N atoms."""
+
+    z: Integers  # (N,) atomic numbers
+    R: Floats  # (M, N, 3) positions
+    F: Floats  # (M, N, 3) forces, the negative gradient of the energy
+
+
+class Dataset(_DatasetLabels, total=False):
+    """Keys of a dataset; docs/reference/files.md lists them with what may be left out. Others are kept as they are."""
+
+    E: Floats  # (M,) energies
+    lattice: Floats  # (3, 3) or (M, 3, 3) lattice vectors as columns, for all geometries or for each
+    perms: Integers  # (P, N) permutations of atoms that leave the energy as it is
+    r_unit: Text  # unit of length
+    e_unit: Text  # unit of energy
+    type: Text  # "d"
+    name: Text  # of the system
+    theory: Text  # level of theory
+    md5: Text  # fingerprint; see `dataset_md5`
+    provenance: Text  # where the data come from
+    E_min: Number  # smallest energy
+    E_max: Number  # largest energy
+    E_mean: Number  # mean energy
+    E_var: Number  # variance of the energies
+    F_min: Number  # smallest component of a force
+    F_max: Number  # largest component
+    F_mean: Number  # mean of all components
+    F_var: Number  # variance of all components
+
+
+_REQUIRED = tuple(_DatasetLabels.__annotations__)
 
 # Geometries whose descriptors are computed at a time when looking for coincident atoms.
 _CHECK_CHUNK = 512
@@ -82,7 +118,7 @@ def create_dataset(
     DataError
         If the arrays do not form a dataset.
     """
-    dataset: Dataset = {
+    dataset: dict[str, Any] = {
         "type": np.array("d"),
         "name": np.array(name),
         "theory": np.array(theory),
@@ -105,7 +141,7 @@ def create_dataset(
             for statistic in ("min", "max", "mean", "var"):
                 dataset[f"{key}_{statistic}"] = getattr(np, statistic)(values)
     dataset["md5"] = np.array(dataset_md5(dataset))
-    return dataset
+    return cast(Dataset, dataset)
 
 
 def save_dataset(path: str | os.PathLike[str], dataset: Mapping[str, Any]) -> None:
@@ -137,7 +173,7 @@ def load_dataset(source: str | os.PathLike[str]) -> Dataset:
     path = resolve_dataset(source)
     dataset = load_npz(path)
     kind = str(dataset.get("type", "d"))
-    missing = [key for key in ("z", "R", "F") if key not in dataset]
+    missing = [key for key in _REQUIRED if key not in dataset]
     if kind != "d" or missing:
         what = {"t": "a task", "m": "a model"}.get(kind, f"no dataset ({', '.join(missing)} missing)")
         raise FileFormatError(f"{path} is {what}; a dataset is needed.")
@@ -149,7 +185,7 @@ def load_dataset(source: str | os.PathLike[str]) -> Dataset:
             dataset[key] = np.array(text(dataset[key]))
     check_dataset(dataset, str(path))
     dataset["md5"] = np.array(dataset_md5(dataset))
-    return dataset
+    return cast(Dataset, dataset)
 
 
 def text(value: Any) -> str:
@@ -199,7 +235,7 @@ def _find_by_fingerprint(folder: Path, fingerprint: str) -> Path:
     return found[0]
 
 
-def check_dataset(dataset: Dataset, source: str) -> None:
+def check_dataset(dataset: dict[str, Any], source: str) -> None:
     """Check the arrays of a dataset, and give E the shape (M,).
 
     Raises

@@ -51,7 +51,7 @@ def to_sgdml(model: Mapping[str, Any]) -> dict[str, Any]:
         If this is no model, or one that sgdml would evaluate differently: of a skewed cell with true minimum images,
         or with a cell for each training point.
     """
-    entries = normalize_model(model)
+    entries: dict[str, Any] = dict(normalize_model(model))
     entries.pop("schema", None)
     entries.pop("solver_reason", None)
     rule = text(entries.pop("image_rule", "rounding"))

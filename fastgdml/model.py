@@ -9,21 +9,70 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
 from .cell import Cell
-from .descriptor import n_pairs, perms_from_lin
+from .dataset import Integers, Number, Text
+from .descriptor import Array, n_pairs, perms_from_lin
 from .errors import DataError
 from .npz import load_npz, save_npz
 from .task import require_type
 
-Model = dict[str, Any]
-
 SCHEMA = 1
 
-_REQUIRED = ("z", "R_desc", "R_d_desc_alpha", "c", "std", "sig", "tril_perms_lin")
+
+class _Predictor(TypedDict):
+    """What predictions need of every model. N atoms, M training points, D pairs of atoms, P permutations."""
+
+    z: Integers  # (N,) atomic numbers
+    R_desc: Array  # (D, M) descriptors 1 / distance of the training points
+    R_d_desc_alpha: Array  # (M, D) their Jacobians times the coefficients, J alpha
+    c: Number  # integration constant: added to the energy
+    std: Number  # scale of the labels: predictions are multiplied by it
+    sig: Number  # length scale sigma of the kernel
+    tril_perms_lin: Integers  # (P D,) permutations of pairs; see `fastgdml.descriptor.tril_perms_lin`
+
+
+class Model(_Predictor, total=False):
+    """Keys of a model; docs/reference/files.md lists them with what may be left out. Others are kept as they are."""
+
+    alphas_E: Array  # (M,) coefficients of energy constraints
+    lattice: Array  # (3, 3) or (M, 3, 3) lattice vectors of the training points, as columns
+    image_rule: Text  # "minimum" or "rounding": which image of a neighbour counts; see `fastgdml.cell`
+    r_unit: Text  # unit of length
+    e_unit: Text  # unit of energy
+    type: Text  # "m"
+    schema: Number  # version of these keys
+    code_version: Text  # version of the program that trained
+    dataset_name: Text  # name of the dataset
+    dataset_theory: Text  # its level of theory
+    perms: Integers  # (P, N) permutations of atoms
+    alphas_F: Array  # (3 N M,) coefficients of force constraints: training goes on from them
+    lam: Number  # regularisation lambda
+    use_E: Number | np.bool_  # whether energies were fitted
+    seed: Number  # of the draw of points
+    idxs_train: Integers  # (M,) training points, by their numbers in the dataset
+    md5_train: Text  # fingerprint of that dataset
+    idxs_valid: Integers  # validation points
+    md5_valid: Text  # fingerprint of their dataset
+    n_test: Number  # number of test points, 0 before a test
+    md5_test: Text  # fingerprint of their dataset, empty before a test
+    f_err_mae: Number  # mean absolute error of components of forces, of the last validation or test; NaN before
+    f_err_rmse: Number  # root mean square error of them
+    e_err_mae: Number  # mean absolute error of energies; absent without energies
+    e_err_rmse: Number  # root mean square error of them
+    solver_name: Text  # "analytic" or "cg"
+    solver_reason: Text  # why this solver was chosen
+    solver_tol: Number  # cg: tolerance of the residual, relative to the labels
+    solver_iters: Number  # cg: number of steps
+    solver_resid: Number  # cg: residual at the end
+    norm_y_train: Number  # cg: norm of the labels
+    inducing_pts_idxs: Integers  # cg: columns of the kernel matrix in the preconditioner
+
+
+REQUIRED = tuple(_Predictor.__annotations__)
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
@@ -59,8 +108,8 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
     DataError
         If arrays are missing or do not fit each other, or the model uses a descriptor that fastgdml lacks.
     """
-    model = dict(entries)
-    missing = [key for key in _REQUIRED if key not in model]
+    model: dict[str, Any] = dict(entries)
+    missing = [key for key in REQUIRED if key not in model]
     if missing:
         raise DataError(f"{source}: the model lacks {', '.join(missing)}.")
     for key in ("f_err", "e_err"):
@@ -113,7 +162,7 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
     unknown = {key for key, value in model.items() if value is None}
     for key in unknown:
         del model[key]
-    return model
+    return cast(Model, model)
 
 
 def is_validated(model: Mapping[str, Any]) -> bool:

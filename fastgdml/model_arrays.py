@@ -14,8 +14,7 @@ from .cell import Cell
 from .dataset import text
 from .descriptor import Array, n_pairs, pair_perms_from_lin
 from .errors import DataError
-
-_REQUIRED = ("z", "R_desc", "R_d_desc_alpha", "tril_perms_lin", "sig", "std", "c")
+from .model import REQUIRED
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class ModelArrays:
         DataError
             If arrays are missing or contradict each other.
         """
-        missing = [key for key in _REQUIRED if key not in model]
+        missing = [key for key in REQUIRED if key not in model]
         if missing:
             raise DataError(f"This is not a trained model: {', '.join(missing)} missing.")
         z = np.atleast_1d(model["z"])

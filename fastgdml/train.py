@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -342,7 +342,7 @@ class GDMLTrain:
             model["lam"] = solution.lam
             model["solver_reason"] = solution.reason
             model["c"] = labels.E_mean
-            return model | solution.entries
+            return cast(Model, model | solution.entries)
 
         def save_checkpoint(solution: Solution) -> None:
             model = model_of(solution)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..dataset import same_fingerprint
 from ..errors import UsageError
-from ..model import Model, is_validated, load_model, save_model
+from ..model import is_validated, load_model, save_model
 from ..task import final_model_file_name
 from .console import Console
 from .create import remove_search
@@ -67,7 +67,7 @@ def require_free(target: Path, search: Path, overwrite: bool) -> None:
         raise UsageError(f"Model file '{target}' exists. Give -o to overwrite it, or another name with --model_file.")
 
 
-def _require_comparable(paths: list[Path], models: list[Model]) -> None:
+def _require_comparable(paths: list[Path], models: Sequence[Mapping[str, Any]]) -> None:
     first = models[0]
     for path, model in zip(paths, models, strict=True):
         if not is_validated(model):
@@ -83,7 +83,7 @@ def _require_comparable(paths: list[Path], models: list[Model]) -> None:
                 raise UsageError(f"{path} and {paths[0]} were trained or validated on different points.")
 
 
-def _print_table(console: Console, models: list[Model], best: Model) -> None:
+def _print_table(console: Console, models: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> None:
     table = Table(title="Validation errors", title_justify="left")
     for column in ("sigma", "energy MAE", "energy RMSE", "force MAE", "force RMSE", ""):
         table.add_column(column, justify="right")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..dataset import Dataset, check_same_system, load_dataset, text
 from ..evaluate import Errors, draw_test_points
-from ..model import Model, is_validated, load_model, save_model
+from ..model import is_validated, load_model, save_model
 from ..sampling import new_seed
 from .console import Console
 from .files import files_of
@@ -53,7 +55,7 @@ def test_model(args: argparse.Namespace, path: Path, dataset: Dataset, n_test: i
     return errors
 
 
-def _print_errors(console: Console, model: Model, dataset: Dataset, errors: Errors) -> None:
+def _print_errors(console: Console, model: Mapping[str, Any], dataset: Dataset, errors: Errors) -> None:
     e_unit, f_unit = units(dataset)
     expected = {"energy": "e_err_rmse", "force": "f_err_rmse"}
     rows = []

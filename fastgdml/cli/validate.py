@@ -66,7 +66,7 @@ def measure_errors(
 
 def with_errors(model: Model, errors: Errors) -> Model:
     """Return the model with these as its expected errors."""
-    updated = {**model, "f_err_mae": errors.mae["force"], "f_err_rmse": errors.rmse["force"]}
+    updated: Model = {**model, "f_err_mae": errors.mae["force"], "f_err_rmse": errors.rmse["force"]}
     if "energy" in errors.mae:
-        updated |= {"e_err_mae": errors.mae["energy"], "e_err_rmse": errors.rmse["energy"]}
+        updated["e_err_mae"], updated["e_err_rmse"] = errors.mae["energy"], errors.rmse["energy"]
     return updated
