@@ -12,6 +12,7 @@ import numpy.typing as npt
 from . import _core
 from .cell import Cell
 from .descriptor import Array, geometry_error, require_geometries
+from .errors import UsageError
 from .model_arrays import ModelArrays, cell_of
 
 
@@ -31,6 +32,8 @@ class Engine(ABC):
 
     def __init__(self, native: _core.Model, arrays: ModelArrays | None = None) -> None:
         self.native = native
+        properties = native.properties()
+        self._needs_cell = properties["periodic"] and "lattice" not in properties
         if arrays is not None:
             self.arrays = arrays
 
@@ -57,8 +60,7 @@ class Engine(ABC):
         return_E : bool
             False leaves out the energies.
         cell : Cell, optional
-            Periodic cell or cells to predict in; the model's own by default, which it must have unless it is of a
-            molecule.
+            Periodic cell or cells to predict in; the model's own by default.
         return_virial : bool
             Also return virials.
         n_threads : int
@@ -73,6 +75,8 @@ class Engine(ABC):
         ------
         DataError
             If the number of coordinates or of cells does not fit, a coordinate is not finite, or two atoms coincide.
+        UsageError
+            If a cell is needed but not given.
         """
 
     @abstractmethod
@@ -86,6 +90,14 @@ class Engine(ABC):
     @abstractmethod
     def batch_size(self, n_geo: int) -> int | None:
         """Return how many of `n_geo` geometries are predicted at once with the memory free now; None: any number."""
+
+
+def missing_cell_error() -> UsageError:
+    """Return the error for a model of several cells that is asked to predict in none."""
+    return UsageError(
+        "This model was trained on geometries with different lattice vectors: say which to predict with, "
+        "predict(R, lattice=...), of shape (3, 3) or (n_geo, 3, 3), vectors as columns."
+    )
 
 
 class NativeEngine(Engine):
@@ -119,8 +131,11 @@ class NativeEngine(Engine):
         if r.ndim != 2 or r.shape[1] != self._n_coord:
             require_geometries(r.shape, self._n_coord // 3)
             r = r.reshape(-1, self._n_coord)
-        native_cell = self._cell
-        if cell is not None:
+        if cell is None:
+            if self._needs_cell:
+                raise missing_cell_error()
+            native_cell = self._cell
+        else:
             cell.require_for(len(r))
             native_cell = cell.native
         E, F, virial, bad = self.native.predict(r, native_cell, return_E, True, return_virial, n_threads)

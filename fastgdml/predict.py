@@ -113,7 +113,6 @@ class GDMLPredict(LegacyPredict):
         self.periodic: bool = properties["periodic"]
         self.lattice: Array | None = properties.get("lattice")
         self._image_rule = image_rule_of(properties)
-        self._lattice_is_needed = self.periodic and self.lattice is None
         self._engine: Engine
         if resolve_backend(backend, use_torch) == "gpu":
             from .gpu.predict import GPUPredictor
@@ -202,18 +201,13 @@ class GDMLPredict(LegacyPredict):
             if return_virial:
                 raise UsageError("predict(return_virial=True) needs geometries R.")
             return self._predict_training_set(return_E)
-        cell = None if lattice is None and not self._lattice_is_needed else self._cell_for(lattice)
+        cell = None if lattice is None else self._cell_of(lattice)
         return self._engine.predict(R, return_E, cell, return_virial, self.n_threads)
 
-    def _cell_for(self, lattice: npt.ArrayLike | None) -> Cell:
-        """Return the cell to predict in where it is not the model's own."""
+    def _cell_of(self, lattice: npt.ArrayLike) -> Cell:
+        """Return the cell of these lattice vectors, with the image rule of the model."""
         if self._image_rule is None:
             raise UsageError("This model was trained without lattice vectors; it cannot be used with a lattice.")
-        if lattice is None:
-            raise UsageError(
-                "This model was trained on geometries with different lattice vectors: say which to predict with, "
-                "predict(R, lattice=...), of shape (3, 3) or (n_geo, 3, 3), vectors as columns."
-            )
         return Cell(lattice, self._image_rule)
 
     def prepare_parallel(
@@ -243,7 +237,7 @@ class GDMLPredict(LegacyPredict):
         # Geometries spread along a line: any set of distinct positions costs the same.
         n_bulk = max(1, int(n_bulk))
         r = np.tile(np.arange(3.0 * self.n_atoms) ** 1.1 + 1.0, (n_bulk, 1))
-        lattice = 1e3 * np.eye(3) if self._lattice_is_needed else None
+        lattice = 1e3 * np.eye(3) if self.periodic and self.lattice is None else None
         best, spent, done = np.inf, 0.0, 0
         while done < max(1, n_reps) or (spent < 0.1 and done < 20):
             start = time.perf_counter()

@@ -15,7 +15,7 @@ from support.molecules import GROUPS, random_molecules, symmetric_group_of_three
 
 from fastgdml import descriptor
 from fastgdml.cell import Cell
-from fastgdml.errors import DataError, InsufficientMemoryError
+from fastgdml.errors import DataError, InsufficientMemoryError, UsageError
 from fastgdml.gpu import arrays, fused
 from fastgdml.gpu import batches as gpu_batches
 from fastgdml.gpu import bulk as gpu_bulk
@@ -215,6 +215,15 @@ def test_shapes(way):
         predictor.with_coefficients(v[1:])
     with pytest.raises(DataError, match="alphas_E has 3 elements"):
         predictor.with_coefficients(v, np.zeros(3))
+
+
+def test_models_of_several_cells_need_one(way):
+    model = make_model(3, symmetric_group_of_three(5), CELLS["minimum"])
+    model["lattice"] = np.array([model["lattice"]] * 3)
+    predictor, R = way.predictor(model), random_molecules(4, 5, seed=2).reshape(4, -1)
+    with pytest.raises(UsageError, match="different lattice vectors"):
+        way.predict(predictor, R)
+    assert_close(way.predict(predictor, R, cell=CELLS["minimum"]), GDMLPredict(model).predict(R, lattice=SKEWED))
 
 
 def test_descriptors_instead_of_geometries(way):

@@ -17,7 +17,7 @@ from .. import _core
 from ..backend import array_module
 from ..cell import Cell
 from ..descriptor import require_geometries
-from ..engine import Engine
+from ..engine import Engine, missing_cell_error
 from ..errors import InsufficientMemoryError
 from ..model_arrays import ModelArrays
 from .arrays import copy_to_host, device_of, new_stream, on_device, take, to_numpy, visible_devices
@@ -139,6 +139,8 @@ class GPUPredictor(Engine):
         ------
         DataError
             If the number of coordinates does not fit the model, a coordinate is not finite or two atoms coincide.
+        UsageError
+            If a cell is needed but not given.
         InsufficientMemoryError
             If not even one geometry fits into the memory of the device.
         """
@@ -147,6 +149,8 @@ class GPUPredictor(Engine):
         with on_device(self._devices[0] if device is None else device, self.xp):
             require_geometries(r.shape, self._n_atoms)
             r = r.reshape(-1, self._n_atoms, 3)
+            if cell is None and self._needs_cell:
+                raise missing_cell_error()
             cell = self.arrays.cell if cell is None else cell
             if cell is not None:
                 cell.require_for(len(r))
