@@ -1,7 +1,7 @@
 """Signs that training data or parameters are wrong: what it looks like, the evidence, and what to do.
 
-Each check returns a list of findings, empty if all is well. Nothing is logged here: callers report. Checks of geometries
-are in `fastgdml.frames`.
+Each check returns a list of findings, empty if all is well. Nothing is logged here: callers report. Checks of
+geometries are in `fastgdml.frames`.
 """
 
 from __future__ import annotations
@@ -174,7 +174,6 @@ def check_energies(
         f"Over the {len(E_ref)} training points the energy labels follow the integrated forces with slope {slope:.2g} "
         f"and correlation {correlation:.2f}; 1 is expected of both."
     )
-    local = _local_line(E_ref, E_pred, R_desc)
     if correlation >= _CORRELATED and abs(slope - 1) <= _SLOPE:
         two = _two_regions(E_ref - E_pred, E_ref, R_desc)
         return [] if two is None else [_unconnected(E_ref - E_pred, two, numbers, "")]
@@ -186,6 +185,7 @@ def check_energies(
                 "That may follow from the net forces of the labels (see the warning about these): mend them first.",
             )
         ]
+    local = _local_line(E_ref, E_pred, R_desc)
     locally_right = local is not None and local[1] >= _CORRELATED_LOCALLY and abs(local[0] - 1) <= _SLOPE_LOCALLY
     two = _two_regions(E_ref - E_pred, E_ref, R_desc) if locally_right else None
     if two is not None:
@@ -437,8 +437,8 @@ def check_forces(
                 "The force labels have a net force, which no model can have.",
                 f"It is {typical[0]:.0%} of the size of the forces in the median geometry, and larger than {_NET:.0%} "
                 f"in {np.count_nonzero(net_part > _NET)} of {n_geo}.",
-                "Look for atoms that are missing, forces of an external field or of other atoms, constraints, or forces "
-                "that are not converged.",
+                "Look for atoms that are missing, forces of an external field or of other atoms, constraints, or "
+                "forces that are not converged.",
             )
         ]
     if typical[1] > _NET:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -68,10 +69,8 @@ def check_length_unit(near: Neighbours, z: npt.ArrayLike, r_unit: str | None = N
     """
     size = 1.0
     if r_unit:
-        try:
+        with suppress(ValueError):  # an unknown unit: the numbers must speak for themselves
             size = float(_core.length_factor(r_unit, "Ang"))
-        except ValueError:
-            pass
     typical = float(np.median(near.distance))
     said = f"the recorded unit, {r_unit}" if r_unit else "Angstrom, which is assumed as none is recorded"
     evidence = f"Neighbouring atoms are {typical:.3g} apart (median), in {said}"
@@ -196,8 +195,8 @@ def check_order_of_atoms(
             "Like atoms are listed in another order in some geometries.",
             f"In {len(frames)} of {len(near.nearest)}, {numbers_of(numbers[frames])} of the dataset, "
             f"{atoms_text(atoms, z)} are bound to other atoms than in most.",
-            "List atoms in the same order in all geometries, or remove these: symmetries that are found among them make "
-            "no sense, and neither do forces.",
+            "List atoms in the same order in all geometries, or remove these: symmetries that are found among them "
+            "make no sense, and a model of them is bad.",
             frames=as_numbers(numbers[frames]),
             atoms=as_numbers(atoms),
         )
@@ -308,8 +307,8 @@ def check_drift(R: npt.ArrayLike, z: npt.ArrayLike) -> list[Finding]:
         Finding(
             "The centre of mass drifts.",
             f"Geometry {frame} is {path[frame]:.3g} from the first one; the radius of gyration is {radius:.3g}.",
-            "Harmless: descriptors do not change under translations. In a simulation of a molecule at rest it is a sign "
-            "of net forces or of a thermostat that heats its translation.",
+            "Harmless: descriptors do not change under translations. In a simulation of a molecule at rest it is a "
+            "sign of net forces or of a thermostat that heats its translation.",
             level="note",
             frames=(frame,),
         )
@@ -469,8 +468,8 @@ def diagnose_dataset(dataset: Mapping[str, Any]) -> list[Finding]:
     if E is not None:
         findings += check_constant_energies(E)
         some = np.arange(0, len(R), -(-len(R) // _SAMPLE))
-        arrays = (np.asarray(array[some], dtype=np.float64) for array in (R, E, F))
-        findings += check_work(*arrays, descriptors(some), cell and cell.part(some))
+        R_some, F_some = (np.asarray(array[some], dtype=np.float64) for array in (R, F))
+        findings += check_work(R_some, E[some], F_some, descriptors(some), cell and cell.part(some))
     findings += check_detached(near, z, cell is not None)
     findings += check_drift(R, z) if cell is None else check_wrapped(R, cell, z)
     return sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.level))

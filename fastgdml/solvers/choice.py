@@ -249,8 +249,8 @@ def _least_limit(iteration: IterativeSolver, equations: TrainingEquations, limit
     digit = 10.0 ** (math.floor(math.log10(needed)) - 2)
     enough = f"{math.ceil(needed / digit) * digit:.6g}"
     return (
-        f"For {n_train} points of {n_atoms} atoms the iterative solver needs a memory limit of at least {enough} GB; the "
-        f"limit{machine.of_memory} is {limit / 2**30:.3g} GB. Use fewer training points or a larger limit "
+        f"For {n_train} points of {n_atoms} atoms the iterative solver needs a memory limit of at least {enough} GB; "
+        f"the limit{machine.of_memory} is {limit / 2**30:.3g} GB. Use fewer training points or a larger limit "
         f"(max_memory={enough}, -m {enough})."
     )
 
