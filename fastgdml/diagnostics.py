@@ -35,8 +35,11 @@ _MAX_LOCAL = 1000
 _FEW = 0.05
 # Share of the variance that two separate values leave each other; a split uniform distribution has 0.75.
 _TWO_VALUES = 0.9
-# Net force or torque of the labels, relative to their size, that electronic structure codes do not leave.
-_NET = 0.03
+# Net force and torque of the labels, relative to their size, that electronic structure codes do not leave. In large
+# molecules torques of unrelated forces are small, too: they nearly cancel.
+_NET, _TORQUE = 0.03, 0.01
+# The same of a single geometry, and what that of others is multiplied with.
+_NET_OF_FEW, _MORE_THAN_USUAL = 0.05, 30
 # Forces below this fraction of their root mean square are zero.
 _ZERO_FORCE = 1e-9
 # Ratios of common units, to name them: of energies, and what forces in Bohr make of the energy.
@@ -228,7 +231,7 @@ def check_energies(
                     f"conformers with nothing between them, constrain energies (--E_cstr, use_E_cstr=True). {few}",
                 )
             )
-    elif abs(abs(best[0]) - 1) > _SLOPE:
+    elif abs(abs(best[0]) - 1) > (3 * _SLOPE if findings else _SLOPE):
         factor = unit_factor(abs(best[0]))
         findings.append(
             Finding(
@@ -383,7 +386,9 @@ def check_forces(
     if not size.any():
         return []
     # a geometry near a minimum has small forces, and noise is all that there is of them
-    size = np.maximum(size, np.median(size[size > 0]))
+    usual = float(np.median(size[size > 0]))
+    large = size >= usual
+    size = np.maximum(size, usual)
     net = F.sum(axis=1)
     net_part = np.linalg.norm(net, axis=1) / size
     centred = R - R.mean(axis=1, keepdims=True)
@@ -406,7 +411,7 @@ def check_forces(
         affected = np.full(n_geo, len(zeroed) > 0)
         if len(zeroed):
             directions = f" along {', '.join('xyz'[i] for i in np.flatnonzero(fixed.any(axis=0)))}"
-    typical = float(np.median(net_part)), float(np.median(torque_part))
+    typical = float(np.median(net_part[large])), float(np.median(torque_part[large]))
     if affected.any():
         part = float(np.median(net_part[affected])), float(np.median(torque_part[affected]))
         if max(part) > _NET and max(part) > 3 * _of_others(net_part, torque_part, affected):
@@ -422,7 +427,7 @@ def check_forces(
             return [
                 Finding(
                     "Forces of frozen atoms were set to zero, as constraints do.",
-                    f"{atoms_text(zeroed, z, 'Atom')} have none{directions} in {where}, and the net "
+                    f"They are zero{directions} on {atoms_text(zeroed, z)} in {where}, and the net "
                     f"{'force' if part[0] > _NET else 'torque'} of the labels is {max(part):.0%} of their size; no "
                     f"model has one (force errors of {left:.2g} or more remain).",
                     "Atoms may be frozen, but give the forces on them before constraints are applied (in ASE, "
@@ -441,17 +446,17 @@ def check_forces(
                 "forces that are not converged.",
             )
         ]
-    if typical[1] > _NET:
+    if typical[1] > _TORQUE:
         return [
             Finding(
                 "The force labels do not fit the geometries: they have a net torque, which no model can have.",
-                f"It is {typical[1]:.0%} of the size of the forces in the median geometry, and larger than {_NET:.0%} "
-                f"in {np.count_nonzero(torque_part > _NET)} of {n_geo}; the net force is {typical[0]:.1%}.",
+                f"It is {typical[1]:.0%} of the size of the forces in the median geometry, and larger than "
+                f"{_TORQUE:.0%} in {np.count_nonzero(torque_part > _TORQUE)} of {n_geo}; the net force is {typical[0]:.1%}.",
                 "Forces may be in another order than geometries, or in another orientation (a program's standard "
                 "orientation); or the molecule is periodic and the lattice is missing.",
             )
         ]
-    odd = np.flatnonzero(np.maximum(net_part, torque_part) > max(10 * _NET, 30 * max(typical)))
+    odd = np.flatnonzero(np.maximum(net_part, torque_part) > max(_NET_OF_FEW, _MORE_THAN_USUAL * max(typical)))
     if 0 < len(odd) <= max(1, _FEW * n_geo):
         return [
             Finding(
