@@ -451,7 +451,8 @@ def check_forces(
             Finding(
                 "The force labels do not fit the geometries: they have a net torque, which no model can have.",
                 f"It is {typical[1]:.0%} of the size of the forces in the median geometry, and larger than "
-                f"{_TORQUE:.0%} in {np.count_nonzero(torque_part > _TORQUE)} of {n_geo}; the net force is {typical[0]:.1%}.",
+                f"{_TORQUE:.0%} in {np.count_nonzero(torque_part > _TORQUE)} of {n_geo}; the net force is "
+                f"{typical[0]:.1%}.",
                 "Forces may be in another order than geometries, or in another orientation (a program's standard "
                 "orientation); or the molecule is periodic and the lattice is missing.",
             )

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support.paths import shared_file
 
 from fastgdml.cell import Cell
 from fastgdml.dataset import create_dataset, load_dataset
@@ -35,8 +36,6 @@ def changed(dataset, **arrays):
 @pytest.fixture(scope="module", params=["ethanol", "md17_aspirin", "qm22_alkane_C14"])
 def molecule(request):
     """500 geometries of a molecule."""
-    from conftest import shared_file
-
     name = request.param
     dataset = load_dataset(name if name == "ethanol" else shared_file(f"data/{name}.npz"))
     some = np.arange(500)
