@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,10 +27,13 @@ class Errors:
     mae, rmse : dict
         By quantity: ``force`` (a component), ``magnitude`` (of the force on an atom), ``angle`` (between predicted
         and true force on an atom, as a fraction of pi) and, where known, ``energy``.
+    mean : dict
+        Mean of predicted minus true values.
     """
 
     mae: dict[str, float]
     rmse: dict[str, float]
+    mean: dict[str, float] = field(default_factory=dict)
 
 
 def prediction_errors(
@@ -59,6 +62,7 @@ def prediction_errors(
     -------
     Errors
     """
+    signed: dict[str, float] = {}
     absolute: dict[str, float] = {}
     squared: dict[str, float] = {}
     count: dict[str, int] = {}
@@ -70,6 +74,7 @@ def prediction_errors(
         if use_E:
             deviations["energy"] = E - np.asarray(dataset["E"][chunk], dtype=np.float64).ravel()
         for name, deviation in deviations.items():
+            signed[name] = signed.get(name, 0.0) + float(deviation.sum())
             absolute[name] = absolute.get(name, 0.0) + float(np.abs(deviation).sum())
             squared[name] = squared.get(name, 0.0) + float(np.square(deviation).sum())
             count[name] = count.get(name, 0) + deviation.size
@@ -78,6 +83,7 @@ def prediction_errors(
     return Errors(
         {name: absolute[name] / count[name] for name in count},
         {name: float(np.sqrt(squared[name] / count[name])) for name in count},
+        {name: signed[name] / count[name] for name in count},
     )
 
 

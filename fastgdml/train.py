@@ -22,8 +22,17 @@ from .descriptor import (
     perms_from_lin,
     tril_perms_lin,
 )
-from .diagnostics import Finding, check_duplicates, check_energies, check_linearity, check_solution
+from .diagnostics import (
+    Finding,
+    check_constant_energies,
+    check_duplicates,
+    check_energies,
+    check_forces,
+    check_linearity,
+    check_solution,
+)
 from .errors import DataError, InsufficientMemoryError, UsageError
+from .frames import check_training_geometries, check_training_unit
 from .group import GroupTables, check_perms
 from .kernel import assemble_columns, assemble_full, check_columns, energies_last, n_coordinates
 from .legacy import _assemble_kernel_mat_wkr, _share_array, glob  # noqa: F401 (old names of sgdml.train)
@@ -75,6 +84,7 @@ class GDMLTrain:
         self._n_threads = resolve_n_threads(max_processes)
         self._backend = resolve_backend(backend, use_torch)
         self._device_is_optional = backend != "gpu"
+        self._reported: set[Finding] = set()
 
     # ---- tasks --------------------------------------------------------------------------------------------------
 
@@ -193,6 +203,8 @@ class GDMLTrain:
         if lattice is not None:
             task["lattice"], task["image_rule"] = lattice, image_rule
             cell = Cell(lattice, image_rule)
+        R_desc = from_R(R_train, cell, self._n_threads)[0]
+        self._report(check_training_geometries(R_desc, task["z"], _r_unit(task), idxs_train))
         task["perms"] = self._choose_perms(train_dataset, R_train, cell, perms, use_sym, rng, callback, max_group_size)
         return task
 
@@ -312,9 +324,7 @@ class GDMLTrain:
         step.done()
 
         labels = _Labels.of(task)
-        _report(check_duplicates(R_desc, task["F_train"], task["perms"], task["idxs_train"]))
-        if cell is None:
-            _report(check_linearity(R))
+        self._report(_check_training_data(task, R, R_desc, cell))
         equations = TrainingEquations(
             R,
             R_desc,
@@ -367,6 +377,15 @@ class GDMLTrain:
             check = solution.solver_name == "analytic" or residual <= tol * norm
             model["c"] = self._recov_int_const(model, task, R_desc, R_d_desc, check)
         return model
+
+    def _report(self, findings: list[Finding]) -> None:
+        """Warn of findings, of each once: trainings with other parameters meet the same data."""
+        for finding in findings:
+            if finding.level == "error":
+                raise DataError(str(finding))
+            if finding not in self._reported:
+                self._reported.add(finding)
+                _log.warning("%s", finding)
 
     def _solve(
         self,
@@ -540,7 +559,7 @@ class GDMLTrain:
         predictor.set_R_d_desc(R_d_desc)
         (F_pred,) = predictor.predict(return_E=False)
         F, lam, std = np.asarray(F, dtype=np.float64), float(model["lam"]), float(model["std"])
-        _report(check_solution(R, F, F_pred, model["alphas_F"], std, lam, "lattice" in model))
+        self._report(check_solution(R, F, F_pred, model["alphas_F"], std, lam, "lattice" in model))
 
     def _recov_int_const(
         self,
@@ -572,7 +591,9 @@ class GDMLTrain:
         E_pred = predictor.predict()[0]
         E_ref = np.asarray(task["E_train"], dtype=np.float64).ravel()
         if check:
-            _report(check_energies(E_ref, E_pred))
+            R, F, idxs = task["R_train"], task["F_train"], task["idxs_train"]
+            net_forces = bool(check_forces(task["z"], R, F, task.get("lattice") is not None))
+            self._report(check_energies(E_ref, E_pred, R_desc, idxs, net_forces))
         return float(np.mean(E_ref - E_pred))
 
     # ---- kernel matrix ------------------------------------------------------------------------------------------
@@ -729,6 +750,17 @@ def _draw(dataset: Mapping[str, Any], n: int, rng: np.random.RandomState, excl_i
     return draw_uniform(len(dataset["F"]), n, rng, excl_idxs)
 
 
-def _report(findings: list[Finding]) -> None:
-    for finding in findings:
-        _log.warning("%s", finding)
+def _r_unit(entries: Mapping[str, Any]) -> str | None:
+    return text(entries["r_unit"]) if "r_unit" in entries else None
+
+
+def _check_training_data(task: Mapping[str, Any], R: Array, R_desc: Array, cell: Cell | None) -> list[Finding]:
+    """Return what is wrong with training points, as far as it shows without a model."""
+    idxs = task["idxs_train"]
+    return [
+        *check_training_unit(R_desc, task["z"], _r_unit(task)),
+        *check_duplicates(R_desc, task["F_train"], task["perms"], idxs),
+        *([] if cell is not None else check_linearity(R)),
+        *check_forces(task["z"], R, task["F_train"], cell is not None, idxs),
+        *(check_constant_energies(task["E_train"]) if task["use_E"] else []),
+    ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset import Dataset, check_same_system, load_dataset, text
+from ..diagnostics import check_energy_deviations
 from ..evaluate import Errors, draw_test_points
 from ..model import is_validated, load_model, save_model
 from ..sampling import new_seed
@@ -42,6 +43,10 @@ def test_model(args: argparse.Namespace, path: Path, dataset: Dataset, n_test: i
         console.warning(f"Only {len(idxs):,} unused points are left in the dataset; testing on those.")
     errors = measure_errors(model, dataset, idxs, args, console, "Testing")
     _print_errors(console, model, dataset, errors)
+    if "energy" in errors.mae:
+        deviations = (errors.mean["energy"], errors.mae["energy"], errors.rmse["energy"])
+        for finding in check_energy_deviations(*deviations, len(idxs)):
+            console.warning(str(finding))
 
     n_before = int(model["n_test"])
     if args.overwrite or n_before < len(idxs):

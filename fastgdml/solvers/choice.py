@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ from .cg import (
     closed_form_seconds,
     expected_steps,
     iteration_seconds,
+    least_columns,
 )
 from .machine import PROCESSOR, Machine
 
@@ -193,7 +195,7 @@ def solve(
             count = choose_n_columns(n_train, iteration.n // n_train, iteration.product, room, machine, options.tol)
         except InsufficientMemoryError:
             if not free_to_choose:
-                raise
+                raise InsufficientMemoryError(_least_limit(iteration, equations, limit, machine)) from None
             return closed_form(equations, memory, callback, machine)
         columns = iteration.choose_columns(count)
 
@@ -236,6 +238,21 @@ def solve(
             options.tol,
         )
     return wrapped(found)
+
+
+def _least_limit(iteration: IterativeSolver, equations: TrainingEquations, limit: float, machine: Machine) -> str:
+    """Return the message that says which limit would do for the iteration, rounded up to three digits."""
+    n_train, n_atoms = equations.R.shape[:2]
+    n_coord = iteration.n // n_train
+    least = machine.preconditioner_memory(n_train, n_coord, least_columns(iteration.n, n_coord))
+    needed = (least + iteration.fixed_memory()) / _SHARE_OF_MEMORY / 2**30
+    digit = 10.0 ** (math.floor(math.log10(needed)) - 2)
+    enough = f"{math.ceil(needed / digit) * digit:.6g}"
+    return (
+        f"For {n_train} points of {n_atoms} atoms the iterative solver needs a memory limit of at least {enough} GB; "
+        f"the limit{machine.of_memory} is {limit / 2**30:.3g} GB. Use fewer training points or a larger limit "
+        f"(max_memory={enough}, -m {enough})."
+    )
 
 
 def closed_form(
