@@ -12,7 +12,7 @@ from typing import Any
 from . import _core
 from .errors import DataError, FileFormatError
 from .model_arrays import ModelArrays
-from .npz import replacing
+from .npz import FLAT_MODEL, replacing
 
 
 def load_flat(path: str | os.PathLike[str]) -> _core.Model:
@@ -50,5 +50,5 @@ def export_flat(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:
     for key, unit in (("e_unit", arrays.e_unit), ("r_unit", arrays.r_unit)):
         if len(unit.encode()) > 31:
             raise DataError(f"The name of the unit {key}, {unit!r}, is too long: a model file holds up to 31 bytes.")
-    with replacing(path) as file:
+    with replacing(path, FLAT_MODEL) as file:
         file.write(arrays.native().image())

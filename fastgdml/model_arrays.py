@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from . import _core
 from .cell import Cell
-from .dataset import text
 from .descriptor import Array, n_pairs, pair_perms_from_lin
 from .errors import DataError
+from .npz import text
 
 _REQUIRED = ("z", "R_desc", "R_d_desc_alpha", "tril_perms_lin", "sig", "std", "c")
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from .cell import Cell
-from .dataset import text
 from .errors import DataError, FileFormatError
-from .npz import load_npz, save_npz
+from .npz import load_npz, save_npz, text
 
 Task = dict[str, Any]
 
