@@ -118,4 +118,4 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
 
 def is_validated(model: Mapping[str, Any]) -> bool:
     """Return whether the expected errors of a model are known."""
-    return bool(np.isfinite(model["f_err_mae"]) and np.isfinite(model["f_err_rmse"]))
+    return bool(np.isfinite(model.get("f_err_mae", np.nan)) and np.isfinite(model.get("f_err_rmse", np.nan)))
