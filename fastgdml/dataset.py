@@ -195,9 +195,7 @@ def require_keys(dataset: Mapping[str, Any], source: str) -> None:
         if key in there or found:
             renamed[key] = key if key in there else min(found, key=lambda name: names.index(name.lower()))
     if any(name != key for key, name in renamed.items()):
-        parts = [
-            f"{key}={'-' if name.lower().startswith('grad') else ''}d['{name}']" for key, name in renamed.items()
-        ]
+        parts = [f"{key}={'-' if name.lower().startswith('grad') else ''}d['{name}']" for key, name in renamed.items()]
         absent = [key for key in ("z", "R", "F") if key not in renamed]
         file = source if "." in source else "FILE"
         message += (

@@ -78,7 +78,9 @@ def prediction_errors(
     units, model_units = Units.of(dataset), Units(predictor.e_unit, predictor.r_unit)
     factors = conversion(units, model_units, "dataset", "model")
     if factors:
-        _log.info("The dataset is in %s, the model in %s: labels are converted to the model's units.", units, model_units)
+        _log.info(
+            "The dataset is in %s, the model in %s: labels are converted to the model's units.", units, model_units
+        )
     absolute: dict[str, float] = {}
     squared: dict[str, float] = {}
     count: dict[str, int] = {}

@@ -246,7 +246,17 @@ def require_target(path: str | os.PathLike[str], kind: str, also: Collection[str
         If there is a file of another kind (`require_kind`), or the folder cannot be written to.
     """
     require_kind(path, kind, also)
-    with _temporary(Path(path)):
+    folder = Path(path).parent
+    if path_type(folder) != "directory":
+        raise FileFormatError(
+            f"'{_short(path)}' cannot be written: there is no folder '{_short(folder)}'. Make it first."
+        )
+    require_writable(Path(path).parent)
+
+
+def require_writable(folder: str | os.PathLike[str]) -> None:
+    """Raise FileFormatError unless files can be made in a folder, by making one and removing it."""
+    with _temporary(Path(folder), f"The folder '{_short(folder)}'"):
         pass
 
 
@@ -303,7 +313,7 @@ def replacing(path: str | os.PathLike[str], kind: str, also: Collection[str] = (
     """
     require_kind(path, kind, also)
     path = Path(path)
-    with _temporary(path) as (file, temporary):
+    with _temporary(path.parent, f"'{_short(path)}'") as (file, temporary):
         yield file
         file.flush()
         os.fsync(file.fileno())
@@ -313,9 +323,9 @@ def replacing(path: str | os.PathLike[str], kind: str, also: Collection[str] = (
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """Open a temporary file beside `path`, and remove it if it is still there in the end."""
-    temporary = path.parent / f".fastgdml.{secrets.token_hex(8)}.tmp"
+def _temporary(folder: Path, target: str) -> Iterator[tuple[BinaryIO, Path]]:
+    """Open a temporary file in a folder, and remove it if it is still there in the end; errors name `target`."""
+    temporary = folder / f".fastgdml.{secrets.token_hex(8)}.tmp"
     try:
         file = open(temporary, "x+b")  # noqa: SIM115 (closed below, before it is removed)
         try:
@@ -326,7 +336,7 @@ def _temporary(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     except FileFormatError:
         raise
     except OSError as error:
-        raise FileFormatError(f"{_short(path)} could not be written: {error.strerror or error}.") from error
+        raise FileFormatError(f"{target} could not be written: {error.strerror or error}.") from error
 
 
 def _short(path: str | os.PathLike[str]) -> str:
@@ -413,7 +423,8 @@ class _PickledArray:
         if self._state is None:
             raise pickle.UnpicklingError("array without content")
         _, shape, dtype, fortran, data = self._state
-        return _make_array(dtype, data, shape, "F" if fortran else "C")
+        array = _make_array(dtype, data, shape, "F" if fortran else "C")
+        return array.astype(array.dtype.newbyteorder("="), copy=False)  # as NumPy's unpickling does
 
 
 def _make_array(dtype: Any, data: Any, shape: tuple[int, ...], order: str) -> np.ndarray:
@@ -470,6 +481,11 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """Stand for bytes(), as old protocols write bytes of length zero."""
+    return b""
+
+
 _ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _PickledArray,
     ("numpy", "dtype"): _PickledDtype,
@@ -480,6 +496,7 @@ _ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy.core.numeric", "_frombuffer"): _frombuffer,
     ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _no_bytes,
 }
 
 

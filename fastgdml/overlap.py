@@ -153,13 +153,13 @@ def require_drawn_from(entries: Mapping[str, Any], which: str, dataset: Mapping[
     what = {"train": "training", "valid": "validation"}[which]
     if has_fingerprint(dataset, entries[f"md5_{which}"]):
         raise UsageError(
-            f"This is not the {what} dataset of {source}: it records the same fingerprint, "
-            f"{text(entries[f'md5_{which}'])}, but {source}'s points are not at their places in it. It may be a part of "
-            f"that dataset, or its geometries are in another order."
+            f"The {what} points of {source} are from another dataset: the one given records the same fingerprint, "
+            f"{text(entries[f'md5_{which}'])}, but does not have the points at their places. It may be a part of that "
+            "dataset, or in another order."
         )
     raise UsageError(
-        f"This is not the {what} dataset of {source}: {source} records the fingerprint "
-        f"{text(entries[f'md5_{which}']) or '(none)'}, and the fingerprint of the dataset is {text(dataset['md5'])}."
+        f"The {what} points of {source} are from another dataset, with the fingerprint "
+        f"{text(entries[f'md5_{which}']) or '(none)'}; that of the one given is {text(dataset.get('md5', '(none)'))}."
     )
 
 
@@ -190,7 +190,11 @@ def seen_points(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> IntArra
     if len(points):
         message = f"{len(points):,} geometries of this dataset are training points of the model"
         if text(model["md5_train"]):
-            message += ", though its fingerprint is another one (a longer file of the same run?)"
+            message += (
+                ", though not at the places that it records"
+                if has_fingerprint(dataset, model["md5_train"])
+                else ", though its fingerprint is another one (a longer file of the same run?)"
+            )
         message += ": they are left out"
         valid = _shifted_valid_points(model, dataset, points, numbers)
         if len(valid):
@@ -200,7 +204,9 @@ def seen_points(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> IntArra
     return np.unique(np.concatenate(seen))
 
 
-def _shifted_valid_points(model: Mapping[str, Any], dataset: Mapping[str, Any], points: IntArray, numbers: IntArray) -> IntArray:
+def _shifted_valid_points(
+    model: Mapping[str, Any], dataset: Mapping[str, Any], points: IntArray, numbers: IntArray
+) -> IntArray:
     """Return where validation points are if all training points moved by the same number of places."""
     idxs = _idxs(model, "train")
     none = np.empty(0, dtype=np.int64)

@@ -37,7 +37,7 @@ from .predict import GDMLPredict
 from .progress import Callback, Step
 from .sampling import draw_stratified, draw_uniform, generator
 from .solvers.choice import Solution, SolverOptions, TrainingEquations, solve
-from .task import Task, check_task
+from .task import HUGE, Task, check_task
 from .threads import resolve_n_threads
 from .units import Conversion, Units, conversion
 
@@ -45,8 +45,6 @@ _log = logging.getLogger(__name__)
 
 # Geometries used for the symmetry search, as in sgdml.
 _MAX_SYMMETRY_POINTS = 1000
-# Above any length scale or regularisation that makes sense.
-_HUGE = 1e15
 
 
 class GDMLTrain:
@@ -148,7 +146,7 @@ class GDMLTrain:
         n_train, n_valid = _count("n_train", n_train, 1), _count("n_valid", n_valid, 0)
         if use_E_cstr and not use_E:
             raise UsageError("Energy constraints (use_E_cstr=True) need energies: they exclude use_E=False.")
-        if not (_is_number(sig) and _is_number(lam) and 0 < sig < _HUGE and 0 <= lam < _HUGE):
+        if not (_is_number(sig) and _is_number(lam) and 0 < sig < HUGE and 0 <= lam < HUGE):
             raise UsageError(
                 f"sigma must be a positive number and lambda one that is not negative; got {sig!r} and {lam!r}."
             )

@@ -63,7 +63,9 @@ def _run(argv: Sequence[str] | None) -> int:
         console.error(f"{os.fsdecode(error.filename)}: {error.strerror or error}.")
         return 1
     except MemoryError as error:
-        console.error(f"There is not enough memory for this work ({error}). Use fewer points or atoms, or a larger machine.")
+        console.error(
+            f"There is not enough memory for this work ({error}). Use fewer points or atoms, or a larger machine."
+        )
         return 1
     except Exception as error:
         _unexpected(error, console)

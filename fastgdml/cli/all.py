@@ -6,9 +6,10 @@ import argparse
 
 from ..dataset import check_same_system, load_dataset
 from ..errors import NoPointsLeftError, UsageError
+from ..npz import MODEL
 from .console import Console
 from .create import create_tasks
-from .files import list_files, load_dataset_argument
+from .files import list_files, load_dataset_argument, require_free
 from .select import final_model_file, require_place, select_model
 from .show import dataset_properties
 from .test import test_model
@@ -18,7 +19,7 @@ from .train import train_tasks
 def run(args: argparse.Namespace, console: Console) -> None:
     """Reconstruct a force field from beginning to end."""
     if args.model_file is not None:
-        final_model_file(args, {})
+        require_free(final_model_file(args, {}), MODEL, args.overwrite, "--model_file")
     console.title("STEP 0", "Dataset(s)")
     dataset = load_dataset(args.dataset)
     valid_dataset = load_dataset_argument(args.valid_dataset, dataset)

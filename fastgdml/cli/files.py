@@ -9,7 +9,7 @@ from ..dataset import Dataset, load_dataset
 from ..errors import DataError, FileFormatError, UsageError
 from ..exchange import export_sgdml
 from ..model import Model, save_model
-from ..npz import MODEL, SGDML_MODEL, kind_of, load_npz, path_type, require_target, text
+from ..npz import MODEL, SGDML_MODEL, kind_of, load_npz, path_type, require_target, require_writable, text
 
 _KINDS = {"task": "t", "model": "m"}
 
@@ -114,7 +114,7 @@ def require_folder(folder: Path) -> None:
         nearest = nearest.parent
     if what not in ("nothing", "directory") or path_type(nearest) != "directory":
         raise FileFormatError(f"{nearest} exists and is no directory; choose another --task_dir.")
-    require_target(nearest / "task.npz" if what == "nothing" else folder / ".probe", "file")
+    require_writable(nearest)
 
 
 def make_folder(folder: Path) -> None:

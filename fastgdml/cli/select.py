@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from ..dataset import same_fingerprint
-from ..errors import UsageError
+from ..errors import FileFormatError, UsageError
 from ..model import Model, is_validated, load_model, save_model
 from ..npz import MODEL, path_type
 from ..task import final_model_file_name
@@ -54,7 +54,11 @@ def select_model(args: argparse.Namespace, paths: list[Path], console: Console) 
     require_place(target, directory, args.overwrite)
     save_model(target, best)
     console.done(f"Wrote model file '{target}'")
-    remove_search(directory)
+    try:
+        remove_search(directory)
+    except FileFormatError as error:
+        console.warning(f"The search is not deleted. {error}")
+        return target
     if directory.exists():
         console.info(f"'{directory}' holds other files and is kept.")
     return target

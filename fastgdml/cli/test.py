@@ -58,7 +58,9 @@ def test_model(args: argparse.Namespace, path: Path, dataset: Dataset, n_test: i
     if unrecorded:
         console.info(f"The errors are not recorded in '{path}': {unrecorded}.")
     elif args.overwrite or n_before < len(idxs):
-        update_model(path, {**with_errors(model, errors), "n_test": len(idxs), "md5_test": text(dataset["md5"]).encode()})
+        update_model(
+            path, {**with_errors(model, errors), "n_test": len(idxs), "md5_test": text(dataset["md5"]).encode()}
+        )
         console.info(f"The expected errors in '{path}' are now those of this test.")
     else:
         console.warning(
