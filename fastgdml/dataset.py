@@ -26,7 +26,7 @@ from .descriptor import from_R
 from .errors import DataError, FileFormatError
 from .group import check_perms
 from .npz import load_npz, path_type, save_npz, text
-from .units import Conversion, Units, conversion
+from .units import SAME, Conversion, Units, conversion
 
 _log = logging.getLogger(__name__)
 
@@ -150,8 +150,8 @@ def load_dataset(source: str | os.PathLike[str]) -> Dataset:
     Returns
     -------
     dict
-        The dataset. A file that holds only R, F, z (and E) is accepted: its name is then taken from the file. Numbers may
-        be of any type, atomic numbers floats, energies of shape (M, 1) or (M, 1, 1).
+        The dataset. A file that holds only R, F, z (and E) is accepted: its name is then taken from the file. Numbers
+        may be of any type, atomic numbers floats, energies of shape (M, 1) or (M, 1, 1).
 
     Raises
     ------
@@ -174,9 +174,9 @@ def load_dataset(source: str | os.PathLike[str]) -> Dataset:
     dataset.setdefault("theory", np.array("unknown"))
     md5 = dataset_md5(dataset)
     aliases = {*_recorded_fingerprints(dataset)}
-    if any(array is not dataset.get(key) for key, array in stored.items()):
-        if not any(array.dtype.hasobject for array in stored.values()):
-            aliases.add(dataset_md5(stored))
+    changed = any(array is not dataset.get(key) for key, array in stored.items())
+    if changed and not any(array.dtype.hasobject for array in stored.values()):
+        aliases.add(dataset_md5(stored))
     dataset["md5"], dataset["md5_aliases"] = np.array(md5), np.array(sorted(aliases - {md5}), dtype="S")
     _warn_of_other_cells(dataset, str(path))
     return dataset
@@ -281,8 +281,8 @@ def _find_by_fingerprint(folder: Path, fingerprint: str) -> Path:
 def check_dataset(dataset: Dataset, source: str) -> None:
     """Check a dataset, and give its entries their types and shapes.
 
-    Optional entries that are None are removed, numbers of other types become floats, atomic numbers integers, E gets the
-    shape (M,).
+    Optional entries that are None are removed, numbers of other types become floats, atomic numbers integers, E gets
+    the shape (M,).
 
     Raises
     ------
@@ -362,13 +362,15 @@ def _atomic_numbers(value: Any, n_atoms: int, source: str) -> npt.NDArray[np.int
     if z.shape != (n_atoms,):
         raise DataError(f"{source}: z has shape {z.shape} but R has {n_atoms} atoms.")
     try:
-        integers = z if z.dtype.kind in "iu" else z.astype(np.float64).astype(np.int64)
-        correct = z.dtype.kind != "b" and bool((integers == z.astype(np.float64)).all())
+        numbers = z.astype(np.float64)
+        correct = z.dtype.kind != "b" and bool(
+            ((numbers == np.round(numbers)) & (1 <= numbers) & (numbers <= 118)).all()
+        )
     except (ValueError, TypeError, OverflowError):
         correct = False
-    if not correct or integers.min() < 1 or integers.max() > 118:
+    if not correct:
         raise DataError(f"{source}: z must hold atomic numbers (integers from 1 to 118); found {_short(z)}.")
-    return integers
+    return z if z.dtype.kind in "iu" else numbers.astype(np.int64)
 
 
 def _check_text(dataset: Dataset, key: str, source: str) -> None:
@@ -452,9 +454,7 @@ class Points:
     lattice: npt.NDArray[np.float64] | None
 
 
-def take_points(
-    dataset: Mapping[str, Any], idxs: npt.NDArray[np.integer], factors: Conversion = Conversion()
-) -> Points:
+def take_points(dataset: Mapping[str, Any], idxs: npt.NDArray[np.integer], factors: Conversion = SAME) -> Points:
     """Return points of a dataset, converted by `factors`."""
     E, lattice = dataset.get("E"), lattice_of(dataset, idxs)
     return Points(
@@ -500,8 +500,8 @@ def check_same_system(one: Mapping[str, Any], other: Mapping[str, Any], one_name
         and same_fingerprint(origin, other.get("md5", b""))
     ):
         raise DataError(
-            f"The {one_name} and the {other_name} have the same numbers (fingerprint {text(origin)}) but record different "
-            f"units: {units}, {other_units}. Correct the entries e_unit and r_unit of the one that is wrong."
+            f"The {one_name} and the {other_name} have the same numbers (fingerprint {text(origin)}) but record "
+            f"different units: {units}, {other_units}. Correct the entries e_unit and r_unit of the one that is wrong."
         )
 
 

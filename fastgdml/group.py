@@ -112,6 +112,8 @@ def check_perms(perms: npt.ArrayLike) -> IntArray:
     """Return permutations as an integer array (P, N), or raise DataError when a row is none."""
     try:
         given = np.asarray(perms)
+        if given.dtype.kind not in "iu" and not np.isfinite(given.astype(np.float64)).all():
+            raise ValueError("not finite")
         array = np.atleast_2d(given.astype(np.int64))
     except (ValueError, TypeError, OverflowError):
         raise DataError("perms must be an array of integers, one permutation of atoms a row.") from None

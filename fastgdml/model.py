@@ -123,7 +123,8 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
         )
     if n_atoms < 2 or x.shape[1] == 0:
         raise DataError(
-            f"{source}: a model of {n_atoms} atoms and {x.shape[1]} training points; two atoms and one point are needed."
+            f"{source}: the model is of {n_atoms} atoms and {x.shape[1]} training points; two atoms and one point are "
+            "needed."
         )
     if model.get("perms") is None:
         model["perms"] = perms_from_lin(model["tril_perms_lin"], x.shape[0])

@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -393,6 +393,8 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) ->
 
 class _PickledDtype:
     """Stands for numpy.dtype: a plain number, text or object type and its byte order."""
+
+    _order: Literal["<", ">", "=", "|"]
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
         if not (isinstance(code, str) and re.fullmatch(r"[biufcSUO]\d{0,9}|\?", code)):

@@ -1,8 +1,8 @@
 """Geometries of a model or task in a dataset: recognised by fingerprint, and by themselves.
 
-A dataset that holds training points is not always the one that they were drawn from: it may be a longer file of the same
-run, or the same data written by another program. Geometries are compared by their descriptors, which rigid motions and
-the rounding of stored positions do not change.
+A dataset that holds training points is not always the one that they were drawn from: it may be a longer file of the
+same run, or the same data written by another program. Geometries are compared by their descriptors, which rigid motions
+do not change, and the rounding of stored positions hardly.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ def _in_range(idxs: IntArray, dataset: Mapping[str, Any]) -> bool:
 def is_drawn_from(entries: Mapping[str, Any], which: str, dataset: Mapping[str, Any]) -> bool:
     """Return whether the training or validation points of a task or model were drawn from a dataset.
 
-    The dataset is recognised by the fingerprint of its arrays or the one that it records. The latter may have been copied
-    to other data: the points must be there, and training geometries at their places.
+    The dataset is recognised by the fingerprint of its arrays or the one that it records. The latter may have been
+    copied to other data: the points must be there, and training geometries at their places.
 
     Parameters
     ----------
@@ -164,7 +164,9 @@ def require_drawn_from(entries: Mapping[str, Any], which: str, dataset: Mapping[
 
 
 def seen_points(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> IntArray:
-    """Return the points of a dataset that a model was trained or validated on; warn if they are found by geometry alone.
+    """Return the points of a dataset that a model was trained or validated on.
+
+    Warns if they are found by their geometry alone.
 
     Parameters
     ----------

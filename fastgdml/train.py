@@ -187,8 +187,8 @@ class GDMLTrain:
         for what, forces in (("training", drawn.F), ("validation", valid_dataset["F"][idxs_valid])):
             if len(forces) and not np.any(forces):
                 raise DataError(
-                    f"All forces of the {what} points are zero. Are they a placeholder? Models are trained and chosen by "
-                    "forces."
+                    f"All forces of the {what} points are zero. Are they a placeholder? Models are trained and chosen "
+                    "by forces."
                 )
 
         task: Task = {

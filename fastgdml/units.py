@@ -1,8 +1,8 @@
 """Names of units, and what two files that record units have in common.
 
-Files name their units of energy and length in the entries ``e_unit`` and ``r_unit``; forces are in ``e_unit``/``r_unit``.
-The table of names and sizes is that of the C library (src/units.c, CODATA 2018): upper and lower case and blanks do not
-count, and many spellings are known, such as Ang, Angstrom, Å; Bohr, a0; Hartree, Ha, Eh; kcal/mol, kcal mol-1; au, a.u.
+Files name their units of energy and length in the entries ``e_unit`` and ``r_unit``; forces are in e_unit/r_unit. The
+table of names and sizes is that of the C library (src/units.c, CODATA 2018): upper and lower case and blanks do not
+count, and several spellings are known, such as Ang, Angstrom, Å; Bohr, a0; Hartree, Ha, Eh; kcal/mol, kcal mol-1; au.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from . import _core
 from .errors import DataError
@@ -59,6 +57,9 @@ class Conversion:
 
     def __bool__(self) -> bool:
         return self.energy != 1 or self.length != 1
+
+
+SAME = Conversion()
 
 
 def _recorded(entries: Mapping[str, Any], key: str) -> str:
@@ -125,11 +126,12 @@ def conversion(one: Units, other: Units, one_name: str, other_name: str) -> Conv
             size = factor(a, b)
         except (ValueError, UnicodeError) as error:
             raise DataError(
-                f"The {one_name} records the unit of {what} '{a}', the {other_name} '{b}', and they cannot be converted "
-                f"({error}). Correct the entry {'e_unit' if what == 'energy' else 'r_unit'} of the file that is wrong."
+                f"The {one_name} records the unit of {what} '{a}', the {other_name} '{b}', and they cannot be "
+                f"converted ({error}). Correct the entry {'e_unit' if what == 'energy' else 'r_unit'} of the file that "
+                "is wrong."
             ) from None
         # the same unit under two names
-        factors[what] = 1.0 if np.isclose(size, 1, rtol=1e-12, atol=0) else size
+        factors[what] = 1.0 if abs(size - 1) < 1e-12 else size
     return Conversion(**factors)
 
 

@@ -1,4 +1,4 @@
-"""Files that the command line reads and writes: directories of tasks and models, targets, and the arguments that name them."""
+"""Files that the command line reads and writes: tasks and models in directories, targets, arguments that name them."""
 
 from __future__ import annotations
 

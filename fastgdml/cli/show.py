@@ -87,7 +87,7 @@ def flat_properties(console: Console, model: Mapping[str, Any]) -> None:
         ],
         indent=4,
     )
-    if np.ndim(model.get("lattice")) == 3:
+    if "lattice" in model and np.ndim(model["lattice"]) == 3:
         rows = [("Lattice", "that of each geometry"), ("Image rule", _IMAGE_RULES[image_rule_of(model)])]
         console.properties(rows, indent=4)
     else:
