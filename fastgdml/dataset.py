@@ -364,7 +364,7 @@ def _atomic_numbers(value: Any, n_atoms: int, source: str) -> npt.NDArray[np.int
     try:
         numbers = z.astype(np.float64)
         correct = z.dtype.kind != "b" and bool(
-            ((numbers == np.round(numbers)) & (1 <= numbers) & (numbers <= 118)).all()
+            ((numbers == np.round(numbers)) & (numbers >= 1) & (numbers <= 118)).all()
         )
     except (ValueError, TypeError, OverflowError):
         correct = False
