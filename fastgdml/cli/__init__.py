@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # now, when an error can be told, rather than when Python ends
+    except KeyboardInterrupt:  # before there is anything to interrupt
+        return 130
     except BrokenPipeError:  # the reader of our output is gone, as in `| head`
         _discard_output()
     except OSError as error:
