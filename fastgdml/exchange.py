@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 
 from .cell import Cell
-from .dataset import text
 from .errors import DataError
 from .model import normalize_model
-from .npz import replacing
+from .npz import SGDML_MODEL, replacing, text
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +101,7 @@ def export_sgdml(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None
             float(entries["sig"]),
         )
     objects = {key: entries.pop(key) for key in _ERRORS if key in entries}
-    with replacing(path) as file:
+    with replacing(path, SGDML_MODEL) as file:
         np.savez(file, **{key: np.asanyarray(value) for key, value in entries.items()})
         with zipfile.ZipFile(file, "a") as archive:
             for key, value in objects.items():

@@ -7,6 +7,7 @@ of sgdml 0.4 to 1.0 and of programs built on it are converted when they are load
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any, TypedDict, cast
@@ -16,9 +17,12 @@ import numpy as np
 from .cell import Cell
 from .dataset import Integers, Number, Text
 from .descriptor import Array, n_pairs, perms_from_lin
+from .entries import MODEL_FORMS, check_forms
 from .errors import DataError
 from .npz import load_npz, save_npz
 from .task import require_type
+
+_log = logging.getLogger(__name__)
 
 SCHEMA = 1
 
@@ -90,13 +94,31 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     DataError
         If the model is incomplete or uses features that fastgdml does not know.
     """
-    entries = load_npz(path)
+    entries = load_npz(path, needed={*MODEL_FORMS, "type", "f_err", "e_err", "use_cprsn", "interact_cut_off"})
     require_type(entries, "m", "model", path)
-    return normalize_model(entries, str(path))
+    return normalize_model(_storable(entries, path), str(path))
+
+
+def _storable(entries: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Leave out what cannot be written again, objects that fastgdml does not use."""
+    read = ("f_err", "e_err", "interact_cut_off")
+    objects = {
+        key
+        for key, value in entries.items()
+        if value is not None
+        and key not in MODEL_FORMS
+        and key not in read
+        and np.asarray(value, dtype=None).dtype == object
+    }
+    if objects:
+        _log.warning(
+            "%s: %s: Python objects, which fastgdml does not use, are left out.", path, ", ".join(sorted(objects))
+        )
+    return {key: value for key, value in entries.items() if key not in objects}
 
 
 def save_model(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:
-    """Write a model file, atomically and without pickles."""
+    """Write a model file, atomically and without pickles. Only a model is replaced."""
     save_npz(path, model)
 
 
@@ -109,7 +131,7 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
         If arrays are missing or do not fit each other, or the model uses a descriptor that fastgdml lacks.
     """
     model: dict[str, Any] = dict(entries)
-    missing = [key for key in REQUIRED if key not in model]
+    missing = [key for key in REQUIRED if model.get(key) is None]
     if missing:
         raise DataError(f"{source}: the model lacks {', '.join(missing)}.")
     for key in ("f_err", "e_err"):
@@ -118,7 +140,8 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
             errors = errors.item()
         if isinstance(errors, Mapping):
             for measure in ("mae", "rmse"):
-                model[f"{key}_{measure}"] = np.float64(errors.get(measure, np.nan))
+                model[f"{key}_{measure}"] = errors.get(measure, np.nan)
+    check_forms(model, MODEL_FORMS, source)
     model.setdefault("f_err_mae", np.float64("nan"))
     model.setdefault("f_err_rmse", np.float64("nan"))
     if np.any(model.get("use_cprsn", False)):
@@ -147,8 +170,15 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
             f"{source}: alphas_E {np.shape(alphas_E)} does not fit {x.shape[1]} training points. The file is damaged "
             "or of an unknown version."
         )
-    if "perms" not in model:
+    if n_atoms < 2 or x.shape[1] == 0:
+        raise DataError(
+            f"{source}: the model is of {n_atoms} atoms and {x.shape[1]} training points; two atoms and one point are "
+            "needed."
+        )
+    if model.get("perms") is None:
         model["perms"] = perms_from_lin(model["tril_perms_lin"], x.shape[0])
+    if np.atleast_2d(model["perms"]).shape[1] != n_atoms:
+        raise DataError(f"{source}: perms has shape {np.shape(model['perms'])}, but there are {n_atoms} atoms.")
     for key in ("idxs_train", "idxs_valid"):
         model.setdefault(key, np.empty(0, dtype=np.int64))
     for key in ("md5_train", "md5_valid"):
@@ -167,4 +197,4 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
 
 def is_validated(model: Mapping[str, Any]) -> bool:
     """Return whether the expected errors of a model are known."""
-    return bool(np.isfinite(model["f_err_mae"]) and np.isfinite(model["f_err_rmse"]))
+    return bool(np.isfinite(model.get("f_err_mae", np.nan)) and np.isfinite(model.get("f_err_rmse", np.nan)))

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from . import _core
 from .cell import Cell
-from .dataset import text
 from .descriptor import Array, n_pairs, pair_perms_from_lin
 from .errors import DataError
 from .model import REQUIRED
+from .npz import text
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from .cell import Cell
-from .dataset import text
+from .entries import TASK_FORMS, check_forms
 from .errors import DataError, FileFormatError
-from .npz import load_npz, save_npz
+from .npz import load_npz, save_npz, text
 
 Task = dict[str, Any]
+
+# Above any length scale or regularisation that makes sense.
+HUGE = 1e15
 
 _REQUIRED = (
     "z",
@@ -41,14 +44,16 @@ def load_task(path: str | os.PathLike[str]) -> Task:
     FileFormatError
         If the file is missing, damaged or no task.
     """
-    task = load_npz(path)
+    task = load_npz(path, needed={*TASK_FORMS, "type"})
     require_type(task, "t", "task", path)
+    for key in ("dataset_name", "dataset_theory"):
+        task.setdefault(key, np.array("unknown"))
     check_task(task, str(path))
     return task
 
 
 def save_task(path: str | os.PathLike[str], task: Mapping[str, Any]) -> None:
-    """Write a task file, atomically and without pickles."""
+    """Write a task file, atomically and without pickles. Only a task is replaced."""
     save_npz(path, task)
 
 
@@ -62,9 +67,10 @@ def require_type(entries: Mapping[str, Any], letter: str, what: str, path: str |
 
 def check_task(task: Mapping[str, Any], source: str) -> None:
     """Raise DataError unless a task is complete and its arrays fit each other."""
-    missing = [key for key in _REQUIRED if key not in task]
+    missing = [key for key in _REQUIRED if task.get(key) is None]
     if missing:
         raise DataError(f"{source}: the task lacks {', '.join(missing)}.")
+    check_forms(dict(task), TASK_FORMS, source)
     R, F, z = np.asarray(task["R_train"]), np.asarray(task["F_train"]), np.asarray(task["z"])
     if R.ndim != 3 or R.shape[1:] != (len(z), 3) or F.shape != R.shape or len(R) == 0:
         raise DataError(f"{source}: R_train {R.shape}, F_train {F.shape} and z {z.shape} do not fit each other.")
@@ -76,15 +82,19 @@ def check_task(task: Mapping[str, Any], source: str) -> None:
         raise DataError(f"{source}: E_train must hold one energy for each of {len(R)} training points.")
     if task["use_E_cstr"] and not np.isfinite(task["E_train"]).all():
         raise DataError(f"{source}: energies are not finite.")
+    if np.size(task["perms"]) == 0:
+        raise DataError(f"{source}: perms is empty; at least the identity is needed.")
     if np.atleast_2d(task["perms"]).shape[1] != len(z):
-        raise DataError(f"{source}: perms is for {np.atleast_2d(task['perms']).shape[1]} atoms, z for {len(z)}.")
+        raise DataError(f"{source}: perms is for {np.shape(task['perms'])[-1]} atoms, z for {len(z)}.")
+    if len(np.atleast_1d(task["idxs_train"])) != len(R):
+        raise DataError(f"{source}: idxs_train has {np.size(task['idxs_train'])} numbers for {len(R)} training points.")
     try:
         cell = Cell.of(task)
         if cell is not None:
             cell.require_for(len(R))
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
-    if not (float(task["sig"]) > 0 and float(task["lam"]) >= 0):
+    if not (0 < float(task["sig"]) < HUGE and 0 <= float(task["lam"]) < HUGE):
         raise DataError(
             f"{source}: sigma must be positive and lambda not negative; found {task['sig']}, {task['lam']}."
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import operator
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,7 +15,7 @@ import numpy.typing as npt
 from ._version import __version__
 from .backend import array_module, resolve_backend
 from .cell import Cell, check_image_rule, image_rule_of
-from .dataset import check_dataset, check_same_system, dataset_md5, lattice_of, same_fingerprint, text
+from .dataset import Dataset, check_dataset, check_same_system, dataset_md5, load_dataset, take_points
 from .descriptor import (
     Array,
     IntArray,
@@ -37,13 +39,16 @@ from .group import GroupTables, check_perms
 from .kernel import assemble_columns, assemble_full, check_columns, energies_last, n_coordinates
 from .legacy import _assemble_kernel_mat_wkr, _share_array, glob  # noqa: F401 (old names of sgdml.train)
 from .model import SCHEMA, Model
+from .npz import text
+from .overlap import KnownGeometries, require_drawn_from
 from .permutations import MAX_GROUP_SIZE, find_perms
 from .predict import GDMLPredict
 from .progress import Callback, Step
 from .sampling import draw_stratified, draw_uniform, generator
 from .solvers.choice import Solution, SolverOptions, TrainingEquations, solve
-from .task import Task, check_task
+from .task import HUGE, Task, check_task
 from .threads import resolve_n_threads
+from .units import Conversion, Units, conversion
 
 _log = logging.getLogger(__name__)
 
@@ -90,9 +95,9 @@ class GDMLTrain:
 
     def create_task(
         self,
-        train_dataset: Mapping[str, Any],
+        train_dataset: Mapping[str, Any] | str | os.PathLike[str],
         n_train: int,
-        valid_dataset: Mapping[str, Any],
+        valid_dataset: Mapping[str, Any] | str | os.PathLike[str],
         n_valid: int,
         sig: float,
         lam: float = 1e-10,
@@ -109,8 +114,9 @@ class GDMLTrain:
 
         Parameters
         ----------
-        train_dataset, valid_dataset : mapping
-            Datasets to draw from; without overlap if they are the same.
+        train_dataset, valid_dataset : mapping or path-like
+            Datasets to draw from, or what `load_dataset` takes; without overlap if they are the same, or hold the same
+            geometries.
         n_train, n_valid : int
             Number of training and validation points.
         sig : float
@@ -147,32 +153,54 @@ class GDMLTrain:
         DataError
             If the datasets cannot be used or do not belong to the same system.
         """
+        n_train, n_valid = _count("n_train", n_train, 1), _count("n_valid", n_valid, 0)
+        if use_E_cstr and not use_E:
+            raise UsageError("Energy constraints (use_E_cstr=True) need energies: they exclude use_E=False.")
+        if not (_is_number(sig) and _is_number(lam) and 0 < sig < HUGE and 0 <= lam < HUGE):
+            raise UsageError(
+                f"sigma must be a positive number and lambda one that is not negative; got {sig!r} and {lam!r}."
+            )
+        check_image_rule(image_rule)
+        same = valid_dataset is train_dataset or (
+            isinstance(train_dataset, str | os.PathLike) and train_dataset == valid_dataset
+        )
+        train_dataset = _opened(train_dataset, "training dataset")
+        valid_dataset = train_dataset if same else _opened(valid_dataset, "validation dataset")
         if use_E and "E" not in train_dataset:
             raise UsageError(
                 "The dataset has no energies (key 'E'). Train on forces alone with use_E=False (--no_E), or add them."
             )
-        if use_E_cstr and not use_E:
-            raise UsageError("Energy constraints (use_E_cstr=True) need energies: they exclude use_E=False.")
-        if not (sig > 0 and lam >= 0):
-            raise UsageError(f"sigma must be positive and lambda not negative; got {sig} and {lam}.")
-        check_image_rule(image_rule)
-        train_dataset, valid_dataset = dict(train_dataset), dict(valid_dataset)
-        check_dataset(train_dataset, "training dataset")
-        if valid_dataset.keys() != train_dataset.keys() or valid_dataset["R"] is not train_dataset["R"]:
-            check_dataset(valid_dataset, "validation dataset")
         check_same_system(train_dataset, valid_dataset, "training dataset", "validation dataset")
 
         step = Step(callback, "Hashing dataset(s)")
-        md5_train, md5_valid = dataset_md5(train_dataset), dataset_md5(valid_dataset)
+        md5_train = dataset_md5(train_dataset)
+        md5_valid = md5_train if same else dataset_md5(valid_dataset)
         step.done()
 
         step = Step(callback, "Sampling training and validation subsets")
         rng = generator(seed) if seed is not None else np.random.mtrand._rand
         idxs_train = _draw(train_dataset, n_train, rng, None)
-        idxs_valid = _draw(valid_dataset, n_valid, rng, idxs_train if md5_train == md5_valid else None)
+        drawn = take_points(train_dataset, idxs_train)
+        R_train = drawn.R
+        cell = None if drawn.lattice is None else Cell(drawn.lattice, image_rule)
+        excluded = idxs_train
+        if md5_train != md5_valid:
+            known = KnownGeometries(from_R(R_train, cell, self._n_threads)[0], image_rule, Units.of(train_dataset))
+            excluded = known.find_in(valid_dataset)[0]
+            if len(excluded):
+                _log.warning(
+                    "%s geometries of the validation dataset are training points: they are not drawn for validation.",
+                    f"{len(excluded):,}",
+                )
+        idxs_valid = _draw(valid_dataset, n_valid, rng, excluded)
         step.done()
+        for what, forces in (("training", drawn.F), ("validation", valid_dataset["F"][idxs_valid])):
+            if len(forces) and not np.any(forces):
+                raise DataError(
+                    f"All forces of the {what} points are zero. Are they a placeholder? Models are trained and chosen "
+                    "by forces."
+                )
 
-        R_train = np.asarray(train_dataset["R"][idxs_train], dtype=np.float64)
         task: Task = {
             "type": "t",
             "code_version": __version__,
@@ -180,7 +208,7 @@ class GDMLTrain:
             "dataset_theory": text(train_dataset["theory"]),
             "z": train_dataset["z"],
             "R_train": R_train,
-            "F_train": np.asarray(train_dataset["F"][idxs_train], dtype=np.float64),
+            "F_train": drawn.F,
             "idxs_train": idxs_train,
             "md5_train": md5_train,
             "idxs_valid": idxs_valid,
@@ -194,15 +222,12 @@ class GDMLTrain:
         if seed is not None:
             task["seed"] = seed
         if use_E:
-            task["E_train"] = np.asarray(train_dataset["E"][idxs_train], dtype=np.float64)
+            task["E_train"] = drawn.E
         for key in ("r_unit", "e_unit"):
             if key in train_dataset:
                 task[key] = train_dataset[key]
-        lattice = lattice_of(train_dataset, idxs_train)
-        cell = None
-        if lattice is not None:
-            task["lattice"], task["image_rule"] = lattice, image_rule
-            cell = Cell(lattice, image_rule)
+        if cell is not None:
+            task["lattice"], task["image_rule"] = drawn.lattice, image_rule
         R_desc = from_R(R_train, cell, self._n_threads)[0]
         self._report(check_training_geometries(R_desc, task["z"], _r_unit(task), idxs_train))
         task["perms"] = self._choose_perms(train_dataset, R_train, cell, perms, use_sym, rng, callback, max_group_size)
@@ -438,16 +463,15 @@ class GDMLTrain:
             )
         if "alphas_F" not in model:
             raise UsageError("The model does not hold its coefficients (alphas_F), so that it cannot be trained on.")
-        dataset = dict(dataset)
-        check_dataset(dataset, "dataset")
-        if not same_fingerprint(dataset_md5(dataset), model["md5_train"]):
-            raise UsageError("The model was trained on another dataset: its fingerprint is not that of the one given.")
-        idxs = np.asarray(model["idxs_train"])
+        dataset = _opened(dataset, "dataset")
+        check_same_system(model, dataset, "model", "dataset")
+        require_drawn_from(model, "train", dataset, "the model")
+        points = take_points(dataset, np.asarray(model["idxs_train"]), _factors_to(model, dataset))
         task: Task = {
             "type": "t",
             "code_version": __version__,
-            "R_train": np.asarray(dataset["R"][idxs], dtype=np.float64),
-            "F_train": np.asarray(dataset["F"][idxs], dtype=np.float64),
+            "R_train": points.R,
+            "F_train": points.F,
             "use_E_cstr": "alphas_E" in model,
             "use_sym": len(np.atleast_2d(model["perms"])) > 1,
             "alphas0_F": model["alphas_F"],
@@ -474,7 +498,9 @@ class GDMLTrain:
         )
         task |= {key: model[key] for key in copied if key in model}
         if task["use_E"]:
-            task["E_train"] = np.asarray(dataset["E"][idxs], dtype=np.float64)
+            if points.E is None:
+                raise UsageError("The model was trained with energies, but the dataset has none (key 'E').")
+            task["E_train"] = points.E
         if "alphas_E" in model:
             task["alphas0_E"] = model["alphas_E"]
         return task
@@ -742,6 +768,39 @@ def _earlier_run(task: Mapping[str, Any]) -> tuple[tuple[Array, Array | None, in
         return None, None
     start = (task["alphas0_F"], task.get("alphas0_E"), int(task.get("solver_iters", 0)))
     return start, task.get("inducing_pts_idxs")
+
+
+def _opened(dataset: Mapping[str, Any] | str | os.PathLike[str], source: str) -> Dataset:
+    """Return a dataset, checked, from a mapping, which is left as it is, or a file."""
+    if isinstance(dataset, str | os.PathLike):
+        return load_dataset(dataset)
+    if not isinstance(dataset, Mapping):
+        raise UsageError(f"The {source} must be a mapping with z, R, F, or a file; got {type(dataset).__name__}.")
+    checked = {str(key): dataset[key] for key in dataset}
+    check_dataset(checked, source)
+    for key in ("name", "theory"):
+        checked.setdefault(key, np.array("unknown"))
+    return cast(Dataset, checked)
+
+
+def _count(name: str, value: Any, least: int) -> int:
+    """Return a number of points as int, or raise UsageError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name} must be an integer; got {value!r}.") from None
+    if number < least:
+        raise UsageError(f"{name} must be at least {least}; got {number}.")
+    return number
+
+
+def _is_number(value: Any) -> bool:
+    array = np.asarray(value)
+    return array.shape == () and array.dtype.kind in "iuf"
+
+
+def _factors_to(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> Conversion:
+    return conversion(Units.of(dataset), Units.of(model), "dataset", "model")
 
 
 def _draw(dataset: Mapping[str, Any], n: int, rng: np.random.RandomState, excl_idxs: IntArray | None) -> IntArray:
