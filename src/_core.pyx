@@ -70,12 +70,14 @@ cdef extern from "gdml.h" nogil:
     ctypedef struct gdml_low_rank:
         void (*project)(int64_t, int64_t, const float *, const double *, double *) noexcept nogil
         void (*subtract)(int64_t, int64_t, const float *, const double *, double *) noexcept nogil
+    ctypedef struct gdml_assembly:
+        size_t (*scratch)(const gdml_group *) noexcept nogil
+        void (*tile)(const gdml_kernel_job *, int64_t, int64_t, int64_t, void *) noexcept nogil
     ctypedef struct gdml_kernels:
         const char *name
         int lanes
         int64_t (*descriptor)(int64_t, const double *, const gdml_cell *, double *, double *) noexcept nogil
-        size_t (*kernel_scratch)(const gdml_group *) noexcept nogil
-        void (*kernel_tile)(const gdml_kernel_job *, int64_t, int64_t, int64_t, void *) noexcept nogil
+        const gdml_assembly *assembly
         const gdml_low_rank *low_rank
     const gdml_kernels *gdml_select_kernels(const char *isa)
     void gdml_jacobian_dot(int64_t, const double *, const double *, double *)
@@ -413,10 +415,10 @@ cdef class KernelAssembly:
         """Compute the work items (first training point of a tile of rows, first and last column point)."""
         cdef:
             const gdml_kernels *kernels = select_kernels()
-            Scratch scratch = Scratch(n_threads, kernels.kernel_scratch(&self.job.group))
+            Scratch scratch = Scratch(n_threads, kernels.assembly.scratch(&self.job.group))
             int64_t i
         for i in prange(items.shape[0], nogil=True, num_threads=n_threads, schedule="dynamic", chunksize=1):
-            kernels.kernel_tile(&self.job, items[i, 0], items[i, 1], items[i, 2], scratch.at(threadid()))
+            kernels.assembly.tile(&self.job, items[i, 0], items[i, 1], items[i, 2], scratch.at(threadid()))
 
 
 # ---- prediction -------------------------------------------------------------------------------------------------
