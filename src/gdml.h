@@ -189,7 +189,7 @@ static inline int64_t gdml_n_sums(const gdml_predictor *model)
     return 1 + model->class_image[model->n_classes] + gdml_n_images(model);
 }
 
-/* force [N][3] = scale J^T force_x. */
+/* Between descriptors and positions (adjoint.c): force [N][3] = scale J^T force_x. */
 void gdml_force_from_descriptor(int64_t n_atoms, const double *g, const double *force_x, double scale, double *force);
 
 /* virial [3][3] = -dE/d(strain) = -scale sum_k force_x_k g_k (outer) d_k, with the differences d_k = g_k / x_k^3. */
@@ -198,10 +198,6 @@ void gdml_virial_from_descriptor(int64_t n_desc, const double *x, const double *
 
 /* out [D] = J vector, vector [N][3]: the adjoint of the above. */
 void gdml_jacobian_dot(int64_t n_atoms, const double *g, const double *vector, double *out);
-
-/* Aligned scratch memory; NULL when there is none. Freeing NULL does nothing. */
-void *gdml_scratch_new(size_t bytes);
-void gdml_scratch_free(void *scratch);
 
 /* Address of element (row, col), row >= col, in rectangular full packed storage, TRANSR='N', UPLO='L'. */
 static inline int64_t gdml_rfp_index(int64_t n, int64_t row, int64_t col)

@@ -64,12 +64,15 @@ cdef extern from "gdml.h" nogil:
         const gdml_low_rank *low_rank
     const gdml_kernels *gdml_select_kernels(const char *isa)
     void gdml_jacobian_dot(int64_t, const double *, const double *, double *)
-    void *gdml_scratch_new(size_t n_bytes)
-    void gdml_scratch_free(void *scratch)
     void gdml_match(int64_t, const double *, const double *, const double *, const double *, const double *,
                     int32_t *, double *, double *, double *, int32_t *)
     int64_t gdml_spanning_tree(int64_t, int64_t, const int64_t *, const int64_t *, int64_t *, int64_t *)
     int64_t gdml_rfp_index(int64_t n, int64_t row, int64_t col)
+
+
+cdef extern from "system.h" nogil:
+    void *gdml_scratch_new(size_t n_bytes)
+    void gdml_scratch_free(void *scratch)
 
 
 cdef extern from "fastgdml.h" nogil:

@@ -1,11 +1,34 @@
-/* Files in memory: mapped where the system can, so that processes share the pages of a model; read elsewhere. */
-#include "model.h"
+/* What depends on the operating system; no other file asks for it.
+ *
+ * Files are mapped into memory where the system can, so that processes share the pages of a model, and read elsewhere.
+ */
+#include "system.h"
+
+#include "failure.h"
+#include "gdml.h"
 
 #include <errno.h>
 #include <string.h>
 
+/* Bytes of an aligned array: whole alignments, at least one. */
+static size_t padded(size_t bytes)
+{
+    return bytes ? (bytes + GDML_ALIGNMENT - 1) / GDML_ALIGNMENT * GDML_ALIGNMENT : GDML_ALIGNMENT;
+}
+
 #ifdef _WIN32
+#include <malloc.h>
 #include <stdio.h>
+
+void *gdml_scratch_new(size_t bytes)
+{
+    return _aligned_malloc(padded(bytes), GDML_ALIGNMENT);
+}
+
+void gdml_scratch_free(void *scratch)
+{
+    _aligned_free(scratch);
+}
 
 fastgdml_status gdml_file_load(const char *path, void **image, size_t *size, gdml_image_origin *origin)
 {
@@ -41,11 +64,28 @@ void gdml_image_free(void *image, size_t size, gdml_image_origin origin)
     gdml_scratch_free(image);
 }
 
+int gdml_forked(void)
+{
+    return 0;
+}
+
 #else
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+void *gdml_scratch_new(size_t bytes)
+{
+    return aligned_alloc(GDML_ALIGNMENT, padded(bytes));
+}
+
+void gdml_scratch_free(void *scratch)
+{
+    free(scratch);
+}
 
 fastgdml_status gdml_file_load(const char *path, void **image, size_t *size, gdml_image_origin *origin)
 {
@@ -76,5 +116,24 @@ void gdml_image_free(void *image, size_t size, gdml_image_origin origin)
         munmap(image, size);
     else
         gdml_scratch_free(image);
+}
+
+static pthread_once_t watch_forks_once = PTHREAD_ONCE_INIT;
+static int forked;
+
+static void note_fork(void)
+{
+    forked = 1;
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, note_fork);
+}
+
+int gdml_forked(void)
+{
+    pthread_once(&watch_forks_once, watch_forks);
+    return forked;
 }
 #endif
