@@ -1,4 +1,4 @@
-/* What depends on the operating system; no other file asks for it.
+/* What depends on the operating system and the processor; no other file asks for either.
  *
  * Files are mapped into memory where the system can, so that processes share the pages of a model, and read elsewhere.
  */
@@ -135,5 +135,64 @@ int gdml_forked(void)
 {
     pthread_once(&watch_forks_once, watch_forks);
     return forked;
+}
+#endif
+
+#ifdef __x86_64__
+#include <cpuid.h>
+#include <stdatomic.h>
+
+/* Asked of the processor itself: __builtin_cpu_supports needs a run-time library that not every compiler brings, and some
+ * of those answer no to all. */
+
+static int has(unsigned found, unsigned wanted)
+{
+    return (found & wanted) == wanted;
+}
+
+/* Whether the system saves these parts of the registers (bits of XCR0) when it switches between threads. */
+static int saves(unsigned wanted)
+{
+    unsigned low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return has(low, wanted);
+}
+
+static int find_level(void)
+{
+    enum { AVX_STATE = 0x06, AVX512_STATE = 0xe6 };        /* XMM and YMM; and mask registers, both parts of ZMM */
+    unsigned eax, ebx, ecx, edx, extended = 0, structured = 0;
+    if (__get_cpuid(0x80000001, &eax, &ebx, &ecx, &edx)) extended = ecx;
+    if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) structured = ebx;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return 1;
+
+    if (!has(ecx, bit_SSE3 | bit_SSSE3 | bit_SSE4_1 | bit_SSE4_2 | bit_CMPXCHG16B | bit_POPCNT) ||
+        !has(extended, bit_LAHF_LM))
+        return 1;
+    if (!has(ecx, bit_AVX | bit_F16C | bit_FMA | bit_MOVBE | bit_OSXSAVE) || !has(extended, bit_LZCNT) ||
+        !has(structured, bit_AVX2 | bit_BMI | bit_BMI2) || !saves(AVX_STATE))
+        return 2;
+    if (!has(structured, bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL)) return 3;
+#ifndef __APPLE__                                          /* Darwin saves these registers from their first use on */
+    if (!saves(AVX512_STATE)) return 3;
+#else
+    (void)AVX512_STATE;
+#endif
+    return 4;
+}
+
+int gdml_x86_level(void)
+{
+    /* Kept: a virtual machine answers CPUID by leaving for its host, which takes microseconds. */
+    static atomic_int known;
+    int level = atomic_load_explicit(&known, memory_order_relaxed);
+    if (!level) atomic_store_explicit(&known, level = find_level(), memory_order_relaxed);
+    return level;
+}
+
+#else
+int gdml_x86_level(void)
+{
+    return 0;
 }
 #endif

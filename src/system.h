@@ -1,4 +1,5 @@
-/* What depends on the operating system (system.c): aligned memory, files in memory, forked processes. */
+/* What depends on the operating system and the processor (system.c): aligned memory, files in memory, forked processes,
+ * instruction sets. */
 #ifndef GDML_SYSTEM_H
 #define GDML_SYSTEM_H
 
@@ -19,5 +20,9 @@ void gdml_image_free(void *image, size_t size, gdml_image_origin origin);
 
 /* Whether this process was forked from one that had called this function. */
 int gdml_forked(void);
+
+/* The highest level of the x86-64 psABI, 1 to 4, that this processor has and the system lets programs use. Of other
+ * processors 0. */
+int gdml_x86_level(void);
 
 #endif
