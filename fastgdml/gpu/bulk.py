@@ -26,7 +26,7 @@ class Bulk:
 
     With q = sqrt(5) / sigma, Y = q times the permuted query descriptors (n_geo P, D), X = q times the training
     descriptors (M, D), both centred, V = J alpha (M, D) and e = alphas_E / q, equations (5) and (9) of
-    src/block_kernels.c read
+    src/prediction.c read
 
         rho^2 = |y|^2 + |x|^2 - 2 Y X^T,    T = Y V^T - x.v,    A = 5 exp(-rho) / (3 sigma^2)
         E = sum A [(1 + rho) T + (3 + 3 rho + rho^2) e] / q

@@ -1,4 +1,4 @@
-/* Energies, forces and virials of few geometries on a CUDA device: equations (5) and (9) of src/block_kernels.c.
+/* Energies, forces and virials of few geometries on a CUDA device: equations (5) and (9) of src/prediction.c.
  *
  * Made for short runs: two launches (three with virials), nothing in between that the host waits for.
  *
@@ -42,7 +42,7 @@ static __device__ void atoms_of(int k, int *a, int *b)
     *b = k - row * (row - 1) / 2;
 }
 
-/* Difference r_a - r_b, folded into the cell as in src/block_kernels.c, and its square.
+/* Difference r_a - r_b, folded into the cell as in src/fold.h, and its square.
  * cell: basis [3][3], inverse [3][3], then n_shifts lattice vectors to try after rounding; n_shifts -1: a molecule. */
 static __device__ double difference(const double *r, int a, int b, const double *cell, int n_shifts, double d[3])
 {
