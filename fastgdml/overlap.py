@@ -210,7 +210,7 @@ def seen_points(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> IntArra
 def _shifted_valid_points(
     model: Mapping[str, Any], dataset: Mapping[str, Any], points: IntArray, numbers: IntArray
 ) -> IntArray:
-    """Return where validation points are if all training points that can be there moved by the same number of places."""
+    """Return where validation points are if all training points that can be there moved by one number of places."""
     idxs, n = _idxs(model, "train"), len(dataset["R"])
     none = np.empty(0, dtype=np.int64)
     if text(model["md5_train"]) != text(model["md5_valid"]) or numbers.max() >= len(idxs):
