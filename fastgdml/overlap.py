@@ -210,18 +210,19 @@ def seen_points(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> IntArra
 def _shifted_valid_points(
     model: Mapping[str, Any], dataset: Mapping[str, Any], points: IntArray, numbers: IntArray
 ) -> IntArray:
-    """Return where validation points are if all training points moved by the same number of places."""
-    idxs = _idxs(model, "train")
+    """Return where validation points are if all training points that can be there moved by one number of places."""
+    idxs, n = _idxs(model, "train"), len(dataset["R"])
     none = np.empty(0, dtype=np.int64)
-    if text(model["md5_train"]) != text(model["md5_valid"]) or len(np.unique(numbers)) != len(idxs):
+    if text(model["md5_train"]) != text(model["md5_valid"]) or numbers.max() >= len(idxs):
         return none
     # of geometries that are there twice, the places that fit
     shifts, count = np.unique(points - idxs[numbers], return_counts=True)
     shift = shifts[count.argmax()]
-    if count.max() != len(idxs):
+    expected = idxs + shift
+    if count.max() < 2 or not np.isin(expected[(expected >= 0) & (expected < n)], points).all():
         return none
     moved = _idxs(model, "valid") + shift
-    return moved[(moved >= 0) & (moved < len(dataset["R"]))]
+    return moved[(moved >= 0) & (moved < n)]
 
 
 def _idxs(entries: Mapping[str, Any], which: str) -> IntArray:

@@ -88,6 +88,14 @@ def test_training_geometries_are_found_in_a_longer_file(ethanol, model, change, 
     assert len(draw_test_points(model, longer, None, 0)) == 2000 - 70
 
 
+@pytest.mark.parametrize("frames", [slice(0, 500), slice(300, 1300), slice(950, 2000)])
+def test_training_geometries_are_found_in_a_part(ethanol, model, frames):
+    used = np.union1d(model["idxs_train"], model["idxs_valid"]) - frames.start
+    np.testing.assert_array_equal(
+        seen_points(model, part(ethanol, frames)), used[(used >= 0) & (used < frames.stop - frames.start)]
+    )
+
+
 def test_training_geometries_are_found_in_any_order(ethanol, model, caplog):
     idxs = np.random.default_rng(0).permutation(2000)[:1500]
     shuffled = part(ethanol, idxs)
