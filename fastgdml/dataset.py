@@ -53,6 +53,7 @@ class Dataset(_DatasetLabels, total=False):
     name: Text  # of the system
     theory: Text  # level of theory
     md5: Text  # fingerprint; see `dataset_md5`
+    md5_aliases: npt.NDArray[np.bytes_]  # further ones: that which its file recorded, that of its numbers as stored
     provenance: Text  # where the data come from
     E_min: Number  # smallest energy
     E_max: Number  # largest energy
@@ -84,6 +85,8 @@ _CELL_NAMES = {"cell", "cells", "lattice", "lattices", "lattice_vectors", "unit_
 
 # Shortest distances in a molecule, in any unit in which a length scale of the kernel can be chosen.
 _SHORTEST, _LONGEST = 1e-3, 1e5
+# One Angstrom in units beyond these bounds.
+_NOT_OF_ATOMS = {"metres": 1e-10, "millimetres": 1e-7, "centimetres": 1e-8, "micrometres": 1e-4, "femtometres": 1e5}
 
 
 def dataset_md5(dataset: Mapping[str, Any]) -> bytes:
@@ -450,10 +453,14 @@ def _check_distances(R: npt.NDArray[Any], cell: Cell | None, source: str) -> Non
             raise
     typical = float(np.median(shortest))
     if not _SHORTEST < typical < _LONGEST:
-        metres = " R seems to be in metres; for Angstrom multiply R with 1e10, and divide F." if typical < 1e-8 else ""
+        seems = [
+            f" R seems to be in {name}; for Angstrom multiply R with {1 / factor:g}, and divide F."
+            for name, factor in _NOT_OF_ATOMS.items()
+            if 0.3 < typical / factor < 6
+        ]
         raise DataError(
             f"{source}: the shortest distance between atoms is {typical:.3g}, typically; about 1 is expected in "
-            f"Angstrom, 2 in Bohr, 0.1 in nm.{metres} Convert R (and lattice, F) to one of these units."
+            f"Angstrom, 2 in Bohr, 0.1 in nm.{''.join(seems)} Convert R (and lattice, F) to one of these units."
         )
 
 
