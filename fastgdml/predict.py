@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from .backend import array_module, resolve_backend
+from .backend import array_module, require_precision, resolve_backend
 from .cell import Cell
 from .descriptor import Array, jacobian_dot, n_pairs
 from .engine import Engine, NativeEngine
@@ -50,6 +50,9 @@ class GDMLPredict(LegacyPredict):
     backend : {'cpu', 'gpu', 'auto'}
         Where to predict; see `fastgdml.backend.resolve_backend`. All GPUs that are visible (CUDA_VISIBLE_DEVICES) are
         used; arrays on a GPU are predicted there, and the results stay there.
+    precision : {'double', 'mixed'}
+        Of predictions on a GPU: 'mixed' is for cards with few float64 units, as most people own; forces differ by
+        less than 1e-6 of the largest one, see docs/howto/gpu.md for the bound. Without effect on the processor.
 
     Attributes
     ----------
@@ -76,7 +79,7 @@ class GDMLPredict(LegacyPredict):
     FileFormatError
         If a file cannot be read or is no model.
     UsageError
-        If a GPU is asked for and there is none.
+        If a GPU is asked for and there is none, or the precision is unknown.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class GDMLPredict(LegacyPredict):
         use_torch: bool = False,
         log_level: int | None = None,
         backend: str = "cpu",
+        precision: str = "double",
     ) -> None:
         if log_level is not None:
             _log.setLevel(log_level)
@@ -114,10 +118,11 @@ class GDMLPredict(LegacyPredict):
         self.lattice: Array | None = properties.get("lattice")
         self._image_rule = image_rule_of(properties)
         self._engine: Engine
+        require_precision(precision)
         if resolve_backend(backend, use_torch) == "gpu":
             from .gpu.predict import GPUPredictor
 
-            self._engine = GPUPredictor(native, arrays, array_module("gpu"))
+            self._engine = GPUPredictor(native, arrays, array_module("gpu"), precision=precision)
         else:
             self._engine = NativeEngine(native, arrays)
         self._R_desc: Array | None = None

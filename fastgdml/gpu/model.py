@@ -11,6 +11,7 @@ import numpy as np
 from ..descriptor import Array
 from ..model_arrays import ModelArrays
 from .arrays import synchronize
+from .slices import Sliced
 
 
 class DeviceModel:
@@ -24,6 +25,8 @@ class DeviceModel:
     arrays : ModelArrays
     xp : module
         numpy or cupy.
+    precision : {'double', 'mixed'}
+        'mixed' also keeps digits of X and V, from which `slices` makes products in float32.
 
     Attributes
     ----------
@@ -36,14 +39,17 @@ class DeviceModel:
         q times the mean descriptor.
     xv : array, shape (2 M, D)
         X, the descriptors of the training points, centred, and below it V = J alpha.
+    fused_xv : array
+        What the fused kernels read: `xv`, or with 'mixed', (2 M, D, 2) in float32: leading and remaining part of
+        the numbers, X not centred.
     x_dot_x, x_dot_v : array, shape (M,)
         Row by row.
     energies : array, shape (M,)
         Coefficients of energy constraints divided by q; zero without them.
     """
 
-    def __init__(self, arrays: ModelArrays, xp: ModuleType) -> None:
-        self.xp = xp
+    def __init__(self, arrays: ModelArrays, xp: ModuleType, precision: str = "double") -> None:
+        self.xp, self.precision = xp, precision
         self.n_train, self.n_desc = arrays.x.shape
         self.n_perms, self.n_atoms = len(arrays.pair_images), len(arrays.z)
         self.sig, self.std, self.c = arrays.sig, arrays.std, arrays.c
@@ -56,6 +62,12 @@ class DeviceModel:
         self.center = xp.asarray(center)
         self.xv = xp.empty((2 * self.n_train, self.n_desc))
         self.xv[: self.n_train] = xp.asarray(self.q * arrays.x - center)
+        self.fused_xv = self.xv
+        if precision == "mixed":
+            # Of the rows for y.x, of the columns for the sums over training points; likewise of V.
+            self.column_slices = [Sliced(self.xv[: self.n_train].T, xp)]
+            self.fused_xv = xp.empty((*self.xv.shape, 2), dtype=xp.float32)
+            self.fused_xv[: self.n_train] = _two_floats(xp.asarray(self.q * arrays.x), xp)
         self.x_dot_x = (self.xv[: self.n_train] ** 2).sum(axis=1)
         self.x_dot_v = xp.empty(self.n_train)
         self.energies = xp.empty(self.n_train)
@@ -66,6 +78,16 @@ class DeviceModel:
         xp, X, V = self.xp, self.xv[: self.n_train], self.xv[self.n_train :]
         V[:] = xp.asarray(v, dtype=xp.float64)
         self.x_dot_v[:] = (X * V).sum(axis=1)
+        if self.precision == "mixed":
+            self.row_slices = Sliced(self.xv, xp)
+            self.column_slices[1:] = [Sliced(V.T, xp)]
+            self.fused_xv[self.n_train :] = _two_floats(V, xp)
         self.energies[:] = 0.0 if alphas_E is None else xp.asarray(alphas_E / self.q)
         # Other streams read these.
         synchronize(xp)
+
+
+def _two_floats(x: Any, xp: ModuleType) -> Any:
+    """Return the leading and the remaining part of each number, (..., 2) in float32."""
+    leading = x.astype(xp.float32)
+    return xp.stack([leading, (x - leading).astype(xp.float32)], axis=-1)

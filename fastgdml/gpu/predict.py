@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ..backend import array_module
+from ..backend import array_module, require_precision
 from ..cell import Cell
 from ..descriptor import require_geometries
 from ..engine import Engine, missing_cell_error
@@ -52,11 +52,14 @@ class GPUPredictor(Engine):
     devices : sequence of int, optional
         Numbers of the devices for data from the host; all that are visible (CUDA_VISIBLE_DEVICES) by default, the
         current one first. The model is copied to each when it is first needed there.
+    precision : {'double', 'mixed'}
+        'mixed' is for cards whose float64 units are few: products of matrices are made of exact float32 products
+        (`slices`), and the fused kernels sum in pairs of floats.
 
     Raises
     ------
     UsageError
-        If `xp` is not given and there is no device.
+        If `xp` is not given and there is no device, or the precision is unknown.
     """
 
     def __init__(
@@ -65,8 +68,10 @@ class GPUPredictor(Engine):
         arrays: ModelArrays | None = None,
         xp: ModuleType | None = None,
         devices: Sequence[int] | None = None,
+        precision: str = "double",
     ) -> None:
         super().__init__(native, arrays)
+        self._precision = require_precision(precision)
         self.xp = array_module("gpu") if xp is None else xp
         n_train, n_desc = self.arrays.x.shape
         self._n_atoms = len(self.arrays.z)
@@ -78,7 +83,11 @@ class GPUPredictor(Engine):
 
     @classmethod
     def from_model(
-        cls, model: Mapping[str, Any], xp: ModuleType | None = None, devices: Sequence[int] | None = None
+        cls,
+        model: Mapping[str, Any],
+        xp: ModuleType | None = None,
+        devices: Sequence[int] | None = None,
+        precision: str = "double",
     ) -> GPUPredictor:
         """Return the predictor of a model as made by `GDMLTrain.train` or `load_model`.
 
@@ -90,14 +99,14 @@ class GPUPredictor(Engine):
             If `xp` is not given and there is no device.
         """
         arrays = ModelArrays.of(model)
-        return cls(arrays.native(), arrays, xp, devices)
+        return cls(arrays.native(), arrays, xp, devices, precision)
 
     def with_coefficients(self, v: Any, alphas_E: Any = None) -> GPUPredictor:
         """See `Engine.with_coefficients`."""
         arrays = self.arrays.with_coefficients(
             np.asarray(to_numpy(v), dtype=np.float64), None if alphas_E is None else to_numpy(alphas_E)
         )
-        return GPUPredictor(arrays.native(), arrays, self.xp, self._devices)
+        return GPUPredictor(arrays.native(), arrays, self.xp, self._devices, self._precision)
 
     def predict(
         self,
@@ -182,7 +191,7 @@ class GPUPredictor(Engine):
         with self._lock:
             if number not in self._replicas:
                 with on_device(number, self.xp):
-                    self._replicas[number] = _Replica(self.arrays, self.xp)
+                    self._replicas[number] = _Replica(self.arrays, self.xp, self._precision)
             return self._replicas[number]
 
     def _predict(self, r: Any, device: int | None, cell: Cell | None, virials: bool) -> Results:
@@ -264,10 +273,11 @@ class GPUPredictor(Engine):
 class _Replica:
     """The model on the current device, with all ways to predict there."""
 
-    def __init__(self, arrays: ModelArrays, xp: ModuleType) -> None:
-        self.model = DeviceModel(arrays, xp)
+    def __init__(self, arrays: ModelArrays, xp: ModuleType, precision: str) -> None:
+        self.model = DeviceModel(arrays, xp, precision)
         self.bulk = Bulk(self.model)
-        self.fused = None if xp is np or not Fused.fits(self.model) else Fused(self.model)
+        fused = xp is not np and Fused.fits(self.model)
+        self.fused = Fused(self.model) if fused else None
         # Kept, as CuPy keeps memory for each stream.
         self.streams = (new_stream(xp), new_stream(xp))
         # One thread for all calls: what the libraries of CUDA keep for a thread is made once. It starts when needed.
