@@ -65,7 +65,7 @@ class Case:
         predictor = GDMLPredict(self.model, max_processes=n_threads)
         R = grid_molecules(n_geo, self.R.shape[1], seed=2).reshape(n_geo, -1)
         # forward: a difference and two multiply-adds; backward: two multiply-adds
-        flops = 9.0 * predictor._predictor.n_pair_images * len(self.R)
+        flops = 9.0 * predictor.native.n_pair_images * len(self.R)
         return best_of(lambda: predictor.predict(R)) / n_geo, flops
 
     def assemble(self, n_threads: int) -> float:

@@ -14,6 +14,7 @@ from .errors import UsageError
 _log = logging.getLogger(__name__)
 
 BACKENDS = ("cpu", "gpu", "auto")
+PRECISIONS = ("double", "mixed")
 
 
 def resolve_backend(backend: str = "auto", use_torch: bool = False) -> str:
@@ -69,6 +70,19 @@ def array_module(backend: str) -> ModuleType:
     if problem is not None:
         raise _no_device_error(problem)
     return importlib.import_module("cupy")
+
+
+def require_precision(precision: str) -> str:
+    """Return the precision of predictions on a GPU, ``'double'`` or ``'mixed'``.
+
+    Raises
+    ------
+    UsageError
+        If it is another one.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"There is no precision {precision!r}: choose one of {', '.join(PRECISIONS)}.")
+    return precision
 
 
 def _no_device_error(problem: str) -> UsageError:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .dataset import lattice_of, same_fingerprint
-from .errors import NoPointsLeftError
+from .dataset import take_points
+from .errors import NoPointsLeftError, UsageError
+from .overlap import seen_points
 from .predict import GDMLPredict
 from .sampling import draw_stratified, draw_uniform, generator
 from .types import Array, IntArray
+from .units import Units, conversion
+
+_log = logging.getLogger(__name__)
 
 # Geometries predicted between two progress reports.
 _CHUNK = 1000
@@ -26,11 +31,15 @@ class Errors:
     ----------
     mae, rmse : dict
         By quantity: ``force`` (a component), ``magnitude`` (of the force on an atom), ``angle`` (between predicted
-        and true force on an atom, as a fraction of pi) and, where known, ``energy``.
+        and true force on an atom, as a fraction of pi, unless all forces are zero) and, where known, ``energy``. In the
+        units of the model.
+    mean : dict
+        Mean of predicted minus true values.
     """
 
     mae: dict[str, float]
     rmse: dict[str, float]
+    mean: dict[str, float] = field(default_factory=dict)
 
 
 def prediction_errors(
@@ -47,7 +56,8 @@ def prediction_errors(
     predictor : GDMLPredict
         The model.
     dataset : mapping
-        Labelled geometries. If it has lattice vectors, these are used, not the model's.
+        Labelled geometries. If it has lattice vectors, these are used, not the model's. If it records other units than
+        the model, it is converted.
     idxs : ndarray of int
         The points.
     use_E : bool
@@ -58,26 +68,46 @@ def prediction_errors(
     Returns
     -------
     Errors
+
+    Raises
+    ------
+    UsageError
+        If there are no points.
+    DataError
+        If the units of dataset and model differ and one is unknown.
     """
+    signed: dict[str, float] = {}
+    if len(idxs) == 0:
+        raise UsageError("There are no points to compare predictions on.")
+    units, model_units = Units.of(dataset), Units(predictor.e_unit, predictor.r_unit)
+    factors = conversion(units, model_units, "dataset", "model")
+    if factors:
+        _log.info(
+            "The dataset is in %s, the model in %s: labels are converted to the model's units.", units, model_units
+        )
     absolute: dict[str, float] = {}
     squared: dict[str, float] = {}
     count: dict[str, int] = {}
     for first in range(0, len(idxs), _CHUNK):
         chunk = idxs[first : first + _CHUNK]
-        R = np.asarray(dataset["R"][chunk], dtype=np.float64).reshape(len(chunk), -1)
-        E, F = predictor.predict(R, lattice=lattice_of(dataset, chunk))
-        deviations = _force_deviations(F, np.asarray(dataset["F"][chunk], dtype=np.float64))
+        points = take_points(dataset, chunk, factors)
+        E, F = predictor.predict(points.R.reshape(len(chunk), -1), lattice=points.lattice)
+        deviations = _force_deviations(F, points.F)
         if use_E:
-            deviations["energy"] = E - np.asarray(dataset["E"][chunk], dtype=np.float64).ravel()
+            if points.E is None:
+                raise UsageError("The dataset has no energies (key 'E'): compare forces alone, with use_E=False.")
+            deviations["energy"] = E - points.E
         for name, deviation in deviations.items():
+            signed[name] = signed.get(name, 0.0) + float(deviation.sum())
             absolute[name] = absolute.get(name, 0.0) + float(np.abs(deviation).sum())
             squared[name] = squared.get(name, 0.0) + float(np.square(deviation).sum())
             count[name] = count.get(name, 0) + deviation.size
         if progress is not None:
             progress(first + len(chunk), len(idxs))
     return Errors(
-        {name: absolute[name] / count[name] for name in count},
-        {name: float(np.sqrt(squared[name] / count[name])) for name in count},
+        {name: absolute[name] / count[name] for name in count if count[name]},
+        {name: float(np.sqrt(squared[name] / count[name])) for name in count if count[name]},
+        {name: signed[name] / count[name] for name in count if count[name]},
     )
 
 
@@ -97,6 +127,8 @@ def _force_deviations(F_pred: Array, F_ref: Array) -> dict[str, Array]:
 def draw_test_points(model: Mapping[str, Any], dataset: Mapping[str, Any], n_test: int | None, seed: int) -> IntArray:
     """Draw test points: none that the model was trained or validated on, stratified by energy where there is one.
 
+    These are known by the fingerprint of the dataset, or by their geometries; see `fastgdml.overlap`.
+
     Parameters
     ----------
     model, dataset : mapping
@@ -112,9 +144,7 @@ def draw_test_points(model: Mapping[str, Any], dataset: Mapping[str, Any], n_tes
         If no point is left.
     """
     used = np.zeros(len(dataset["F"]), dtype=bool)
-    for which in ("train", "valid"):
-        if same_fingerprint(model[f"md5_{which}"], dataset["md5"]):
-            used[np.asarray(model[f"idxs_{which}"], dtype=np.int64)] = True
+    used[seen_points(model, dataset)] = True
     n_left = int(np.count_nonzero(~used))
     if n_left == 0:
         raise NoPointsLeftError(

@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 
 from .cell import Cell
-from .dataset import text
 from .errors import DataError
 from .model import normalize_model
-from .npz import replacing
+from .npz import SGDML_MODEL, replacing, text
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ def to_sgdml(model: Mapping[str, Any]) -> dict[str, Any]:
         If this is no model, or one that sgdml would evaluate differently: of a skewed cell with true minimum images,
         or with a cell for each training point.
     """
-    entries = normalize_model(model)
+    entries: dict[str, Any] = dict(normalize_model(model))
     entries.pop("schema", None)
     entries.pop("solver_reason", None)
     rule = text(entries.pop("image_rule", "rounding"))
@@ -102,7 +101,7 @@ def export_sgdml(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None
             float(entries["sig"]),
         )
     objects = {key: entries.pop(key) for key in _ERRORS if key in entries}
-    with replacing(path) as file:
+    with replacing(path, SGDML_MODEL) as file:
         np.savez(file, **{key: np.asanyarray(value) for key, value in entries.items()})
         with zipfile.ZipFile(file, "a") as archive:
             for key, value in objects.items():

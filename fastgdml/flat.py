@@ -9,10 +9,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from . import _core
 from .errors import DataError, FileFormatError
 from .model_arrays import ModelArrays
-from .npz import replacing
+from .npz import FLAT_MODEL, replacing
 
 
 def load_flat(path: str | os.PathLike[str]) -> _core.Model:
@@ -27,6 +29,45 @@ def load_flat(path: str | os.PathLike[str]) -> _core.Model:
         return _core.model_from_file(os.fsencode(path))
     except OSError as error:
         raise FileFormatError(f"{error}.") from None
+
+
+def flat_entries(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a flat model file holds under the keys of models.
+
+    It lacks what prediction does not need: the training and validation points, the solver, the expected errors.
+
+    Raises
+    ------
+    FileFormatError
+        If the file cannot be read, is damaged, or of an unknown version.
+    """
+    arrays = ModelArrays.of_native(load_flat(path))
+    entries: dict[str, Any] = {
+        "z": arrays.z,
+        "R_desc": arrays.x.T,
+        "R_d_desc_alpha": arrays.v,
+        "sig": arrays.sig,
+        "std": arrays.std,
+        "c": arrays.c,
+        "n_perms": len(arrays.pair_images),
+        "dataset_name": arrays.name or "unknown",
+        "dataset_theory": arrays.theory or "unknown",
+        "e_unit": arrays.e_unit,
+        "r_unit": arrays.r_unit,
+        # a model that was trained without energies has no offset
+        "use_E": arrays.alphas_E is not None or arrays.c != 0,
+    }
+    if arrays.alphas_E is not None:
+        entries["alphas_E"] = arrays.alphas_E
+    if arrays.image_rule is not None:
+        entries["image_rule"] = arrays.image_rule
+        # without a cell of its own the model is evaluated in that of each geometry
+        entries["lattice"] = (
+            np.broadcast_to(np.eye(3), (len(arrays.x), 3, 3)) if arrays.cell is None else arrays.cell.lattice
+        )
+    for which in ("train", "valid"):
+        entries[f"md5_{which}"], entries[f"idxs_{which}"] = b"", np.empty(0, dtype=np.int64)
+    return entries
 
 
 def export_flat(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:
@@ -50,5 +91,5 @@ def export_flat(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:
     for key, unit in (("e_unit", arrays.e_unit), ("r_unit", arrays.r_unit)):
         if len(unit.encode()) > 31:
             raise DataError(f"The name of the unit {key}, {unit!r}, is too long: a model file holds up to 31 bytes.")
-    with replacing(path) as file:
+    with replacing(path, FLAT_MODEL) as file:
         file.write(arrays.native().image())

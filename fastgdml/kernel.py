@@ -1,6 +1,6 @@
 """The kernel matrix K of a training set: dense, by columns, or packed for the Cholesky factorisation.
 
-K_ij = sum_p J_i^T [5 b d_p d_p^T - b s (s + n) I] P_p J_j, negative definite (see src/block_kernels.c for the
+K_ij = sum_p J_i^T [5 b d_p d_p^T - b s (s + n) I] P_p J_j, negative definite (see src/assembly.c for the
 equations and how they are evaluated).
 
 Energy constraints add a coordinate to each point, number 3 N, for its negative energy. Here the rows of a point stay

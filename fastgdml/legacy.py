@@ -13,13 +13,13 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .descriptor import n_atoms_of, perms_from_lin
+from .engine import Engine
 from .errors import UsageError
 from .group import GroupTables
 from .kernel import assemble_columns, assemble_full, check_columns, energies_last
@@ -28,15 +28,21 @@ from .types import Array, IntArray, Progress
 
 # ---- prediction -------------------------------------------------------------------------------------------------
 
-_predictors: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_predictors: weakref.WeakValueDictionary[int, LegacyPredict] = weakref.WeakValueDictionary()
 _next_id = itertools.count()
 
 
 class LegacyPredict:
     """Setters of sgdml's `GDMLPredict` without effect here, and a few old names."""
 
-    _gpu: Any
+    n_train: int
+    std: float
+    c: float
+    predict: Callable[..., Any]
     prepare_parallel: Callable[..., Any]
+    _engine: Engine
+    _R_desc: Array | None
+    _R_d_desc: Array | None
 
     @property
     def glob_id(self) -> int:
@@ -88,7 +94,7 @@ class LegacyPredict:
 
     def get_GPU_batch(self) -> int | None:
         """Return how many geometries the GPU predicts at once with the memory that is free now; None on the CPU."""
-        return None if self._gpu is None else int(self._gpu.batch_size(sys.maxsize))
+        return self._engine.batch_size(sys.maxsize)
 
 
 def share_array(arr_np: npt.ArrayLike) -> tuple[Any, tuple[int, ...]]:
@@ -151,10 +157,9 @@ def _predict_wkr(
     if wkr_start_stop is not None and tuple(wkr_start_stop) != (0, predictor.n_train):
         chosen = np.zeros(predictor.n_train)
         chosen[slice(*wkr_start_stop)] = 1.0
-        arrays = predictor._arrays
+        arrays = predictor._engine.arrays
         alphas_E = None if arrays.alphas_E is None else arrays.alphas_E * chosen
-        part._gpu = None
-        part._set_arrays(replace(arrays, v=arrays.v * chosen[:, None], alphas_E=alphas_E))
+        part._engine = predictor._engine.with_coefficients(arrays.v * chosen[:, None], alphas_E)
     if r_desc_d_desc is not None:
         part._R_desc, part._R_d_desc = (np.asarray(a, dtype=np.float64)[None] for a in r_desc_d_desc)
         E, F = part.predict()

@@ -7,25 +7,77 @@ of sgdml 0.4 to 1.0 and of programs built on it are converted when they are load
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
 from ._version import __version__
 from .cell import Cell, image_rule_of
 from .descriptor import jacobian_dot, n_pairs, perms_from_lin
+from .entries import MODEL_FORMS, check_forms
 from .errors import DataError
 from .npz import load_npz, save_npz
 from .task import require_type
-from .types import Array, IntArray
+from .types import Array, IntArray, Integers, Number, Text
 
-Model = dict[str, Any]
+_log = logging.getLogger(__name__)
 
 SCHEMA = 1
 
-_REQUIRED = ("z", "R_desc", "R_d_desc_alpha", "c", "std", "sig", "tril_perms_lin")
+
+class _Predictor(TypedDict):
+    """What predictions need of every model. N atoms, M training points, D pairs of atoms, P permutations."""
+
+    z: Integers  # (N,) atomic numbers
+    R_desc: Array  # (D, M) descriptors 1 / distance of the training points
+    R_d_desc_alpha: Array  # (M, D) their Jacobians times the coefficients, J alpha
+    c: Number  # integration constant: added to the energy
+    std: Number  # scale of the labels: predictions are multiplied by it
+    sig: Number  # length scale sigma of the kernel
+    tril_perms_lin: Integers  # (P D,) permutations of pairs; see `fastgdml.descriptor.tril_perms_lin`
+
+
+class Model(_Predictor, total=False):
+    """Keys of a model; docs/reference/files.md lists them with what may be left out. Others are kept as they are."""
+
+    alphas_E: Array  # (M,) coefficients of energy constraints
+    lattice: Array  # (3, 3) or (M, 3, 3) lattice vectors of the training points, as columns
+    image_rule: Text  # "minimum" or "rounding": which image of a neighbour counts; see `fastgdml.cell`
+    r_unit: Text  # unit of length
+    e_unit: Text  # unit of energy
+    type: Text  # "m"
+    schema: Number  # version of these keys
+    code_version: Text  # version of the program that trained
+    dataset_name: Text  # name of the dataset
+    dataset_theory: Text  # its level of theory
+    perms: Integers  # (P, N) permutations of atoms
+    alphas_F: Array  # (3 N M,) coefficients of force constraints: training goes on from them
+    lam: Number  # regularisation lambda
+    use_E: Number | np.bool_  # whether energies were fitted
+    seed: Number  # of the draw of points
+    idxs_train: Integers  # (M,) training points, by their numbers in the dataset
+    md5_train: Text  # fingerprint of that dataset
+    idxs_valid: Integers  # validation points
+    md5_valid: Text  # fingerprint of their dataset
+    n_test: Number  # number of test points, 0 before a test
+    md5_test: Text  # fingerprint of their dataset, empty before a test
+    f_err_mae: Number  # mean absolute error of components of forces, of the last validation or test; NaN before
+    f_err_rmse: Number  # root mean square error of them
+    e_err_mae: Number  # mean absolute error of energies; absent without energies
+    e_err_rmse: Number  # root mean square error of them
+    solver_name: Text  # "analytic" or "cg"
+    solver_reason: Text  # why this solver was chosen
+    solver_tol: Number  # cg: tolerance of the residual, relative to the labels
+    solver_iters: Number  # cg: number of steps
+    solver_resid: Number  # cg: residual at the end
+    norm_y_train: Number  # cg: norm of the labels
+    inducing_pts_idxs: Integers  # cg: columns of the kernel matrix in the preconditioner
+
+
+REQUIRED = tuple(_Predictor.__annotations__)
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
@@ -43,13 +95,31 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     DataError
         If the model is incomplete or uses features that fastgdml does not know.
     """
-    entries = load_npz(path)
+    entries = load_npz(path, needed={*MODEL_FORMS, "type", "f_err", "e_err", "use_cprsn", "interact_cut_off"})
     require_type(entries, "m", "model", path)
-    return normalize_model(entries, str(path))
+    return normalize_model(_storable(entries, path), str(path))
+
+
+def _storable(entries: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Leave out what cannot be written again, objects that fastgdml does not use."""
+    read = ("f_err", "e_err", "interact_cut_off")
+    objects = {
+        key
+        for key, value in entries.items()
+        if value is not None
+        and key not in MODEL_FORMS
+        and key not in read
+        and np.asarray(value, dtype=None).dtype == object
+    }
+    if objects:
+        _log.warning(
+            "%s: %s: Python objects, which fastgdml does not use, are left out.", path, ", ".join(sorted(objects))
+        )
+    return {key: value for key, value in entries.items() if key not in objects}
 
 
 def save_model(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:
-    """Write a model file, atomically and without pickles."""
+    """Write a model file, atomically and without pickles. Only a model is replaced."""
     save_npz(path, model)
 
 
@@ -61,8 +131,8 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
     DataError
         If arrays are missing or do not fit each other, or the model uses a descriptor that fastgdml lacks.
     """
-    model = dict(entries)
-    missing = [key for key in _REQUIRED if key not in model]
+    model: dict[str, Any] = dict(entries)
+    missing = [key for key in REQUIRED if model.get(key) is None]
     if missing:
         raise DataError(f"{source}: the model lacks {', '.join(missing)}.")
     for key in ("f_err", "e_err"):
@@ -71,7 +141,8 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
             errors = errors.item()
         if isinstance(errors, Mapping):
             for measure in ("mae", "rmse"):
-                model[f"{key}_{measure}"] = np.float64(errors.get(measure, np.nan))
+                model[f"{key}_{measure}"] = errors.get(measure, np.nan)
+    check_forms(model, MODEL_FORMS, source)
     model.setdefault("f_err_mae", np.float64("nan"))
     model.setdefault("f_err_rmse", np.float64("nan"))
     if np.any(model.get("use_cprsn", False)):
@@ -100,8 +171,15 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
             f"{source}: alphas_E {np.shape(alphas_E)} does not fit {x.shape[1]} training points. The file is damaged "
             "or of an unknown version."
         )
-    if "perms" not in model:
+    if n_atoms < 2 or x.shape[1] == 0:
+        raise DataError(
+            f"{source}: the model is of {n_atoms} atoms and {x.shape[1]} training points; two atoms and one point are "
+            "needed."
+        )
+    if model.get("perms") is None:
         model["perms"] = perms_from_lin(model["tril_perms_lin"], x.shape[0])
+    if np.atleast_2d(model["perms"]).shape[1] != n_atoms:
+        raise DataError(f"{source}: perms has shape {np.shape(model['perms'])}, but there are {n_atoms} atoms.")
     for key in ("idxs_train", "idxs_valid"):
         model.setdefault(key, np.empty(0, dtype=np.int64))
     for key in ("md5_train", "md5_valid"):
@@ -115,12 +193,12 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
     unknown = {key for key, value in model.items() if value is None}
     for key in unknown:
         del model[key]
-    return model
+    return cast(Model, model)
 
 
 def is_validated(model: Mapping[str, Any]) -> bool:
     """Return whether the expected errors of a model are known."""
-    return bool(np.isfinite(model["f_err_mae"]) and np.isfinite(model["f_err_rmse"]))
+    return bool(np.isfinite(model.get("f_err_mae", np.nan)) and np.isfinite(model.get("f_err_rmse", np.nan)))
 
 
 def new_model(
@@ -134,7 +212,7 @@ def new_model(
     alphas_E: Array | None = None,
 ) -> Model:
     """Return the model of a task and its coefficients; see `fastgdml.train.GDMLTrain.create_model`."""
-    model: Model = {
+    model: dict[str, Any] = {
         "type": "m",
         "schema": SCHEMA,
         "code_version": __version__,
@@ -170,4 +248,4 @@ def new_model(
             model[key] = task[key]
     if "lattice" in task:
         model["image_rule"] = image_rule_of(task)
-    return model
+    return cast(Model, model)

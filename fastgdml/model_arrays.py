@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,11 @@ import numpy.typing as npt
 
 from . import _core
 from .cell import Cell
-from .dataset import text
 from .descriptor import n_pairs, pair_perms_from_lin
 from .errors import DataError
+from .model import REQUIRED
+from .npz import text
 from .types import Array
-
-_REQUIRED = ("z", "R_desc", "R_d_desc_alpha", "tril_perms_lin", "sig", "std", "c")
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class ModelArrays:
         DataError
             If arrays are missing or contradict each other.
         """
-        missing = [key for key in _REQUIRED if key not in model]
+        missing = [key for key in REQUIRED if key not in model]
         if missing:
             raise DataError(f"This is not a trained model: {', '.join(missing)} missing.")
         z = np.atleast_1d(model["z"])
@@ -120,6 +119,18 @@ class ModelArrays:
             name=properties["dataset_name"],
             theory=properties["dataset_theory"],
         )
+
+    def with_coefficients(self, v: Array, alphas_E: Array | None) -> ModelArrays:
+        """Return the model with other coefficients.
+
+        Raises
+        ------
+        DataError
+            If shapes do not fit the training points.
+        """
+        if v.shape != self.x.shape:
+            raise DataError(f"J alpha has shape {v.shape}; {self.x.shape} expected.")
+        return replace(self, v=v, alphas_E=energy_coefficients(alphas_E, len(self.x), DataError))
 
     def native(self) -> _core.Model:
         """Return the native model, laid out for prediction.

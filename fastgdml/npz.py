@@ -1,34 +1,53 @@
 """Reading and writing npz archives, without ever executing what is in them.
 
-Archives are written without pickles, to a temporary file that replaces the target once it is complete. Archives of
-other programs may hold pickled objects (sgdml stores its error dictionaries so); those are decoded by an unpickler
-that knows NumPy arrays and plain data and refuses everything else.
+Archives are written without pickles, to a temporary file that replaces the target once it is complete. A file is only
+replaced by one of its kind (`kind_of`). Archives of other programs may hold pickled objects (sgdml stores its error
+dictionaries so); those are decoded by an unpickler that knows NumPy arrays and plain data and refuses everything else.
 """
 
 from __future__ import annotations
 
 import io
+import logging
+import lzma
 import os
 import pickle
 import re
 import secrets
+import stat
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from .errors import FileFormatError
 
+_log = logging.getLogger(__name__)
+
 _MAX_HEADER = 10_000
 # The first bytes of flat model files.
 _FLAT = b"FASTGDML"
 
+# Kinds of files that fastgdml writes; see `kind_of`.
+DATASET = "dataset"
+TASK = "task"
+MODEL = "model"
+SGDML_MODEL = "model in the format of sgdml"
+FLAT_MODEL = "flat model file"
+ARCHIVE = "npz archive of no known type"
+TEXT = "text file"
 
-def load_npz(path: str | os.PathLike[str], keys: set[str] | None = None) -> dict[str, Any]:
+_KINDS = {"d": DATASET, "t": TASK, "m": MODEL}
+
+
+def load_npz(
+    path: str | os.PathLike[str], keys: set[str] | None = None, needed: Collection[str] | None = None
+) -> dict[str, Any]:
     """Read an npz archive.
 
     Parameters
@@ -37,6 +56,9 @@ def load_npz(path: str | os.PathLike[str], keys: set[str] | None = None) -> dict
         The file.
     keys : set of str, optional
         Read only these entries, where present.
+    needed : collection of str, optional
+        Entries that must be readable, all by default. Of the others, pickled objects that are not plain data are left
+        out with a warning.
 
     Returns
     -------
@@ -48,18 +70,25 @@ def load_npz(path: str | os.PathLike[str], keys: set[str] | None = None) -> dict
     FileFormatError
         If the file is missing, no npz archive, damaged, or holds objects other than plain data.
     """
+    what = path_type(path)
     path = Path(path)
+    if what == "nothing":
+        raise FileFormatError(f"{path}: no such file.")
+    if what != "file":
+        raise FileFormatError(f"{path} is a {what}; an npz file is needed.")
+    entries = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
-            wanted = {k: i for k, i in members.items() if keys is None or k in keys}
-            return {key: _read_member(archive, info, f"{path}: {key}") for key, info in wanted.items()}
-    except FileNotFoundError:
-        raise FileFormatError(f"{path}: no such file.") from None
-    except IsADirectoryError:
-        raise FileFormatError(f"{path} is a directory; an npz file is needed.") from None
-    except PermissionError:
-        raise FileFormatError(f"{path}: no permission to read it.") from None
+            for key, info in _members(archive).items():
+                if keys is not None and key not in keys:
+                    continue
+                try:
+                    entries[key] = _read_member(archive, info, f"{path}: {key}")
+                except _UnsafeEntry as error:
+                    if needed is None or key in needed:
+                        raise
+                    _log.warning("%s: entry '%s', which fastgdml does not use, is left out: %s.", path, key, error.why)
+        return entries
     except zipfile.BadZipFile as error:
         if is_flat(path):
             raise FileFormatError(
@@ -67,8 +96,28 @@ def load_npz(path: str | os.PathLike[str], keys: set[str] | None = None) -> dict
                 "it was exported from."
             ) from None
         raise _unreadable(path, error) from None
-    except (zlib.error, EOFError, NotImplementedError) as error:
+    except FileFormatError:
+        raise
+    except (zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError, OverflowError) as error:
         raise _unreadable(path, error) from None
+    except OSError as error:
+        raise FileFormatError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+class _UnsafeEntry(FileFormatError):
+    """An entry is a pickled object that is not plain data."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(
+            f"{where} holds a pickled object that is not plain data ({why}). Such an object can run code when it "
+            "is opened; fastgdml refuses it. Remove the entry, or ask for the file without pickles."
+        )
+        self.why = why
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Return the arrays of an archive by key."""
+    return {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
 
 
 def _unreadable(path: Path, error: Exception) -> FileFormatError:
@@ -84,54 +133,216 @@ def is_flat(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def save_npz(path: str | os.PathLike[str], entries: Mapping[str, Any], compress: bool = False) -> None:
+def text(value: Any) -> str:
+    """Return a text entry of a file as str, whether it was stored as text or as bytes.
+
+    An array of equal texts, as of one name for each geometry, is that text.
+    """
+    if isinstance(value, np.ndarray):
+        texts = {text(item) for item in value.ravel().tolist()}
+        return texts.pop() if len(texts) == 1 else str(value) if texts else ""
+    return value.decode("utf-8", "replace").rstrip("\0") if isinstance(value, bytes) else str(value)
+
+
+# ---- kinds of files ---------------------------------------------------------------------------------------------
+
+
+def path_type(path: str | os.PathLike[str]) -> str:
+    """Return what is at a path: 'file', 'directory', 'nothing', or 'special file' (a device, pipe or socket).
+
+    Raises
+    ------
+    FileFormatError
+        If the system does not tell: the name is empty or too long, a folder on the way cannot be entered, or so.
+    """
+    if not os.fspath(path):
+        raise FileFormatError("A file name is empty.")
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "nothing"
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise FileFormatError(f"{_short(path)}: {getattr(error, 'strerror', None) or error}.") from None
+    if stat.S_ISREG(mode):
+        return "file"
+    return "directory" if stat.S_ISDIR(mode) else "special file"
+
+
+def kind_of(path: str | os.PathLike[str]) -> str | None:
+    """Return what a file is: one of the kinds that fastgdml writes, or another one in words.
+
+    Returns
+    -------
+    str or None
+        None if there is no file, or one without content.
+
+    Raises
+    ------
+    FileFormatError
+        If the system does not let it be looked at.
+    """
+    what = path_type(path)
+    if what != "file":
+        return None if what == "nothing" else what
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512)
+        if not start:
+            return None
+        if start.startswith(_FLAT):
+            return FLAT_MODEL
+        if not start.startswith(b"PK"):
+            return _foreign(start)
+        with zipfile.ZipFile(path) as archive:
+            keys = _members(archive).keys()
+        letter = text(load_npz(path, {"type"}).get("type", ""))
+    except (zipfile.BadZipFile, NotImplementedError):
+        return "damaged npz archive"
+    except FileFormatError:
+        return ARCHIVE
+    except OSError as error:
+        raise FileFormatError(f"{_short(path)} cannot be read: {error.strerror or error}.") from None
+    return _kind(letter, keys) if keys else "zip archive"
+
+
+def _kind(letter: str, keys: Collection[str]) -> str:
+    """Return the kind of an archive with these keys, whose type is `letter`, or empty."""
+    if letter == "m" and "schema" not in keys:
+        return SGDML_MODEL
+    if letter == "" and {"z", "R", "F"} <= set(keys):
+        return DATASET
+    return _KINDS.get(letter, ARCHIVE)
+
+
+def _foreign(start: bytes) -> str:
+    """Return in words what a file is that begins with `start` and that fastgdml does not write."""
+    for magic, what in ((b"\x89PNG", "picture"), (b"\xff\xd8\xff", "picture"), (b"\x89HDF", "HDF5 file")):
+        if start.startswith(magic):
+            return what
+    try:
+        start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(start) - 3:  # not just cut within a character
+            return "file of another program"
+    return "file of another program" if b"\0" in start else TEXT
+
+
+def require_kind(path: str | os.PathLike[str], kind: str, also: Collection[str] = ()) -> None:
+    """Raise FileFormatError if there is a file at `path` of another kind than `kind`, or than those of `also`."""
+    found = kind_of(path)
+    if found is not None and found != kind and found not in also:
+        raise FileFormatError(
+            f"'{_short(path)}' is a {found}, and is never replaced by a {kind}, with any option. Give another name, or "
+            "move it away."
+        )
+
+
+def require_target(path: str | os.PathLike[str], kind: str, also: Collection[str] = ()) -> None:
+    """Find out whether a file of this kind could be written, before the work that leads to it; leave nothing.
+
+    Raises
+    ------
+    FileFormatError
+        If there is a file of another kind (`require_kind`), or the folder cannot be written to.
+    """
+    require_kind(path, kind, also)
+    folder = Path(path).parent
+    if path_type(folder) != "directory":
+        raise FileFormatError(
+            f"'{_short(path)}' cannot be written: there is no folder '{_short(folder)}'. Make it first."
+        )
+    require_writable(Path(path).parent)
+
+
+def require_writable(folder: str | os.PathLike[str]) -> None:
+    """Raise FileFormatError unless files can be made in a folder, by making one and removing it."""
+    with _temporary(Path(folder), f"The folder '{_short(folder)}'"):
+        pass
+
+
+def save_npz(
+    path: str | os.PathLike[str], entries: Mapping[str, Any], compress: bool = False, also: Collection[str] = ()
+) -> None:
     """Write an npz archive atomically: the target is either the old file or the complete new one.
 
     Parameters
     ----------
     path : path-like
-        The file; replaced if it exists.
+        The file; replaced if it is of the kind that the entry ``type`` tells.
     entries : mapping
         Arrays, or what `numpy.asarray` turns into arrays of numbers or text.
     compress : bool
         Compress the entries. Coefficients hardly shrink, and compression takes longer than small trainings.
+    also : collection of str
+        Further kinds that may be replaced.
 
     Raises
     ------
     FileFormatError
-        If an entry is not made of numbers or text, or the file cannot be written.
+        If an entry is not made of numbers or text, there is a file of another kind, or the file cannot be written.
     """
     path = Path(path)
     arrays = {key: np.asanyarray(value) for key, value in entries.items()}
     for key, array in arrays.items():
         if array.dtype.hasobject:
             raise FileFormatError(f"{path}: entry '{key}' holds Python objects, which are never written.")
-    with replacing(path) as file:
+    kind = _kind(text(entries.get("type", "")), entries)
+    with replacing(path, kind, also) as file:
         (np.savez_compressed if compress else np.savez)(file, **arrays)
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str], kind: str, also: Collection[str] = ()) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces `path` once it is complete; an exception leaves the old file.
+
+    Every file is written through here.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    kind : str
+        The kind of file that is written.
+    also : collection of str
+        Further kinds that may be replaced.
 
     Raises
     ------
     FileFormatError
-        If the file cannot be written.
+        If there is a file of another kind, or the file cannot be written.
     """
+    require_kind(path, kind, also)
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "x+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+    with _temporary(path.parent, f"'{_short(path)}'") as (file, temporary):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
         os.replace(temporary, path)
-    except OSError as error:
-        raise FileFormatError(f"{path} could not be written: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+@contextmanager
+def _temporary(folder: Path, target: str) -> Iterator[tuple[BinaryIO, Path]]:
+    """Open a temporary file in a folder, and remove it if it is still there in the end; errors name `target`."""
+    temporary = folder / f".fastgdml.{secrets.token_hex(8)}.tmp"
+    try:
+        file = open(temporary, "x+b")  # noqa: SIM115 (closed below, before it is removed)
+        try:
+            with file:
+                yield file, temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+    except FileFormatError:
+        raise
+    except OSError as error:
+        raise FileFormatError(f"{target} could not be written: {error.strerror or error}.") from error
+
+
+def _short(path: str | os.PathLike[str]) -> str:
+    """Return a path for a message, abridged where no file name is that long."""
+    name = os.fsdecode(path)
+    return name if len(name) <= 400 else f"{name[:100]}...{name[-20:]} ({len(name)} characters)"
 
 
 def _sync_folder(folder: Path) -> None:
@@ -155,19 +366,22 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) ->
             read_header = (
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             )
-            shape, fortran, dtype = read_header(file, max_header_size=_MAX_HEADER)
-        except ValueError as error:
+            shape, _, dtype = read_header(file, max_header_size=_MAX_HEADER)
+        except (ValueError, TypeError, SyntaxError) as error:
             raise FileFormatError(f"{where} is no array ({error}). The file is damaged.") from None
         if dtype.hasobject:
             return _plain(_unpickle(file.read(), where))
-        n_bytes = dtype.itemsize * int(np.prod(shape, dtype=object))
-        if n_bytes > info.file_size:
-            raise FileFormatError(f"{where} claims {n_bytes} bytes but holds {info.file_size}. The file is damaged.")
-        data = file.read(n_bytes)
-        if len(data) != n_bytes or file.read(1):
+    n_bytes = dtype.itemsize * int(np.prod(shape, dtype=object))
+    if n_bytes > info.file_size:
+        raise FileFormatError(f"{where} claims {n_bytes} bytes but holds {info.file_size}. The file is damaged.")
+    with archive.open(info) as file:
+        try:
+            array = np.lib.format.read_array(file, allow_pickle=False, max_header_size=_MAX_HEADER)
+        except (ValueError, TypeError, SyntaxError):
+            array = None
+        if array is None or file.read(1):
             raise FileFormatError(f"{where} holds another number of bytes than its header says. The file is damaged.")
-        array = np.frombuffer(bytearray(data), dtype=dtype)
-        return array.reshape(shape, order="F" if fortran else "C")
+    return array
 
 
 # ---- pickled entries of other programs --------------------------------------------------------------------------
@@ -179,6 +393,8 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) ->
 
 class _PickledDtype:
     """Stands for numpy.dtype: a plain number, text or object type and its byte order."""
+
+    _order: Literal["<", ">", "=", "|"]
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
         if not (isinstance(code, str) and re.fullmatch(r"[biufcSUO]\d{0,9}|\?", code)):
@@ -193,8 +409,7 @@ class _PickledDtype:
         self._order = order
 
     def make(self) -> np.dtype:
-        dtype = np.dtype(self._code)
-        return dtype.newbyteorder(">") if self._order == ">" else dtype
+        return np.dtype(self._code).newbyteorder(self._order)
 
 
 class _PickledArray:
@@ -210,7 +425,8 @@ class _PickledArray:
         if self._state is None:
             raise pickle.UnpicklingError("array without content")
         _, shape, dtype, fortran, data = self._state
-        return _make_array(dtype, data, shape, "F" if fortran else "C")
+        array = _make_array(dtype, data, shape, "F" if fortran else "C")
+        return array.astype(array.dtype.newbyteorder("="), copy=False)  # as NumPy's unpickling does
 
 
 def _make_array(dtype: Any, data: Any, shape: tuple[int, ...], order: str) -> np.ndarray:
@@ -218,12 +434,14 @@ def _make_array(dtype: Any, data: Any, shape: tuple[int, ...], order: str) -> np
         raise pickle.UnpicklingError("unusual array")
     kind = dtype.make()
     if kind.hasobject:
+        # Objects are listed in C order, in whichever order the array lies in memory.
         array = np.empty(len(data), dtype=object)
         for i, item in enumerate(list(data)):
             array[i] = _make_plain(item)
-    else:
-        array = np.frombuffer(bytearray(_to_bytes(data)), dtype=kind)
-    return array.reshape(shape, order="F" if order == "F" else "C")
+        return array.reshape(shape)
+    if kind.itemsize == 0:  # empty texts
+        return np.zeros(shape, dtype=kind)
+    return np.frombuffer(bytearray(_to_bytes(data)), dtype=kind).reshape(shape, order="F" if order == "F" else "C")
 
 
 def _make_plain(value: Any) -> Any:
@@ -253,7 +471,9 @@ def _reconstruct(kind: Any, shape: tuple[int, ...], code: bytes) -> _PickledArra
     return _PickledArray()
 
 
-def _frombuffer(buffer: Any, dtype: Any, shape: tuple[int, ...], order: str) -> np.ndarray:
+def _frombuffer(buffer: Any, dtype: Any, shape: Any, order: str, axes: Any = None) -> np.ndarray:
+    if order == "K" and axes is not None:  # neither C nor Fortran order: the axes of an array in C order, exchanged
+        return _make_array(dtype, buffer, shape, "C").transpose(axes)
     return _make_array(dtype, buffer, shape, order)
 
 
@@ -261,6 +481,11 @@ def _encode(text: str, encoding: str) -> bytes:
     if encoding != "latin1" or not isinstance(text, str):
         raise pickle.UnpicklingError("unusual text encoding")
     return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    """Stand for bytes(), as old protocols write bytes of length zero."""
+    return b""
 
 
 _ADMITTED: dict[tuple[str, str], Any] = {
@@ -273,6 +498,7 @@ _ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy.core.numeric", "_frombuffer"): _frombuffer,
     ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _no_bytes,
 }
 
 
@@ -290,10 +516,7 @@ def _unpickle(data: bytes, where: str) -> Any:
     try:
         return _make_plain(_PlainDataUnpickler(io.BytesIO(data), encoding="latin1").load())
     except Exception as error:  # a hostile pickle may raise anything
-        raise FileFormatError(
-            f"{where} holds a pickled object that is not plain data ({error}). Such an object can run code when it "
-            "is opened; fastgdml refuses it. Remove the entry, or ask for the file without pickles."
-        ) from None
+        raise _UnsafeEntry(where, str(error) or type(error).__name__) from None
 
 
 def _plain(value: Any) -> Any:

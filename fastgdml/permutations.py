@@ -63,7 +63,8 @@ def find_perms(
     group = complete_group(tree_perms, max_group_size)
     if group is None:
         _log.warning(
-            "The permutations found do not close to a group of fewer than %d members; keeping a subgroup.",
+            "The permutations found do not close to a group of fewer than %d members; keeping a subgroup. Like atoms "
+            "may be listed in another order in some geometries; crystals need a larger limit (--max_group).",
             max_group_size,
         )
         group = complete_group(salvage_subgroup(tree_perms), max_group_size)

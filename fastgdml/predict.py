@@ -6,21 +6,21 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .backend import array_module, resolve_backend
+from . import _core
+from .backend import array_module, require_precision, resolve_backend
 from .cell import Cell
-from .descriptor import geometry_error, jacobian_dot, n_pairs, require_geometries
-from .errors import UsageError
+from .descriptor import jacobian_dot, n_pairs
+from .engine import Engine, NativeEngine
+from .errors import DataError, UsageError
 from .flat import load_flat
 from .legacy import LegacyPredict, _predict_wkr, share_array  # noqa: F401 (old names of sgdml.predict)
 from .model import load_model
-from .model_arrays import ModelArrays, cell_of, energy_coefficients, image_rule_of
+from .model_arrays import ModelArrays, energy_coefficients, image_rule_of
 from .npz import is_flat
 from .threads import resolve_n_threads
 from .types import Array
@@ -51,6 +51,27 @@ class GDMLPredict(LegacyPredict):
     backend : {'cpu', 'gpu', 'auto'}
         Where to predict; see `fastgdml.backend.resolve_backend`. All GPUs that are visible (CUDA_VISIBLE_DEVICES) are
         used; arrays on a GPU are predicted there, and the results stay there.
+    precision : {'double', 'mixed'}
+        Of predictions on a GPU: 'mixed' is for cards with few float64 units, as most people own; forces differ by
+        less than 1e-6 of the largest one, see docs/howto/gpu.md for the bound. Without effect on the processor.
+
+    Attributes
+    ----------
+    z : ndarray of int, shape (n_atoms,)
+        Atomic numbers, in the order in which positions are expected.
+    n_atoms, n_desc, n_train, n_perms : int
+        Atoms, pairs of atoms, training points, permutations.
+    sig, std, c : float
+        Length scale; scale and offset of the energy.
+    e_unit, r_unit : str
+        Units of energy and length as recorded, empty where unknown.
+    periodic : bool
+        Whether the model is of a periodic system.
+    lattice : ndarray, shape (3, 3), or None
+        The lattice vectors that a periodic model was trained with, as columns; None for a molecule, and if the training
+        geometries had different ones.
+    n_threads : int
+        Number of threads; may be changed.
 
     Raises
     ------
@@ -59,10 +80,10 @@ class GDMLPredict(LegacyPredict):
     FileFormatError
         If a file cannot be read or is no model.
     UsageError
-        If a GPU is asked for and there is none.
+        If a GPU is asked for and there is none, or the precision is unknown.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (sgdml's signature)
         self,
         model: Mapping[str, Any] | str | os.PathLike[str],
         batch_size: int | None = None,
@@ -72,16 +93,18 @@ class GDMLPredict(LegacyPredict):
         use_torch: bool = False,
         log_level: int | None = None,
         backend: str = "cpu",
+        precision: str = "double",
     ) -> None:
         if log_level is not None:
             _log.setLevel(log_level)
+        arrays: ModelArrays | None = None
         if isinstance(model, str | os.PathLike) and is_flat(model):
-            self._predictor = load_flat(model)
+            native = load_flat(model)
         else:
-            self._arrays = ModelArrays.of(load_model(model) if isinstance(model, str | os.PathLike) else model)
-            self._predictor = self._arrays.native()
+            arrays = ModelArrays.of(load_model(model) if isinstance(model, str | os.PathLike) else model)
+            native = arrays.native()
         self.n_threads = resolve_n_threads(max_processes)
-        properties = self._predictor.properties()
+        properties = native.properties()
         self.z = properties["z"]
         self.n_atoms = len(self.z)
         self.n_desc = n_pairs(self.n_atoms)
@@ -92,31 +115,49 @@ class GDMLPredict(LegacyPredict):
         self.c: float = properties["c"]
         self.e_unit: str = properties["e_unit"]
         self.r_unit: str = properties["r_unit"]
+        self.periodic: bool = properties["periodic"]
+        self.lattice: Array | None = properties.get("lattice")
         self._image_rule = image_rule_of(properties)
-        self._cell = cell_of(properties)
-        self._gpu: Any = None
+        self._engine: Engine
+        require_precision(precision)
         if resolve_backend(backend, use_torch) == "gpu":
             from .gpu.predict import GPUPredictor
 
-            arrays = self._arrays
-            self._gpu = GPUPredictor(
-                arrays.x,
-                arrays.v,
-                np.argsort(arrays.pair_images, axis=1),
-                self.sig,
-                self.std,
-                self.c,
-                self._cell,
-                array_module("gpu"),
-                arrays.alphas_E,
-            )
+            self._engine = GPUPredictor(native, arrays, array_module("gpu"), precision=precision)
+        else:
+            self._engine = NativeEngine(native, arrays)
         self._R_desc: Array | None = None
         self._R_d_desc: Array | None = None
 
-    @cached_property
-    def _arrays(self) -> ModelArrays:
-        """What the model is made of; of a flat file not before it is needed."""
-        return ModelArrays.of_native(self._predictor)
+    @property
+    def native(self) -> _core.Model:
+        """The model of the C library, ``native.address`` the pointer that its functions take.
+
+        It lives as long as an object refers to it. After `set_alphas` it is another.
+        """
+        return self._engine.native
+
+    def require_cell(self, lattice: npt.ArrayLike, what: str = "The cell") -> None:
+        """Raise DataError unless the model was trained in this cell, which may be turned.
+
+        Models of molecules and of several cells hold in any.
+
+        Parameters
+        ----------
+        lattice : array_like, shape (3, 3)
+            Lattice vectors as columns, in the unit of the model.
+        what : str
+            What to call the cell in the message.
+        """
+        columns = np.ascontiguousarray(lattice, dtype=np.float64)
+        if columns.shape != (3, 3):
+            raise DataError(f"{what} has shape {columns.shape}; three lattice vectors as columns, (3, 3), expected.")
+        try:
+            self.native.check_lattice(columns)
+        except ValueError as error:
+            raise DataError(
+                f"{what} is not the cell that the model was trained in ({error}), and it holds in no other."
+            ) from None
 
     def predict(
         self,
@@ -166,37 +207,13 @@ class GDMLPredict(LegacyPredict):
             if return_virial:
                 raise UsageError("predict(return_virial=True) needs geometries R.")
             return self._predict_training_set(return_E)
-        cell = self._cell if lattice is None and self._cell is not None else self._cell_for(lattice)
-        if self._gpu is not None:
-            result: tuple[Array, ...] = self._gpu.predict(R, return_E, cell, return_virial)
-            return result
-        r = np.ascontiguousarray(R, dtype=np.float64)
-        n_coord = 3 * self.n_atoms
-        if r.ndim != 2 or r.shape[1] != n_coord:
-            require_geometries(r.shape, self.n_atoms)
-            r = r.reshape(-1, n_coord)
-        native_cell = None
-        if cell is not None:
-            cell.require_for(len(r))
-            native_cell = cell.native
-        E, F, virial, bad = self._predictor.predict(r, native_cell, return_E, True, return_virial, self.n_threads)
-        if bad >= 0:
-            raise geometry_error(r[bad].reshape(-1, 3), bad)
-        if return_virial:
-            return (E, F, virial) if return_E else (F, virial)
-        return (E, F) if return_E else (F,)
+        cell = None if lattice is None else self._cell_of(lattice)
+        return self._engine.predict(R, return_E, cell, return_virial, self.n_threads)
 
-    def _cell_for(self, lattice: npt.ArrayLike | None) -> Cell | None:
-        """Return the cell to predict in where it is not the model's own."""
+    def _cell_of(self, lattice: npt.ArrayLike) -> Cell:
+        """Return the cell of these lattice vectors, with the image rule of the model."""
         if self._image_rule is None:
-            if lattice is not None:
-                raise UsageError("This model was trained without lattice vectors; it cannot be used with a lattice.")
-            return None
-        if lattice is None:
-            raise UsageError(
-                "This model was trained on geometries with different lattice vectors: say which to predict with, "
-                "predict(R, lattice=...), of shape (3, 3) or (n_geo, 3, 3), vectors as columns."
-            )
+            raise UsageError("This model was trained without lattice vectors; it cannot be used with a lattice.")
         return Cell(lattice, self._image_rule)
 
     def prepare_parallel(
@@ -226,7 +243,7 @@ class GDMLPredict(LegacyPredict):
         # Geometries spread along a line: any set of distinct positions costs the same.
         n_bulk = max(1, int(n_bulk))
         r = np.tile(np.arange(3.0 * self.n_atoms) ** 1.1 + 1.0, (n_bulk, 1))
-        lattice = 1e3 * np.eye(3) if self._image_rule is not None and self._cell is None else None
+        lattice = 1e3 * np.eye(3) if self.periodic and self.lattice is None else None
         best, spent, done = np.inf, 0.0, 0
         while done < max(1, n_reps) or (spent < 0.1 and done < 20):
             start = time.perf_counter()
@@ -278,13 +295,7 @@ class GDMLPredict(LegacyPredict):
             raise UsageError(f"alphas_F has {alphas.size} elements; {3 * self.n_atoms * self.n_train} expected.")
         alphas_E = energy_coefficients(alphas_E, self.n_train, UsageError)
         v = jacobian_dot(self._R_d_desc, alphas.reshape(self.n_train, -1))
-        if self._gpu is not None:
-            self._gpu.set_coefficients(v, alphas_E)
-        self._set_arrays(replace(self._arrays, v=v, alphas_E=alphas_E))
-
-    def _set_arrays(self, arrays: ModelArrays) -> None:
-        self._arrays = arrays
-        self._predictor = arrays.native()
+        self._engine = self._engine.with_coefficients(v, alphas_E)
 
     def _predict_training_set(self, return_E: bool) -> tuple[Array, ...]:
         if self._R_desc is None or self._R_d_desc is None:
@@ -292,15 +303,4 @@ class GDMLPredict(LegacyPredict):
                 "predict() without geometries evaluates the training set: set its descriptors first with "
                 "set_R_desc() and set_R_d_desc(), or pass R."
             )
-        if self._gpu is not None:
-            result: tuple[Array, ...] = self._gpu.predict_descriptors(self._R_desc, self._R_d_desc, return_E)
-            return result
-        E, F = np.empty(len(self._R_desc)), np.empty((len(self._R_desc), 3 * self.n_atoms))
-        self._predictor.predict_descriptors(
-            np.ascontiguousarray(self._R_desc),
-            np.ascontiguousarray(self._R_d_desc),
-            E,
-            F,
-            self.n_threads,
-        )
-        return (E, F) if return_E else (F,)
+        return self._engine.predict_descriptors(self._R_desc, self._R_d_desc, return_E, self.n_threads)

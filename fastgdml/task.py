@@ -14,10 +14,10 @@ from typing import Any, TypedDict, cast
 import numpy as np
 
 from .cell import Cell
-from .dataset import text
+from .entries import TASK_FORMS, check_forms
 from .errors import DataError, FileFormatError
-from .npz import load_npz, save_npz
-from .types import Array, Flag, Integers, Number, Text
+from .npz import load_npz, save_npz, text
+from .types import Array, Flag, IntArray, Integers, Number, Text
 
 
 class _Needed(TypedDict):
@@ -58,6 +58,9 @@ class Task(_Needed, total=False):
     inducing_pts_idxs: Integers  # columns of the preconditioner of the earlier run, in sgdml's order of rows
 
 
+# Above any length scale or regularisation that makes sense.
+HUGE = 1e15
+
 _REQUIRED = tuple(_Needed.__annotations__)
 
 
@@ -73,10 +76,14 @@ class TaskArrays:
         Energies, if they are fitted.
     perms : ndarray of int, shape (P, N)
         Permutations of atoms.
-    idxs : ndarray of int, shape (M,)
+    idxs : ndarray of int64, shape (M,)
         Numbers of the training points in their dataset.
     sig, lam : float
         Length scale and regularisation.
+    z : ndarray of int, shape (N,)
+        Atomic numbers.
+    r_unit : str or None
+        Unit of length, where it is recorded.
     constrain_E : bool
         Whether energies are constrained point by point.
     cell : Cell or None
@@ -91,9 +98,11 @@ class TaskArrays:
     F: Array
     E: Array | None
     perms: Integers
-    idxs: Integers
+    idxs: IntArray
     sig: float
     lam: float
+    z: Integers
+    r_unit: str | None
     constrain_E: bool
     cell: Cell | None
     start: tuple[Array, Array | None, int] | None
@@ -123,9 +132,11 @@ class TaskArrays:
             F=np.asarray(task["F_train"], dtype=np.float64),
             E=np.asarray(task["E_train"], dtype=np.float64).ravel() if task["use_E"] else None,
             perms=np.atleast_2d(task["perms"]),
-            idxs=np.asarray(task["idxs_train"]),
+            idxs=np.asarray(task["idxs_train"], dtype=np.int64).ravel(),
             sig=float(task["sig"]),
             lam=float(task["lam"]),
+            z=np.asarray(task["z"]),
+            r_unit=text(task["r_unit"]) if "r_unit" in task else None,
             constrain_E=bool(task["use_E_cstr"]),
             cell=Cell.of(task),
             start=start,
@@ -141,14 +152,16 @@ def load_task(path: str | os.PathLike[str]) -> Task:
     FileFormatError
         If the file is missing, damaged or no task.
     """
-    entries = load_npz(path)
+    entries = load_npz(path, needed={*TASK_FORMS, "type"})
     require_type(entries, "t", "task", path)
+    for key in ("dataset_name", "dataset_theory"):
+        entries.setdefault(key, np.array("unknown"))
     check_task(entries, str(path))
     return cast(Task, entries)
 
 
 def save_task(path: str | os.PathLike[str], task: Mapping[str, Any]) -> None:
-    """Write a task file, atomically and without pickles."""
+    """Write a task file, atomically and without pickles. Only a task is replaced."""
     save_npz(path, task)
 
 
@@ -162,9 +175,10 @@ def require_type(entries: Mapping[str, Any], letter: str, what: str, path: str |
 
 def check_task(task: Mapping[str, Any], source: str) -> None:
     """Raise DataError unless a task is complete and its arrays fit each other."""
-    missing = [key for key in _REQUIRED if key not in task]
+    missing = [key for key in _REQUIRED if task.get(key) is None]
     if missing:
         raise DataError(f"{source}: the task lacks {', '.join(missing)}.")
+    check_forms(dict(task), TASK_FORMS, source)
     R, F, z = np.asarray(task["R_train"]), np.asarray(task["F_train"]), np.asarray(task["z"])
     if R.ndim != 3 or R.shape[1:] != (len(z), 3) or F.shape != R.shape or len(R) == 0:
         raise DataError(f"{source}: R_train {R.shape}, F_train {F.shape} and z {z.shape} do not fit each other.")
@@ -176,15 +190,19 @@ def check_task(task: Mapping[str, Any], source: str) -> None:
         raise DataError(f"{source}: E_train must hold one energy for each of {len(R)} training points.")
     if task["use_E_cstr"] and not np.isfinite(task["E_train"]).all():
         raise DataError(f"{source}: energies are not finite.")
+    if np.size(task["perms"]) == 0:
+        raise DataError(f"{source}: perms is empty; at least the identity is needed.")
     if np.atleast_2d(task["perms"]).shape[1] != len(z):
-        raise DataError(f"{source}: perms is for {np.atleast_2d(task['perms']).shape[1]} atoms, z for {len(z)}.")
+        raise DataError(f"{source}: perms is for {np.shape(task['perms'])[-1]} atoms, z for {len(z)}.")
+    if len(np.atleast_1d(task["idxs_train"])) != len(R):
+        raise DataError(f"{source}: idxs_train has {np.size(task['idxs_train'])} numbers for {len(R)} training points.")
     try:
         cell = Cell.of(task)
         if cell is not None:
             cell.require_for(len(R))
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
-    if not (float(task["sig"]) > 0 and float(task["lam"]) >= 0):
+    if not (0 < float(task["sig"]) < HUGE and 0 <= float(task["lam"]) < HUGE):
         raise DataError(
             f"{source}: sigma must be positive and lambda not negative; found {task['sig']}, {task['lam']}."
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import operator
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,14 +14,20 @@ import numpy.typing as npt
 
 from ._version import __version__
 from .cell import Cell, check_image_rule
-from .dataset import check_dataset, check_same_system, dataset_md5, lattice_of, same_fingerprint, text
-from .errors import UsageError
+from .dataset import Dataset, check_dataset, check_same_system, dataset_md5, load_dataset, take_points
+from .descriptor import from_R
+from .diagnostics import Finding
+from .errors import DataError, UsageError
+from .frames import check_training_geometries
 from .group import check_perms
+from .npz import text
+from .overlap import KnownGeometries, require_drawn_from
 from .permutations import MAX_GROUP_SIZE, find_perms
 from .progress import Callback, Step
 from .sampling import draw_stratified, draw_uniform, generator
-from .task import Task
+from .task import HUGE, Task
 from .types import Array, IntArray
+from .units import Units, conversion
 
 _log = logging.getLogger(__name__)
 
@@ -72,75 +80,109 @@ class TaskOptions:
     def __post_init__(self) -> None:
         if self.use_E_cstr and not self.use_E:
             raise UsageError("Energy constraints (use_E_cstr=True) need energies: they exclude use_E=False.")
-        if not (self.sig > 0 and self.lam >= 0):
-            raise UsageError(f"sigma must be positive and lambda not negative; got {self.sig} and {self.lam}.")
+        sig, lam = self.sig, self.lam
+        if not (_is_number(sig) and _is_number(lam) and 0 < sig < HUGE and 0 <= lam < HUGE):
+            raise UsageError(
+                f"sigma must be a positive number and lambda one that is not negative; got {sig!r} and {lam!r}."
+            )
         check_image_rule(self.image_rule)
+
+    def entries(self) -> dict[str, Any]:
+        """Return them as the entries of a task."""
+        keys = ("sig", "lam", "use_E", "use_E_cstr", "use_sym")
+        entries = {key: getattr(self, key) for key in keys}
+        return entries if self.seed is None else {**entries, "seed": self.seed}
 
 
 def create_task(
-    train_dataset: Mapping[str, Any],
+    train_dataset: Mapping[str, Any] | str | os.PathLike[str],
     n_train: int,
-    valid_dataset: Mapping[str, Any],
+    valid_dataset: Mapping[str, Any] | str | os.PathLike[str],
     n_valid: int,
     options: TaskOptions,
     n_threads: int,
     callback: Callback | None = None,
+    report: Callable[[list[Finding]], object] = list,
 ) -> Task:
-    """Create a task; see `GDMLTrain.create_task`."""
-    train_dataset, valid_dataset = dict(train_dataset), dict(valid_dataset)
-    _check_datasets(train_dataset, valid_dataset, options)
+    """Create a task; see `GDMLTrain.create_task`. `report` gets what is wrong with the geometries that are drawn."""
+    n_train, n_valid = _count("n_train", n_train, 1), _count("n_valid", n_valid, 0)
+    training, validation = _opened_both(train_dataset, valid_dataset, options)
     step = Step(callback, "Hashing dataset(s)")
-    md5_train, md5_valid = dataset_md5(train_dataset), dataset_md5(valid_dataset)
+    md5_train = dataset_md5(training)
+    md5_valid = md5_train if validation is training else dataset_md5(validation)
     step.done()
 
     step = Step(callback, "Sampling training and validation subsets")
     rng = generator(options.seed)
-    idxs_train = _draw(train_dataset, n_train, rng, None)
-    idxs_valid = _draw(valid_dataset, n_valid, rng, idxs_train if md5_train == md5_valid else None)
+    idxs_train = _draw(training, n_train, rng, None)
+    drawn = take_points(training, idxs_train)
+    cell = None if drawn.lattice is None else Cell(drawn.lattice, options.image_rule)
+    R_desc = from_R(drawn.R, cell, n_threads)[0]
+    excluded = idxs_train
+    if md5_train != md5_valid:
+        known = KnownGeometries(R_desc, options.image_rule, Units.of(training))
+        excluded = known.find_in(validation)[0]
+        if len(excluded):
+            _log.warning(
+                "%s geometries of the validation dataset are training points: they are not drawn for validation.",
+                f"{len(excluded):,}",
+            )
+    idxs_valid = _draw(validation, n_valid, rng, excluded)
     step.done()
+    _require_forces("training", drawn.F)
+    _require_forces("validation", validation["F"][idxs_valid])
 
-    task: dict[str, Any] = {
+    entries: dict[str, Any] = {
         "type": "t",
         "code_version": __version__,
-        "dataset_name": text(train_dataset["name"]),
-        "dataset_theory": text(train_dataset["theory"]),
-        "z": train_dataset["z"],
-        "R_train": np.asarray(train_dataset["R"][idxs_train], dtype=np.float64),
-        "F_train": np.asarray(train_dataset["F"][idxs_train], dtype=np.float64),
+        "dataset_name": text(training["name"]),
+        "dataset_theory": text(training["theory"]),
+        "z": training["z"],
+        "R_train": drawn.R,
+        "F_train": drawn.F,
         "idxs_train": idxs_train,
         "md5_train": md5_train,
         "idxs_valid": idxs_valid,
         "md5_valid": md5_valid,
-        "sig": options.sig,
-        "lam": options.lam,
-        "use_E": options.use_E,
-        "use_E_cstr": options.use_E_cstr,
-        "use_sym": options.use_sym,
+        **options.entries(),
     }
-    if options.seed is not None:
-        task["seed"] = options.seed
     if options.use_E:
-        task["E_train"] = np.asarray(train_dataset["E"][idxs_train], dtype=np.float64)
-    task |= {key: train_dataset[key] for key in ("r_unit", "e_unit") if key in train_dataset}
-    lattice = lattice_of(train_dataset, idxs_train)
-    if lattice is not None:
-        task["lattice"], task["image_rule"] = lattice, options.image_rule
-    perms = _known_perms(train_dataset, options)
+        entries["E_train"] = drawn.E
+    entries |= {key: training[key] for key in ("r_unit", "e_unit") if key in training}
+    if cell is not None:
+        entries["lattice"], entries["image_rule"] = drawn.lattice, options.image_rule
+    report(check_training_geometries(R_desc, entries["z"], _r_unit(entries), idxs_train))
+    perms = _known_perms(training, options)
     if perms is None:
-        perms = _find_perms(task["R_train"], task["z"], Cell.of(task), options, rng, n_threads, callback)
-    return cast(Task, {**task, "perms": perms})
+        perms = _find_perms(drawn.R, training["z"], cell, options, rng, n_threads, callback)
+    return cast(Task, {**entries, "perms": perms})
 
 
-def _check_datasets(train_dataset: dict[str, Any], valid_dataset: dict[str, Any], options: TaskOptions) -> None:
-    """Raise UsageError or DataError unless a task can be made of two datasets."""
-    if options.use_E and "E" not in train_dataset:
+def _opened_both(
+    train_dataset: Mapping[str, Any] | str | os.PathLike[str],
+    valid_dataset: Mapping[str, Any] | str | os.PathLike[str],
+    options: TaskOptions,
+) -> tuple[Dataset, Dataset]:
+    """Return training and validation dataset, one object if they are the same; raise unless a task can be made."""
+    same = valid_dataset is train_dataset or (
+        isinstance(train_dataset, str | os.PathLike) and train_dataset == valid_dataset
+    )
+    training = _opened(train_dataset, "training dataset")
+    validation = training if same else _opened(valid_dataset, "validation dataset")
+    if options.use_E and "E" not in training:
         raise UsageError(
             "The dataset has no energies (key 'E'). Train on forces alone with use_E=False (--no_E), or add them."
         )
-    check_dataset(train_dataset, "training dataset")
-    if valid_dataset.keys() != train_dataset.keys() or valid_dataset["R"] is not train_dataset["R"]:
-        check_dataset(valid_dataset, "validation dataset")
-    check_same_system(train_dataset, valid_dataset, "training dataset", "validation dataset")
+    check_same_system(training, validation, "training dataset", "validation dataset")
+    return training, validation
+
+
+def _require_forces(what: str, F: npt.NDArray[Any]) -> None:
+    if len(F) and not np.any(F):
+        raise DataError(
+            f"All forces of the {what} points are zero. Are they a placeholder? Models are trained and chosen by "
+            "forces."
+        )
 
 
 def _draw(dataset: Mapping[str, Any], n: int, rng: np.random.RandomState, excl_idxs: IntArray | None) -> IntArray:
@@ -186,6 +228,39 @@ def _find_perms(
     return found
 
 
+def _r_unit(entries: Mapping[str, Any]) -> str | None:
+    return text(entries["r_unit"]) if "r_unit" in entries else None
+
+
+def _opened(dataset: Mapping[str, Any] | str | os.PathLike[str], source: str) -> Dataset:
+    """Return a dataset, checked, from a mapping, which is left as it is, or a file."""
+    if isinstance(dataset, str | os.PathLike):
+        return load_dataset(dataset)
+    if not isinstance(dataset, Mapping):
+        raise UsageError(f"The {source} must be a mapping with z, R, F, or a file; got {type(dataset).__name__}.")
+    checked = {str(key): dataset[key] for key in dataset}
+    check_dataset(checked, source)
+    for key in ("name", "theory"):
+        checked.setdefault(key, np.array("unknown"))
+    return cast(Dataset, checked)
+
+
+def _count(name: str, value: Any, least: int) -> int:
+    """Return a number of points as int, or raise UsageError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name} must be an integer; got {value!r}.") from None
+    if number < least:
+        raise UsageError(f"{name} must be at least {least}; got {number}.")
+    return number
+
+
+def _is_number(value: Any) -> bool:
+    array = np.asarray(value)
+    return array.shape == () and array.dtype.kind in "iuf"
+
+
 def task_of_model(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> Task:
     """Make a task that goes on with the training of a model; see `GDMLTrain.create_task_from_model`."""
     if text(model["solver_name"]) != "cg":
@@ -195,23 +270,25 @@ def task_of_model(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> Task:
         )
     if "alphas_F" not in model:
         raise UsageError("The model does not hold its coefficients (alphas_F), so that it cannot be trained on.")
-    dataset = dict(dataset)
-    check_dataset(dataset, "dataset")
-    if not same_fingerprint(dataset_md5(dataset), model["md5_train"]):
-        raise UsageError("The model was trained on another dataset: its fingerprint is not that of the one given.")
-    idxs = np.asarray(model["idxs_train"])
+    opened = _opened(dataset, "dataset")
+    check_same_system(model, opened, "model", "dataset")
+    require_drawn_from(model, "train", opened, "the model")
+    factors = conversion(Units.of(opened), Units.of(model), "dataset", "model")
+    points = take_points(opened, np.asarray(model["idxs_train"]), factors)
     task: dict[str, Any] = {
         "type": "t",
         "code_version": __version__,
-        "R_train": np.asarray(dataset["R"][idxs], dtype=np.float64),
-        "F_train": np.asarray(dataset["F"][idxs], dtype=np.float64),
+        "R_train": points.R,
+        "F_train": points.F,
         "use_E_cstr": "alphas_E" in model,
         "use_sym": len(np.atleast_2d(model["perms"])) > 1,
         "alphas0_F": model["alphas_F"],
     }
     task |= {key: model[key] for key in _OF_MODEL if key in model}
     if task["use_E"]:
-        task["E_train"] = np.asarray(dataset["E"][idxs], dtype=np.float64)
+        if points.E is None:
+            raise UsageError("The model was trained with energies, but the dataset has none (key 'E').")
+        task["E_train"] = points.E
     if "alphas_E" in model:
         task["alphas0_E"] = model["alphas_E"]
     return cast(Task, task)

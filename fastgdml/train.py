@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,9 @@ import numpy.typing as npt
 from .backend import array_module, resolve_backend
 from .cell import Cell
 from .descriptor import from_R, tril_perms_lin
-from .diagnostics import Finding, check_duplicates, check_energies, check_linearity, check_solution
+from .diagnostics import Finding
 from .early_stop import EarlyStop
-from .errors import InsufficientMemoryError
+from .errors import DataError, InsufficientMemoryError
 from .group import GroupTables
 from .labels import Labels
 from .legacy import _assemble_kernel_mat_wkr, _share_array, glob, kernel_matrix  # noqa: F401 (old names of sgdml.train)
@@ -29,6 +30,7 @@ from .solvers.processor import processor
 from .task import Task, TaskArrays
 from .task_creation import TaskOptions, create_task, task_of_model
 from .threads import resolve_n_threads
+from .training_checks import check_predictions, check_training_data, check_training_energies
 from .training_set import TrainingSet
 from .types import Array, IntArray
 
@@ -68,14 +70,15 @@ class GDMLTrain:
         self._n_threads = resolve_n_threads(max_processes)
         self._backend = resolve_backend(backend, use_torch)
         self._device_is_optional = backend != "gpu"
+        self._reported: set[Finding] = set()
 
     # ---- tasks --------------------------------------------------------------------------------------------------
 
     def create_task(  # noqa: PLR0913 (sgdml's signature)
         self,
-        train_dataset: Mapping[str, Any],
+        train_dataset: Mapping[str, Any] | str | os.PathLike[str],
         n_train: int,
-        valid_dataset: Mapping[str, Any],
+        valid_dataset: Mapping[str, Any] | str | os.PathLike[str],
         n_valid: int,
         sig: float,
         lam: float = 1e-10,
@@ -92,8 +95,9 @@ class GDMLTrain:
 
         Parameters
         ----------
-        train_dataset, valid_dataset : mapping
-            Datasets to draw from; without overlap if they are the same.
+        train_dataset, valid_dataset : mapping or path-like
+            Datasets to draw from, or what `load_dataset` takes; without overlap if they are the same, or hold the same
+            geometries.
         n_train, n_valid : int
             Number of training and validation points.
         sig : float
@@ -131,7 +135,8 @@ class GDMLTrain:
             If the datasets cannot be used or do not belong to the same system.
         """
         options = TaskOptions(sig, lam, perms, use_sym, use_E, use_E_cstr, seed, max_group_size, image_rule)
-        return create_task(train_dataset, n_train, valid_dataset, n_valid, options, self._n_threads, callback)
+        numbers = (train_dataset, n_train, valid_dataset, n_valid)
+        return create_task(*numbers, options, self._n_threads, callback, self._report)
 
     def draw_strat_sample(
         self, T: npt.ArrayLike, n: int, excl_idxs: npt.ArrayLike | None = None, seed: int | None = None
@@ -216,9 +221,7 @@ class GDMLTrain:
         step.done()
 
         labels, periodic = Labels.of(arrays), arrays.cell is not None
-        _report(check_duplicates(x, arrays.F, arrays.perms, arrays.idxs))
-        if not periodic:
-            _report(check_linearity(arrays.R))
+        self._report(check_training_data(arrays, x))
         training = TrainingSet(x, g, GroupTables.from_perms(arrays.perms), arrays.sig, arrays.constrain_E)
         equations = TrainingEquations(arrays.R, training, arrays.lam, labels.y, labels.y_E, periodic)
 
@@ -228,7 +231,7 @@ class GDMLTrain:
             model["lam"] = solution.lam
             model["solver_reason"] = solution.reason
             model["c"] = labels.E_mean
-            return model | solution.entries
+            return cast(Model, model | solution.entries)
 
         def save_checkpoint(solution: Solution) -> None:
             model = model_of(solution)
@@ -248,10 +251,19 @@ class GDMLTrain:
         model = model_of(solution)
         if solution.is_exact or arrays.fits_constant:
             E, F = self._predict_training_set(model, x, g)
-            _report(_check(solution, arrays, labels, E, F))
+            self._report(check_predictions(solution, arrays, labels, x, E, F))
             if arrays.E is not None and arrays.fits_constant:
                 model["c"] = float(np.mean(arrays.E - E))
         return model
+
+    def _report(self, findings: list[Finding]) -> None:
+        """Warn of findings, of each once: trainings with other parameters meet the same data."""
+        for finding in findings:
+            if finding.level == "error":
+                raise DataError(str(finding))
+            if finding not in self._reported:
+                self._reported.add(finding)
+                _log.warning("%s", finding)
 
     def _solve(
         self,
@@ -373,7 +385,7 @@ class GDMLTrain:
         E_pred, _ = self._predict_training_set(model, R_desc, R_d_desc)
         E_ref = np.ravel(task["E_train"])
         if check:
-            _report(check_energies(E_ref, E_pred))
+            self._report(check_training_energies(TaskArrays.of(task), R_desc, E_pred))
         return float(np.mean(E_ref - E_pred))
 
     # ---- kernel matrix ------------------------------------------------------------------------------------------
@@ -420,19 +432,3 @@ class GDMLTrain:
         K = kernel_matrix(R_desc, R_d_desc, tril_perms_lin, sig, use_E_cstr, col_idxs, self._n_threads, step)
         step.done()
         return K if alloc_extra_rows == 0 else np.vstack([K, np.empty((alloc_extra_rows, K.shape[1]))])
-
-
-def _check(solution: Solution, arrays: TaskArrays, labels: Labels, E: Array, F: Array) -> list[Finding]:
-    """Return what the predictions for the training points show about a solution, and about the labels."""
-    findings = []
-    if solution.is_exact:
-        forces, periodic = F.reshape(arrays.F.shape), arrays.cell is not None
-        findings += check_solution(arrays.R, arrays.F, forces, solution.alphas_F, labels.std, solution.lam, periodic)
-    if arrays.E is not None and arrays.fits_constant and solution.converged:  # others say nothing about the labels
-        findings += check_energies(arrays.E, E)
-    return findings
-
-
-def _report(findings: list[Finding]) -> None:
-    for finding in findings:
-        _log.warning("%s", finding)

@@ -14,187 +14,20 @@ from libc.string cimport memset
 cimport numpy as cnp
 import numpy as np
 
+from gdml cimport (
+    FASTGDML_ERROR_FILE, FASTGDML_ERROR_FORMAT, FASTGDML_ERROR_MEMORY, FASTGDML_SUCCESS, GDML_CELL_GIVEN, GDML_DENSE,
+    GDML_MAX_IMAGES, GDML_MOLECULE, GDML_ONE_CELL, GDML_RFP, fastgdml_energy_factor, fastgdml_last_error,
+    fastgdml_length_factor, fastgdml_model, fastgdml_model_check_lattice, fastgdml_model_free, fastgdml_model_load,
+    fastgdml_status, gdml_add_sums, gdml_block, gdml_block_begin, gdml_block_end, gdml_block_tile, gdml_cell,
+    gdml_cell_init, gdml_evaluate_block, gdml_evaluation, gdml_group, gdml_jacobian_dot, gdml_kernel_job, gdml_kernels,
+    gdml_low_rank, gdml_match, gdml_model, gdml_model_arrays, gdml_model_image, gdml_model_new, gdml_model_parts,
+    gdml_model_set_coefficients, gdml_n_images, gdml_pair_classes, gdml_pair_classes_free, gdml_pair_classes_new,
+    gdml_plan, gdml_scratch_free, gdml_scratch_new, gdml_select_kernels, gdml_spanning_tree, gdml_term, gdml_tile_size,
+)
+
 from .threads import prediction_threads
 
 cnp.import_array()
-
-
-cdef extern from "gdml.h" nogil:
-    int GDML_MAX_LANES
-    ctypedef enum gdml_storage:
-        GDML_DENSE
-        GDML_RFP
-    ctypedef struct gdml_cell:
-        double basis[9]
-        double inverse[9]
-        int64_t n_shifts
-        double shift[26][3]
-    int gdml_cell_init(gdml_cell *cell, const double *lattice, int minimum)
-    ctypedef struct gdml_term:
-        pass
-    ctypedef struct gdml_group:
-        int64_t n_atoms
-        int64_t n_perms
-        int64_t n_subsets
-        const int32_t *perm
-        const int32_t *inverse
-        const int32_t *pair
-        const int64_t *subset_begin
-        const int32_t *subset_perm
-        const int64_t *column_begin
-        const gdml_term *column_term
-        const int64_t *image_begin
-        const gdml_term *image_term
-        const int64_t *fixed_begin
-        const int32_t *fixed
-        const int64_t *moving_begin
-        const int32_t *moving
-    ctypedef struct gdml_kernel_target:
-        gdml_storage storage
-        double *data
-        int64_t n_rows
-        double scale
-        const int64_t *row_begin
-        const int32_t *row_coord
-        int64_t n_col_points
-        const int64_t *col_point
-        const int64_t *col_begin
-        const int32_t *col_coord
-    ctypedef struct gdml_kernel_job:
-        gdml_group group
-        int64_t n_train
-        double sig
-        const double *x
-        const double *g
-        gdml_kernel_target target
-    ctypedef struct gdml_low_rank:
-        void (*project)(int64_t, int64_t, const float *, const double *, double *) noexcept nogil
-        void (*subtract)(int64_t, int64_t, const float *, const double *, double *) noexcept nogil
-    ctypedef struct gdml_kernels:
-        const char *name
-        int lanes
-        int64_t (*descriptor)(int64_t, const double *, const gdml_cell *, double *, double *) noexcept nogil
-        size_t (*kernel_scratch)(const gdml_group *) noexcept nogil
-        void (*kernel_tile)(const gdml_kernel_job *, int64_t, int64_t, int64_t, void *) noexcept nogil
-        const gdml_low_rank *low_rank
-    const gdml_kernels *gdml_select_kernels(const char *isa)
-    void gdml_jacobian_dot(int64_t, const double *, const double *, double *)
-    void *gdml_scratch_new(size_t n_bytes)
-    void gdml_scratch_free(void *scratch)
-    void gdml_match(int64_t, const double *, const double *, const double *, const double *, const double *,
-                    int32_t *, double *, double *, double *, int32_t *)
-
-    int64_t gdml_spanning_tree(int64_t, int64_t, const int64_t *, const int64_t *, int64_t *, int64_t *)
-
-
-cdef extern from "fastgdml.h" nogil:
-    ctypedef enum fastgdml_status:
-        FASTGDML_SUCCESS
-        FASTGDML_ERROR_FILE
-        FASTGDML_ERROR_FORMAT
-        FASTGDML_ERROR_MEMORY
-    ctypedef struct fastgdml_model:
-        pass
-    const char *fastgdml_last_error()
-    fastgdml_status fastgdml_model_load(const char *path, fastgdml_model **out)
-    void fastgdml_model_free(fastgdml_model *model)
-    fastgdml_status fastgdml_model_check_lattice(const fastgdml_model *model, const double *lattice)
-    fastgdml_status fastgdml_energy_factor(const char *from_unit, const char *to_unit, double *factor)
-    fastgdml_status fastgdml_length_factor(const char *from_unit, const char *to_unit, double *factor)
-
-
-cdef extern from "model.h" nogil:
-    int GDML_MAX_IMAGES
-    int GDML_MOLECULE
-    int GDML_ONE_CELL
-    int GDML_CELL_GIVEN
-    ctypedef struct gdml_predictor:
-        int64_t n_atoms
-        int64_t n_perms
-        int64_t n_tiles
-        const double *energy
-        double sig
-    ctypedef struct gdml_model "struct fastgdml_model":
-        gdml_predictor predictor
-        const gdml_kernels *kernels
-        int64_t n_train
-        const int32_t *z
-        double std
-        double c
-        int periodicity
-        int minimum_image
-        double lattice[9]
-        char *energy_unit
-        char *length_unit
-        char *name
-        char *theory
-    ctypedef struct gdml_pair_classes:
-        int64_t n_classes
-        int64_t n_images
-        int64_t n_pair_images
-        int32_t *order
-        int32_t *class_begin
-        int32_t *class_image
-        int32_t *image_begin
-        int32_t *image_pair
-        int32_t *perm_image
-        int32_t *image_perm_begin
-        int32_t *image_perm
-    int gdml_pair_classes_new(gdml_pair_classes *, int64_t, int64_t, const int32_t *, int64_t)
-    void gdml_pair_classes_free(gdml_pair_classes *)
-    ctypedef struct gdml_model_parts:
-        int64_t n_atoms
-        int64_t n_train
-        int64_t n_perms
-        const int32_t *z
-        const int32_t *pair_images
-        const double *x
-        const double *v
-        const double *energies
-        int has_energies
-        double sig
-        double std
-        double c
-        int periodicity
-        int minimum_image
-        const double *lattice
-        const char *energy_unit
-        const char *length_unit
-        const char *name
-        const char *theory
-    fastgdml_status gdml_model_new(const gdml_model_parts *parts, gdml_model **out)
-    void gdml_model_set_coefficients(gdml_model *, int64_t, int64_t, const double *, const double *)
-    void gdml_model_arrays(const gdml_model *, int32_t *, double *, double *, double *)
-    const void *gdml_model_image(gdml_model *, size_t *)
-    int64_t gdml_tile_size(int64_t n_train, int64_t n_rows)
-    int64_t gdml_n_images(const gdml_predictor *model)
-    ctypedef struct gdml_evaluation:
-        const gdml_model *model
-        const gdml_kernels *kernels
-        int64_t n_geo
-        const double *r
-        const gdml_cell *cells
-        int64_t cell_step
-        const double *x
-        const double *g
-        double *energy
-        double *force
-        double *virial
-        int n_threads
-        int over_tiles
-        int64_t n_blocks
-        int64_t n_held
-        int64_t n_sums
-        size_t scratch_bytes
-    ctypedef struct gdml_block:
-        pass
-    void gdml_plan(gdml_evaluation *evaluation, int n_threads)
-    int64_t gdml_evaluate_block(const gdml_evaluation *evaluation, int64_t block, void *scratch)
-    int64_t gdml_block_begin(const gdml_evaluation *evaluation, int64_t block, void *scratch, gdml_block *state)
-    void gdml_block_tile(const gdml_evaluation *evaluation, const gdml_block *state, int64_t tile, double *sums,
-                         void *scratch)
-    void gdml_block_end(const gdml_evaluation *evaluation, gdml_block *state)
-    void gdml_add_sums(const gdml_evaluation *evaluation, int64_t n_tiles, const double *tile_sums, gdml_block *state)
 
 
 cdef int check(fastgdml_status status) except -1:
@@ -413,10 +246,10 @@ cdef class KernelAssembly:
         """Compute the work items (first training point of a tile of rows, first and last column point)."""
         cdef:
             const gdml_kernels *kernels = select_kernels()
-            Scratch scratch = Scratch(n_threads, kernels.kernel_scratch(&self.job.group))
+            Scratch scratch = Scratch(n_threads, kernels.assembly.scratch(&self.job.group))
             int64_t i
         for i in prange(items.shape[0], nogil=True, num_threads=n_threads, schedule="dynamic", chunksize=1):
-            kernels.kernel_tile(&self.job, items[i, 0], items[i, 1], items[i, 2], scratch.at(threadid()))
+            kernels.assembly.tile(&self.job, items[i, 0], items[i, 1], items[i, 2], scratch.at(threadid()))
 
 
 # ---- prediction -------------------------------------------------------------------------------------------------

@@ -11,9 +11,7 @@ import numpy as np
 from scipy.linalg.cython_blas cimport dgemm, dsyrk, dtrsm
 from scipy.linalg.cython_lapack cimport dpftrs, dpotrf, dpotrs
 
-
-cdef extern from "gdml.h" nogil:
-    int64_t gdml_rfp_index(int64_t n, int64_t row, int64_t col)
+from gdml cimport gdml_rfp_index
 
 
 def add_blocks(double[::1] a, int64_t n, const int64_t[::1] begin, const double[:, :, ::1] blocks):

@@ -25,7 +25,7 @@ static int64_t padded_desc(const gdml_model *model)
 static size_t block_bytes(const gdml_evaluation *e, int64_t n_query)
 {
     const gdml_predictor *p = &e->model->predictor;
-    const size_t bytes = e->kernels->predict_scratch(p, n_query) +
+    const size_t bytes = e->kernels->prediction->scratch(p, n_query) +
                          sizeof(double) * (size_t)(n_query * (5 * padded_desc(e->model) + gdml_n_images(p) +
                                                               gdml_n_sums(p)));
     return (bytes + GDML_SCRATCH_STEP - 1) / GDML_SCRATCH_STEP * GDML_SCRATCH_STEP;
@@ -59,7 +59,7 @@ int64_t gdml_block_begin(const gdml_evaluation *e, int64_t block, void *scratch,
     b->first = block * e->n_query;
     b->n_query = e->n_geo - b->first < e->n_query ? e->n_geo - b->first : e->n_query;
     b->scratch = scratch;
-    double *at = (double *)((char *)scratch + e->kernels->predict_scratch(p, e->n_query));
+    double *at = (double *)((char *)scratch + e->kernels->prediction->scratch(p, e->n_query));
     for (int64_t i = 0; i < b->n_query; ++i, at += 5 * room) {
         const int64_t geo = b->first + i;
         gdml_query *q = b->query + i;
@@ -77,14 +77,15 @@ int64_t gdml_block_begin(const gdml_evaluation *e, int64_t block, void *scratch,
     }
     b->images = at;
     b->sums = at + b->n_query * gdml_n_images(p);
-    e->kernels->predict_images(p, b->n_query, b->query, b->images);
+    e->kernels->prediction->images(p, b->n_query, b->query, b->images);
     memset(b->sums, 0, sizeof(double) * (size_t)(b->n_query * gdml_n_sums(p)));
     return unusable;
 }
 
 void gdml_block_tile(const gdml_evaluation *e, const gdml_block *b, int64_t tile, double *sums, void *scratch)
 {
-    e->kernels->predict_tile(&e->model->predictor, tile, b->n_query, b->images, e->force || e->virial, sums, scratch);
+    e->kernels->prediction->tile(&e->model->predictor, tile, b->n_query, b->images, e->force || e->virial, sums,
+                                 scratch);
 }
 
 void gdml_add_sums(const gdml_evaluation *e, int64_t n_tiles, const double *tile_sums, gdml_block *b)
@@ -98,7 +99,7 @@ void gdml_block_end(const gdml_evaluation *e, gdml_block *b)
 {
     const gdml_model *m = e->model;
     const int64_t n_atoms = m->predictor.n_atoms;
-    e->kernels->predict_collect(&m->predictor, b->n_query, b->images, b->sums, b->query);
+    e->kernels->prediction->collect(&m->predictor, b->n_query, b->images, b->sums, b->query);
     for (int64_t i = 0; i < b->n_query; ++i) {
         const gdml_query *q = b->query + i;
         const int64_t geo = b->first + i;

@@ -1,5 +1,5 @@
 /* The text of the last failure, one for each thread. */
-#include "model.h"
+#include "failure.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -98,8 +98,6 @@ typedef struct {
     gdml_kernel_target target;
 } gdml_kernel_job;
 
-typedef struct gdml_kernels gdml_kernels;
-
 /* A trained model, laid out for prediction (model_image.c fills it).
  *
  * Pairs are sorted into classes. Within a class, the permutations that give one pair the same image give every
@@ -139,29 +137,40 @@ typedef struct {
     void (*subtract)(int64_t n, int64_t k, const float *u, const double *t, double *b);  /* b [n] -= U t */
 } gdml_low_rank;
 
-struct gdml_kernels {
+/* Blocks of the kernel matrix; see assembly.c. */
+typedef struct {
+    /* Bytes of aligned scratch that `tile` needs. */
+    size_t (*scratch)(const gdml_group *group);
+    /* Blocks of `lanes` training points from j0 on (rows) against col_point[c_begin .. c_end) (columns). */
+    void (*tile)(const gdml_kernel_job *job, int64_t j0, int64_t c_begin, int64_t c_end, void *scratch);
+} gdml_assembly;
+
+/* Prediction of n_query <= GDML_QUERY_BLOCK geometries in three steps: their images under the permutations, sums over
+ * the training points, tile by tile, and what follows from the sums; see prediction.c. */
+typedef struct {
+    /* images [gdml_n_images][n_query] */
+    void (*images)(const gdml_predictor *model, int64_t n_query, const gdml_query *query, double *images);
+    /* Bytes of aligned scratch that `tile` needs. */
+    size_t (*scratch)(const gdml_predictor *model, int64_t n_query);
+    /* Adds the contribution of one tile to sums [gdml_n_sums][n_query]; with `forces` 0 to those of the energy only. */
+    void (*tile)(const gdml_predictor *model, int64_t tile, int64_t n_query, const double *images, int forces,
+                 double *sums, void *scratch);
+    /* Sets energy and force_x of each query. */
+    void (*collect)(const gdml_predictor *model, int64_t n_query, const double *images, const double *sums,
+                    gdml_query *query);
+} gdml_prediction;
+
+/* All kernels of one instruction set; see kernels.c. */
+typedef struct {
     const char *name;
     int lanes;
     /* Descriptor and Jacobian of r [N][3]. Returns -1, or the first pair whose atoms coincide or are
      * not at finite places. cell: NULL for a molecule. */
     int64_t (*descriptor)(int64_t n_atoms, const double *r, const gdml_cell *cell, double *x, double *g);
-    /* Bytes of aligned scratch that kernel_tile needs. */
-    size_t (*kernel_scratch)(const gdml_group *group);
-    /* Blocks of `lanes` training points from j0 on (rows) against col_point[c_begin .. c_end) (columns). */
-    void (*kernel_tile)(const gdml_kernel_job *job, int64_t j0, int64_t c_begin, int64_t c_end, void *scratch);
-    /* Prediction of n_query <= GDML_QUERY_BLOCK geometries in three steps: their images under the permutations, sums
-     * over the training points, tile by tile, and what follows from the sums. */
-    /* images [gdml_n_images][n_query] */
-    void (*predict_images)(const gdml_predictor *model, int64_t n_query, const gdml_query *query, double *images);
-    size_t (*predict_scratch)(const gdml_predictor *model, int64_t n_query);
-    /* Adds the contribution of one tile to sums [gdml_n_sums][n_query]; with `forces` 0 to those of the energy only. */
-    void (*predict_tile)(const gdml_predictor *model, int64_t tile, int64_t n_query, const double *images,
-                         int forces, double *sums, void *scratch);
-    /* Sets energy and force_x of each query. */
-    void (*predict_collect)(const gdml_predictor *model, int64_t n_query, const double *images, const double *sums,
-                            gdml_query *query);
+    const gdml_assembly *assembly;
+    const gdml_prediction *prediction;
     const gdml_low_rank *low_rank;
-};
+} gdml_kernels;
 
 /* The kernels of an instruction set: "baseline", "v3", "v4"; NULL picks the best this processor runs.
  * Returns NULL when the name is unknown or the processor lacks it. */
@@ -180,7 +189,7 @@ static inline int64_t gdml_n_sums(const gdml_predictor *model)
     return 1 + model->class_image[model->n_classes] + gdml_n_images(model);
 }
 
-/* force [N][3] = scale J^T force_x. */
+/* Between descriptors and positions (adjoint.c): force [N][3] = scale J^T force_x. */
 void gdml_force_from_descriptor(int64_t n_atoms, const double *g, const double *force_x, double scale, double *force);
 
 /* virial [3][3] = -dE/d(strain) = -scale sum_k force_x_k g_k (outer) d_k, with the differences d_k = g_k / x_k^3. */
@@ -189,10 +198,6 @@ void gdml_virial_from_descriptor(int64_t n_desc, const double *x, const double *
 
 /* out [D] = J vector, vector [N][3]: the adjoint of the above. */
 void gdml_jacobian_dot(int64_t n_atoms, const double *g, const double *vector, double *out);
-
-/* Aligned scratch memory; NULL when there is none. Freeing NULL does nothing. */
-void *gdml_scratch_new(size_t bytes);
-void gdml_scratch_free(void *scratch);
 
 /* Address of element (row, col), row >= col, in rectangular full packed storage, TRANSR='N', UPLO='L'. */
 static inline int64_t gdml_rfp_index(int64_t n, int64_t row, int64_t col)

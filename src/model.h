@@ -1,22 +1,13 @@
-/* Private interface of the native core above the kernels: failures, pair classes, models and their images, evaluation.
+/* Private interface of the native core above the kernels: pair classes, models and their images, evaluation.
  * Notation as in gdml.h.
  */
 #ifndef GDML_MODEL_H
 #define GDML_MODEL_H
 
+#include "failure.h"
 #include "fastgdml.h"
 #include "gdml.h"
-
-#if defined(__GNUC__)
-#define GDML_PRINTF(text, values) __attribute__((format(printf, text, values)))
-#else
-#define GDML_PRINTF(text, values)
-#endif
-
-/* ---- errors (failure.c): status codes are those of fastgdml.h ------------------------------------------------ */
-
-/* Record the text of a failure for this thread and return its code. */
-fastgdml_status gdml_fail(fastgdml_status status, const char *format, ...) GDML_PRINTF(2, 3);
+#include "system.h"
 
 /* ---- pair classes (pair_classes.c) ----------------------------------------------------------------------------- */
 
@@ -40,7 +31,6 @@ enum { GDML_MAX_IMAGES = 1 << 14 };
  * (gdml_model_set_coefficients). */
 enum { GDML_MOLECULE, GDML_ONE_CELL, GDML_CELL_GIVEN };       /* periodicity */
 enum { GDML_UNIT_LENGTH = 32, GDML_NAME_LENGTH = 64 };
-typedef enum { GDML_BUILT, GDML_READ, GDML_MAPPED } gdml_image_origin;   /* here; a file read, or mapped into memory */
 
 struct fastgdml_model {
     gdml_predictor predictor;
@@ -95,10 +85,6 @@ const void *gdml_model_image(gdml_model *model, size_t *size);
  * image stays the caller's if this fails; `where` names it in errors. */
 fastgdml_status gdml_model_open(void *image, size_t size, gdml_image_origin origin, const char *where,
                                 gdml_model **out);
-
-/* A file in memory (model_file.c), and memory of any origin given back. */
-fastgdml_status gdml_file_load(const char *path, void **image, size_t *size, gdml_image_origin *origin);
-void gdml_image_free(void *image, size_t size, gdml_image_origin origin);
 
 /* Training points of a tile; n_rows: images of all classes, and permutations. */
 int64_t gdml_tile_size(int64_t n_train, int64_t n_rows);

@@ -12,26 +12,74 @@ typedef struct {
 #define AVOGADRO 6.02214076e23
 #define HARTREE 27.211386245988
 #define BOHR 0.529177210903
+#define KCAL (4184.0 / (AVOGADRO * ELEMENTARY_CHARGE))
+#define KILOJOULE (1000.0 / (AVOGADRO * ELEMENTARY_CHARGE))
+#define WAVENUMBER (100.0 * 6.62607015e-34 * 299792458.0 / ELEMENTARY_CHARGE)
 
 static const unit energies[] = {                           /* in eV */
     {"ev", 1.0},
+    {"electronvolt", 1.0},
+    {"electronvolts", 1.0},
     {"mev", 1e-3},
-    {"kcal/mol", 4184.0 / (AVOGADRO * ELEMENTARY_CHARGE)},
-    {"kj/mol", 1000.0 / (AVOGADRO * ELEMENTARY_CHARGE)},
+    {"kcal/mol", KCAL},
+    {"kcal/mole", KCAL},
+    {"kcalmol-1", KCAL},
+    {"kcalmol^-1", KCAL},
+    {"kcal.mol-1", KCAL},
+    {"kcal*mol^-1", KCAL},
+    {"kj/mol", KILOJOULE},
+    {"kj/mole", KILOJOULE},
+    {"kjmol-1", KILOJOULE},
+    {"kjmol^-1", KILOJOULE},
+    {"kj.mol-1", KILOJOULE},
+    {"kj*mol^-1", KILOJOULE},
     {"hartree", HARTREE},
+    {"hartrees", HARTREE},
     {"ha", HARTREE},
     {"eh", HARTREE},
+    {"e_h", HARTREE},
     {"a.u.", HARTREE},
+    {"a.u", HARTREE},
+    {"au", HARTREE},
+    {"atomicunits", HARTREE},
     {"millihartree", HARTREE / 1000},
     {"mha", HARTREE / 1000},
+    {"meh", HARTREE / 1000},
     {"rydberg", HARTREE / 2},
     {"ry", HARTREE / 2},
+    {"cm-1", WAVENUMBER},
+    {"cm^-1", WAVENUMBER},
+    {"1/cm", WAVENUMBER},
     {NULL, 0.0},
 };
 
 static const unit lengths[] = {                            /* in Angstrom */
-    {"ang", 1.0}, {"angstrom", 1.0}, {"a", 1.0}, {"\xc3\xa5", 1.0}, {"\xc3\x85", 1.0}, {"bohr", BOHR}, {"a.u.", BOHR},
-    {"nm", 10.0}, {NULL, 0.0},
+    {"ang", 1.0},
+    {"ang.", 1.0},
+    {"angstrom", 1.0},
+    {"angstroms", 1.0},
+    {"a", 1.0},
+    {"\xc3\xa5", 1.0},                                     /* small and capital a with ring, ... */
+    {"\xc3\x85", 1.0},
+    {"\xe2\x84\xab", 1.0},                                 /* ... the sign for Angstrom, ... */
+    {"a\xcc\x8a", 1.0},                                    /* ... a and a ring */
+    {"\xc3\xa5ngstr\xc3\xb6m", 1.0},
+    {"\xc3\x85ngstr\xc3\xb6m", 1.0},
+    {"angstr\xc3\xb6m", 1.0},
+    {"bohr", BOHR},
+    {"bohrs", BOHR},
+    {"a0", BOHR},
+    {"a_0", BOHR},
+    {"a.u.", BOHR},
+    {"a.u", BOHR},
+    {"au", BOHR},
+    {"atomicunits", BOHR},
+    {"nm", 10.0},
+    {"nanometer", 10.0},
+    {"nanometre", 10.0},
+    {"pm", 0.01},
+    {"m", 1e10},
+    {NULL, 0.0},
 };
 
 /* Of ASCII alone: those of the C library follow the locale, which would change bytes of UTF-8. */

@@ -82,6 +82,5 @@ def host_cupy(monkeypatch):
 
     if cuda_on_host.compiler() is None:
         pytest.skip("there is no g++, which compiles CUDA kernels for the processor: install it")
-    for library in ("cublas", "cusolver"):
-        monkeypatch.setitem(sys.modules, f"cupy_backends.cuda.libs.{library}", cuda_on_host.blas)
+    monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", cuda_on_host.libraries)
     return cuda_on_host.host_cupy()

@@ -159,6 +159,16 @@ def test_set_alphas_changes_the_model(predictor, ethanol, ethanol_task, ethanol_
     np.testing.assert_allclose(predictor.predict(R)[0], E, rtol=0, atol=1e-9)
 
 
+def test_set_alphas_leaves_copies_alone(predictor, ethanol, ethanol_task, ethanol_model):
+    R = ethanol["R"][:4].reshape(4, -1)
+    F = predictor.predict(R)[1]
+    other = copy.copy(predictor)
+    other.set_R_d_desc(fastgdml.train.from_R(ethanol_task["R_train"])[1])
+    other.set_alphas(np.zeros(30 * 27))
+    assert not other.predict(R)[1].any()
+    np.testing.assert_array_equal(predictor.predict(R)[1], F)
+
+
 def test_setters_of_processes_change_nothing(predictor, ethanol):
     R = ethanol["R"][:4].reshape(4, -1)
     F = predictor.predict(R)[1]
@@ -183,7 +193,7 @@ def test_gpu_batch(predictor, monkeypatch):
         def batch_size(self, n_geo):
             return min(n_geo, 4096)
 
-    monkeypatch.setattr(predictor, "_gpu", Device())
+    monkeypatch.setattr(predictor, "_engine", Device())
     assert predictor.get_GPU_batch() == 4096
 
 
@@ -212,7 +222,7 @@ def test_a_worker_of_a_predictor_on_the_gpu(ethanol_model, ethanol, monkeypatch)
     predictor = GDMLPredict(ethanol_model)
     r = ethanol["R"][5].ravel()
     part = fastgdml.predict._predict_wkr(r, None, None, predictor.glob_id, (0, 11))
-    monkeypatch.setattr(predictor, "_gpu", GPUPredictor.from_model(ethanol_model, np))
+    monkeypatch.setattr(predictor, "_engine", GPUPredictor.from_model(ethanol_model, np))
     on_gpu = fastgdml.predict._predict_wkr(r, None, None, predictor.glob_id, (0, 11))
     np.testing.assert_allclose(on_gpu, part, rtol=1e-9)
 

@@ -331,7 +331,7 @@ def test_the_wrapper_for_cpp(package, tmp_path):
 
 def test_headers_come_with_the_library(installation):
     for name in ("fastgdml.h", "fastgdml.hpp", "fastgdml.f90"):
-        assert (installation.includedir / name).read_text() == (ROOT / "src" / name).read_text()
+        assert (installation.includedir / name).read_text() == (ROOT / "src/include" / name).read_text()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads files of the format ELF")
@@ -347,12 +347,12 @@ def test_the_library_needs_only_the_c_library(kind, request):
     assert needed <= allowed | ({"libgomp", "libomp"} if kind == "c_only" else set())
     run("ldd", library)  # with all that it needs
     exported = re.findall(r" T (\w+)", run(program("nm", "part of binutils"), "-D", "--defined-only", library))
-    headers = "".join((ROOT / "src" / name).read_text() for name in ("fastgdml.h", "fastgdml_lammps.h"))
+    headers = "".join((ROOT / "src/include" / name).read_text() for name in ("fastgdml.h", "fastgdml_lammps.h"))
     declared = set(re.findall(r"FASTGDML_API [^;]*?\b(fastgdml_\w+)\(", headers))
     assert set(exported) == declared
 
 
 def test_the_module_for_fortran_has_every_function():
-    declared = set(re.findall(r"FASTGDML_API [^;]*?\b(fastgdml_\w+)\(", (ROOT / "src/fastgdml.h").read_text()))
-    module = (ROOT / "src/fastgdml.f90").read_text()
+    declared = set(re.findall(r"FASTGDML_API [^;]*?\b(fastgdml_\w+)\(", (ROOT / "src/include/fastgdml.h").read_text()))
+    module = (ROOT / "src/include/fastgdml.f90").read_text()
     assert set(re.findall(r"^ +(?:function|subroutine) (fastgdml_\w+)\(", module, re.MULTILINE)) == declared

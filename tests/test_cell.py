@@ -303,7 +303,9 @@ def test_varying_cells_with_many_training_points_are_searched_for_symmetries(mon
     """The search is restricted to some of the points: they must keep their own cells."""
     monkeypatch.setattr("fastgdml.task_creation._MAX_SYMMETRY_POINTS", 30)
     seen = []
-    monkeypatch.setattr("fastgdml.task_creation.find_perms", lambda R, z, cell, *_, **__: seen.append((R, cell)) or [[0]])
+    monkeypatch.setattr(
+        "fastgdml.task_creation.find_perms", lambda R, z, cell, *_, **__: seen.append((R, cell)) or [[0]]
+    )
     dataset = periodic_dataset(varying_lattices(80), 80)
     GDMLTrain().create_task(dataset, 60, dataset, 10, sig=5, seed=0)
     ((R, cell),) = seen

@@ -157,12 +157,18 @@ def test_a_search_is_continued_or_refused(capsys):
 def test_existing_models_are_not_overwritten(capsys):
     Path(FINAL).write_bytes(b"precious")
     assert run("all", *SMALL) == 1
-    assert "exists" in capsys.readouterr().err
+    assert "never replaced" in capsys.readouterr().err
     assert Path(FINAL).read_bytes() == b"precious"
     assert files() == [FINAL]
-    Path("mine.npz").write_bytes(b"precious")
+    for options in ((), ("-o",)):  # it is no model
+        assert run("all", *SMALL, "--model_file", FINAL[:-4], *options) == 1
+        assert "is a text file, and is never replaced by a model" in capsys.readouterr().err
+    assert Path(FINAL).read_bytes() == b"precious"
+    assert run("all", *SMALL, "--model_file", "mine") == 0
+    before = Path("mine.npz").read_bytes()
     assert run("all", *SMALL, "--model_file", "mine") == 1
-    assert Path("mine.npz").read_bytes() == b"precious"
+    assert "exists (model). Give -o to overwrite it" in capsys.readouterr().err
+    assert Path("mine.npz").read_bytes() == before
     assert run("all", *SMALL, "--model_file", "mine", "-o") == 0
     load_model("mine.npz")
 

@@ -35,7 +35,8 @@ def test_test_points_are_unseen(ethanol, ethanol_model):
     assert len(idxs) == 2000 - len(used)
     assert not used & set(idxs)
     assert len(draw_test_points(ethanol_model, ethanol, 100, seed=0)) == 100
-    other = {**ethanol, "md5": np.array(b"another")}
+    rng = np.random.default_rng(0)
+    other = {**ethanol, "R": ethanol["R"] + rng.normal(0, 0.01, (2000, 9, 3)), "md5": np.array(b"another")}
     assert len(draw_test_points(ethanol_model, other, None, seed=0)) == 2000
 
 

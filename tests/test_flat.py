@@ -9,6 +9,7 @@ from support.paths import REFERENCE_CASES, shared_file
 from fastgdml import _core
 from fastgdml.cli import main
 from fastgdml.errors import DataError, FileFormatError, UsageError
+from fastgdml.evaluate import prediction_errors
 from fastgdml.flat import export_flat
 from fastgdml.model import load_model, save_model
 from fastgdml.npz import is_flat
@@ -54,8 +55,8 @@ def test_what_a_flat_file_was_made_of_comes_back():
     model, *_ = make_model(random_molecules(60, 7), perms, energies=True)
     direct = GDMLPredict(model)
     x, v = model["R_desc"].T, model["R_d_desc_alpha"]
-    images, x_back, v_back, energies = direct._predictor.arrays()
-    np.testing.assert_array_equal(images, direct._arrays.pair_images)
+    images, x_back, v_back, energies = direct.native.arrays()
+    np.testing.assert_array_equal(images, direct._engine.arrays.pair_images)
     np.testing.assert_allclose(x_back, x, rtol=1e-15)
     np.testing.assert_array_equal(v_back, v)
     np.testing.assert_allclose(energies, model["alphas_E"], rtol=1e-15)
@@ -100,11 +101,49 @@ def test_export_on_the_command_line(tmp_path, ethanol_model, capsys, monkeypatch
     assert is_flat("other.bin")
 
 
-@pytest.mark.parametrize("command", [["show"], ["export", "-o", "--format", "sgdml"]])
-def test_what_needs_more_than_a_flat_file_says_so(command, flat_file, capsys, tmp_path):
-    target = [str(tmp_path / "out.npz")] if command[0] == "export" else []
-    assert main([command[0], str(flat_file), *target, *command[1:]]) == 1
+@pytest.mark.parametrize(
+    "command", [["export", "{}", "out.npz", "--format", "sgdml"], ["resume", "{}", "ethanol", "ethanol"]]
+)
+def test_what_needs_more_than_a_flat_file_says_so(command, flat_file, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([part.format(flat_file) for part in command]) == 1
     assert "is a flat model file" in capsys.readouterr().err
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_show_prints_what_a_flat_file_holds(flat_file, capsys):
+    assert main(["show", str(flat_file)]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    for label, value in (
+        ("Name", "ethanol"),
+        ("Units", "energy kcal/mol, force kcal/mol/Ang"),
+        ("Trained on", "30 points"),
+        ("Symmetries", "6"),
+        ("Length scale", "20"),
+        ("Energies", "global integration constant"),
+    ):
+        assert [line.split(":", 1)[1].strip() for line in lines if line.startswith(f"{label}:")] == [value]
+
+
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_a_flat_file_is_tested_like_its_model(command, flat_file, ethanol, ethanol_model, capsys):
+    before = flat_file.read_bytes()
+    assert main([command, str(flat_file), "ethanol"]) == 0
+    captured = capsys.readouterr()
+    # it knows its training points by their geometries alone
+    assert "30 geometries of this dataset are training points" in captured.err
+    idxs = np.setdiff1d(np.arange(2000), ethanol_model["idxs_train"])
+    errors = prediction_errors(GDMLPredict(ethanol_model), ethanol, idxs, use_E=True)
+    title = {"test": "Testing", "validate": "Validation"}[command]
+    expected = f"{title} on 1,970 points  energy {errors.mae['energy']:.3f}/{errors.rmse['energy']:.3f}, "
+    assert expected + f"forces {errors.mae['force']:.3f}/{errors.rmse['force']:.3f}" in captured.out
+    assert "not recorded" in captured.out
+    assert flat_file.read_bytes() == before
+
+
+def test_a_flat_file_cannot_be_selected_from(flat_file, capsys):
+    assert main(["select", str(flat_file)]) == 1
+    assert "is one model" in capsys.readouterr().err
 
 
 # ---- damaged files: more in tests/c/test_model_file.c, under sanitizers -----------------------------------------
@@ -191,7 +230,7 @@ def test_what_is_not_asked_for_changes_nothing(ethanol_model, ethanol):
     predictor = GDMLPredict(ethanol_model)
     E, F = predictor.predict(R)
     np.testing.assert_array_equal(predictor.predict(R, return_E=False)[0], F)
-    alone = predictor._predictor.predict(R, None, True, False, False, 2)
+    alone = predictor.native.predict(R, None, True, False, False, 2)
     np.testing.assert_array_equal(alone[0], E)
     assert alone[1:] == (None, None, -1)
     with pytest.raises(UsageError, match="needs geometries"):

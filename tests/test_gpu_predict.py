@@ -15,7 +15,7 @@ from support.molecules import GROUPS, random_molecules, symmetric_group_of_three
 
 from fastgdml import descriptor
 from fastgdml.cell import Cell
-from fastgdml.errors import DataError, InsufficientMemoryError
+from fastgdml.errors import DataError, InsufficientMemoryError, UsageError
 from fastgdml.gpu import arrays, fused
 from fastgdml.gpu import batches as gpu_batches
 from fastgdml.gpu import bulk as gpu_bulk
@@ -195,7 +195,8 @@ def test_unusable_geometries_are_named(way):
 
 
 def test_shapes(way):
-    predictor = way.predictor(make_model(9, symmetric_group_of_three(5)))
+    model = make_model(9, symmetric_group_of_three(5))
+    predictor = way.predictor(model)
     R = random_molecules(4, 5, seed=2)
     E, F = way.predict(predictor, R)
     assert (E.shape, F.shape) == ((4,), (4, 15))
@@ -207,10 +208,22 @@ def test_shapes(way):
         way.predict(predictor, np.zeros((2, 12)))
     if not way.device_data:
         np.testing.assert_array_equal(predictor.predict(R.tolist())[1], F)
-    with pytest.raises(DataError, match="one molecule"):
-        GPUPredictor(np.zeros((2, 10)), np.zeros((3, 10)), np.arange(10)[None], 1.0, 1.0, 0.0, xp=way.xp)
+    x, v = predictor.arrays.x, predictor.arrays.v
+    with pytest.raises(DataError, match="do not fit a molecule of 5 atoms"):
+        way.predictor({**model, "R_desc": x[1:].T})
+    with pytest.raises(DataError, match=r"J alpha has shape \(8, 10\)"):
+        predictor.with_coefficients(v[1:])
     with pytest.raises(DataError, match="alphas_E has 3 elements"):
-        GPUPredictor(*[np.zeros((2, 10))] * 2, np.arange(10)[None], 1.0, 1.0, 0.0, xp=way.xp, alphas_E=np.zeros(3))
+        predictor.with_coefficients(v, np.zeros(3))
+
+
+def test_models_of_several_cells_need_one(way):
+    model = make_model(3, symmetric_group_of_three(5), CELLS["minimum"])
+    model["lattice"] = np.array([model["lattice"]] * 3)
+    predictor, R = way.predictor(model), random_molecules(4, 5, seed=2).reshape(4, -1)
+    with pytest.raises(UsageError, match="different lattice vectors"):
+        way.predict(predictor, R)
+    assert_close(way.predict(predictor, R, cell=CELLS["minimum"]), GDMLPredict(model).predict(R, lattice=SKEWED))
 
 
 def test_descriptors_instead_of_geometries(way):
@@ -230,11 +243,13 @@ def test_new_coefficients(way):
     predictor = way.predictor(make_model(9, perms, energies=True))
     R = random_molecules(3, 5, seed=2)
     for _ in range(3):  # the third call launches a graph
-        way.predict(predictor, R)
+        before = way.predict(predictor, R)
     for energies in (True, False):
         other = make_model(9, perms, energies=energies, seed=8)
-        predictor.set_coefficients(other["R_d_desc_alpha"], other.get("alphas_E"))
-        assert_close(way.predict(predictor, R), GDMLPredict(other).predict(R.reshape(3, -1)))
+        changed = predictor.with_coefficients(other["R_d_desc_alpha"], other.get("alphas_E"))
+        assert_close(way.predict(changed, R), GDMLPredict(other).predict(R.reshape(3, -1)))
+    for ours, expected in zip(way.predict(predictor, R), before, strict=True):
+        np.testing.assert_array_equal(ours, expected)  # it stays as it is
 
 
 def test_center_does_not_depend_on_permutations():
@@ -573,9 +588,9 @@ def test_data_on_a_device_stay_there(terms, monkeypatch):
     data.host[3, :3] = data.host[3, 3:6]
     with pytest.raises(DataError, match="geometry 3 "):
         predictor.predict(data)
-    # New coefficients reach all devices that have the model.
+    # An engine with other coefficients predicts there, too.
     other = make_model(9, symmetric_group_of_three(5), CELLS["minimum"], seed=3)
-    predictor.set_coefficients(other["R_d_desc_alpha"])
+    predictor = predictor.with_coefficients(other["R_d_desc_alpha"])
     assert_close([predictor.predict(data[:3])[1]], [GDMLPredict(other).predict(R[:3])[1]])
 
 

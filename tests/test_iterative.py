@@ -319,8 +319,19 @@ def test_auto_takes_the_closed_form_when_only_that_fits(task, monkeypatch):
     monkeypatch.setattr(choice, "_SMALL_ORDER", 10)
     monkeypatch.setattr(preconditioner, "_PIECE_BYTES", 10**12)
     assert GDMLTrain().train(task)["solver_name"] == "analytic"
-    with pytest.raises(InsufficientMemoryError, match="leaves"):
+    with pytest.raises(InsufficientMemoryError, match="iterative solver needs a memory limit of at least"):
         GDMLTrain().train(task, solver="cg")
+
+
+@pytest.mark.parametrize(("n_train", "use_E_cstr"), [(40, False), (300, False), (80, True)])
+def test_the_limit_that_would_do_is_said_and_does(ethanol, n_train, use_E_cstr):
+    task = GDMLTrain().create_task(ethanol, n_train, ethanol, 10, 20, use_sym=False, use_E_cstr=use_E_cstr, seed=0)
+    with pytest.raises(InsufficientMemoryError, match="-m ") as failure:
+        GDMLTrain(max_memory=1e-4).train(task, solver="cg")
+    enough = float(re.search(r"max_memory=([\d.e-]+)", str(failure.value))[1])
+    assert GDMLTrain(max_memory=enough).train(task, solver="cg", max_iter=2)["solver_name"] == "cg"
+    with pytest.raises(InsufficientMemoryError, match=f"at least {enough:g} GB"):
+        GDMLTrain(max_memory=0.98 * enough).train(task, solver="cg")
 
 
 def test_number_of_columns_follows_from_memory():

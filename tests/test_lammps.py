@@ -734,7 +734,7 @@ def test_statuses_of_the_c_interface(one, predictor):
     library = _load_library()
     handle = ctypes.c_void_p(1)
     ids = np.arange(1, 10)
-    good = [one.lmp.lmp, ctypes.byref(_Api()), b"gdml", predictor._predictor.address, 1, ids.ctypes.data, None]
+    good = [one.lmp.lmp, ctypes.byref(_Api()), b"gdml", predictor.native.address, 1, ids.ctypes.data, None]
     for place, message in ((0, b"an argument is NULL"), (3, b"an argument is NULL"), (7, b"out is NULL")):
         arguments = [*good, ctypes.byref(handle)]
         arguments[place] = None

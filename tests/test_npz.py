@@ -1,3 +1,4 @@
+import datetime
 import os
 import pickle
 import zipfile
@@ -5,10 +6,26 @@ import zipfile
 import numpy as np
 import pytest
 
+from fastgdml.dataset import save_dataset
 from fastgdml.errors import FileFormatError
-from fastgdml.model import load_model
-from fastgdml.npz import load_npz, save_npz
+from fastgdml.exchange import export_sgdml
+from fastgdml.flat import export_flat
+from fastgdml.model import load_model, save_model
+from fastgdml.npz import (
+    ARCHIVE,
+    DATASET,
+    FLAT_MODEL,
+    MODEL,
+    SGDML_MODEL,
+    TASK,
+    kind_of,
+    load_npz,
+    require_target,
+    save_npz,
+    text,
+)
 from fastgdml.predict import GDMLPredict
+from fastgdml.task import save_task
 
 
 def test_round_trip(tmp_path):
@@ -208,3 +225,211 @@ def test_forged_arrays_are_refused(tmp_path, content):
         file.write(pickle.dumps(content()))
     with pytest.raises(FileFormatError, match="pickled object"):
         load_npz(path)
+
+
+# ---- every array is the one that NumPy reads --------------------------------------------------------------------
+
+
+def assert_same(found, expected):
+    """Compare what was read with what NumPy reads: values, types, byte order, shapes, and all that is within."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_same(found[key], value)
+    elif isinstance(expected, list | tuple):
+        assert type(found) is type(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    elif isinstance(expected, np.ndarray):
+        assert isinstance(found, np.ndarray)
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+        if expected.dtype == object:
+            for one, other in zip(found.ravel().tolist(), expected.ravel().tolist(), strict=True):
+                assert_same(one, other)
+        else:
+            np.testing.assert_array_equal(found, expected)
+    else:
+        assert type(found) is type(expected)
+        np.testing.assert_array_equal(found, expected)  # nan is nan
+
+
+def assert_read_as_numpy_reads(path):
+    with np.load(path, allow_pickle=True) as file:
+        expected = {key: file[key] for key in file.files}
+    expected = {
+        key: value.item() if value.dtype == object and value.shape == () else value for key, value in expected.items()
+    }
+    assert_same(load_npz(path), expected)
+
+
+DTYPES = ["?", "i1", "u2", "<i4", ">i4", "<f2", "<f4", ">f4", "<f8", ">f8", "<c16", ">c16", "S3", "<U4", ">U4", "O"]
+SHAPES = [(), (1,), (5,), (0,), (2, 3), (3, 0), (2, 3, 4), (1, 3, 3)]
+ORDERS = {
+    "C": np.ascontiguousarray,
+    "Fortran": np.asfortranarray,
+    "transposed": lambda a: a.copy().T,
+    "axes exchanged": lambda a: np.swapaxes(a.copy(), 0, a.ndim - 1) if a.ndim > 1 else a,
+    "strided": lambda a: np.repeat(a, 2, axis=0)[::2] if a.ndim else a,
+    "reversed": lambda a: a[::-1] if a.ndim else a,
+}
+
+
+def some_array(dtype, shape, order):
+    numbers = np.arange(int(np.prod(shape))) + 1
+    array = numbers.astype(object) * 0.5 if dtype == "O" else numbers.astype(dtype)
+    return ORDERS[order](array.reshape(shape)) if shape else array.reshape(shape)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_arrays_equal_those_of_numpy(tmp_path, dtype, order):
+    np.savez(tmp_path / "a.npz", **{str(shape): some_array(dtype, shape, order) for shape in SHAPES})
+    assert_read_as_numpy_reads(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("order", ORDERS)
+def test_arrays_within_objects_equal_those_of_numpy(tmp_path, order, protocol):
+    arrays = {f"{dtype} {shape}": some_array(dtype, shape, order) for dtype in DTYPES for shape in SHAPES}
+    arrays |= {"scalars": [np.float32(1.5), np.int64(2), np.bool_(True), np.str_("a"), np.float64("nan")]}
+    nested = np.empty((2, 2), dtype=object, order="F")
+    nested[0, 0], nested[0, 1], nested[1, 0], nested[1, 1] = (
+        arrays,
+        None,
+        ("a", [b"b", 1.5]),
+        np.asfortranarray(np.eye(2)),
+    )
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive, archive.open("x.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"shape": (2, 2), "fortran_order": True, "descr": "|O"})
+        pickle.dump(nested, file, protocol=protocol)
+    assert_read_as_numpy_reads(path)
+
+
+def test_other_arrays_equal_those_of_numpy(tmp_path):
+    structured = np.array([(1, 2.5, "a")], dtype=[("i", ">i4"), ("длина", "<f8"), ("t", "<U3")])
+    with pytest.warns(UserWarning, match="format 3"):
+        np.savez(
+            tmp_path / "a.npz",
+            structured=structured,
+            time=np.array(["2024-01-01"], dtype="M8[D]"),
+            nothing=np.empty(3, dtype="S0"),
+            record=np.zeros(2, dtype=[("a", "f4", (3,))]),
+            void=np.zeros(2, dtype="V5"),
+        )
+    assert_read_as_numpy_reads(tmp_path / "a.npz")
+
+
+def test_an_entry_that_is_not_needed_spoils_no_file(tmp_path, caplog):
+    np.savez(tmp_path / "a.npz", x=np.arange(3.0), created=np.array(datetime.datetime(2024, 1, 1), dtype=object))
+    assert load_npz(tmp_path / "a.npz", needed={"x"}).keys() == {"x"}
+    assert "entry 'created', which fastgdml does not use, is left out" in caplog.text
+    with pytest.raises(FileFormatError, match="created holds a pickled object"):
+        load_npz(tmp_path / "a.npz")
+
+
+def test_texts():
+    for value in ("eV", b"eV", np.array("eV"), np.array(b"eV"), np.array(["eV"] * 5), np.array("eV", dtype=object)):
+        assert text(value) == "eV"
+    assert text(np.array(["a", "b"])) == "['a' 'b']"
+
+
+# ---- kinds of files ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kinds(tmp_path, ethanol, ethanol_task, ethanol_model):
+    """One file of each kind, and what it is."""
+    folder = tmp_path / "kinds"
+    folder.mkdir()
+    save_dataset(folder / "dataset", ethanol)
+    np.savez(folder / "arrays.npz", **{key: ethanol[key] for key in "zRF"})
+    save_task(folder / "task", ethanol_task)
+    save_model(folder / "model", ethanol_model)
+    export_sgdml(folder / "sgdml", ethanol_model)
+    export_flat(folder / "flat", ethanol_model)
+    np.savez(folder / "other.npz", x=1)
+    (folder / "notes").write_text("Ångström\n" * 100)
+    (folder / "picture").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    (folder / "bytes").write_bytes(bytes(range(256)))
+    (folder / "damaged").write_bytes((folder / "model").read_bytes()[:3000])
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "pipe")
+    with zipfile.ZipFile(folder / "zip", "w") as archive:
+        archive.writestr("a.txt", "a")
+    return {
+        folder / name: kind
+        for name, kind in {
+            "dataset": DATASET,
+            "arrays.npz": DATASET,
+            "task": TASK,
+            "model": MODEL,
+            "sgdml": SGDML_MODEL,
+            "flat": FLAT_MODEL,
+            "other.npz": ARCHIVE,
+            "notes": "text file",
+            "picture": "picture",
+            "bytes": "file of another program",
+            "damaged": "damaged npz archive",
+            "folder": "directory",
+            "pipe": "special file",
+            "zip": "zip archive",
+        }.items()
+    }
+
+
+def test_a_file_is_replaced_by_its_kind_only(kinds, ethanol, ethanol_task, ethanol_model):
+    writers = {
+        DATASET: (save_dataset, ethanol),
+        TASK: (save_task, ethanol_task),
+        MODEL: (save_model, ethanol_model),
+        SGDML_MODEL: (export_sgdml, ethanol_model),
+        FLAT_MODEL: (export_flat, ethanol_model),
+    }
+    for path, kind in kinds.items():
+        assert kind_of(path) == kind
+        before = path.read_bytes() if path.is_file() else None
+        for written, (write, content) in writers.items():
+            if written == kind:
+                write(path, content)
+                assert kind_of(path) == kind
+                before = path.read_bytes()
+                continue
+            with pytest.raises(FileFormatError, match=f"is a {kind}, and is never replaced by a {written}"):
+                write(path, content)
+            assert kind_of(path) == kind
+            assert before is None or path.read_bytes() == before
+    assert sorted(p.name for p in next(iter(kinds)).parent.iterdir()) == sorted(p.name for p in kinds)
+
+
+def test_an_empty_file_may_be_replaced(tmp_path, ethanol_model):
+    (tmp_path / "m").touch()
+    assert kind_of(tmp_path / "m") is None
+    save_model(tmp_path / "m", ethanol_model)
+    assert kind_of(tmp_path / "m") == MODEL
+
+
+def test_targets_are_tried_before_the_work(tmp_path):
+    require_target(tmp_path / "a.npz", MODEL)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("a")
+    for target, message in (
+        (tmp_path / "no" / "a.npz", "there is no folder"),
+        (tmp_path / "file" / "a.npz", "there is no folder"),
+        (tmp_path / ("x" * 300), "File name too long"),
+        (tmp_path, "is a directory"),
+        ("", "empty"),
+        ("a\0b", "null byte"),
+    ):
+        with pytest.raises(FileFormatError, match=message):
+            require_target(target, MODEL)
+        with pytest.raises(FileFormatError):
+            save_npz(target, {"x": 1.0})
+        with pytest.raises(FileFormatError):
+            load_npz(target)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
+    save_npz(tmp_path / ("x" * 255), {"x": 1.0})
+    assert [len(p.name) for p in tmp_path.iterdir()] == [255]

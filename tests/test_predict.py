@@ -10,6 +10,7 @@ from support.molecules import GROUPS, cyclic_group, random_molecules, symmetric_
 from fastgdml import _core
 from fastgdml.descriptor import from_R
 from fastgdml.errors import DataError, UsageError
+from fastgdml.flat import export_flat
 from fastgdml.model import load_model
 from fastgdml.predict import GDMLPredict
 
@@ -246,3 +247,39 @@ def test_tiles_cover_the_training_set_with_little_padding(n_train):
     assert padded <= 1.1 * n_train + 8
     assert _core.tile_size(n_train, 10**5) in (8, 16)
     assert _core.tile_size(n_train, 10**9) == 8
+
+
+# ---- what a program that uses a model needs to know of its cell
+
+
+def test_cells(tmp_path):
+    molecule, _ = make_model(random_molecules(3, 5), cyclic_group(5, 2))
+    lattice = np.array([[9.0, 1.0, 0.0], [0.0, 8.0, 0.5], [0.2, 0.0, 7.0]])
+    crystal = {**molecule, "lattice": lattice}
+    export_flat(tmp_path / "crystal.fgdml", crystal)
+    for model in (crystal, tmp_path / "crystal.fgdml"):
+        predictor = GDMLPredict(model)
+        assert predictor.periodic
+        np.testing.assert_array_equal(predictor.lattice, lattice)
+        predictor.require_cell(lattice)
+        predictor.require_cell((Rotation.from_euler("xyz", (0.3, 1.0, 2.0)).as_matrix() @ lattice).tolist())
+        with pytest.raises(DataError, match=r"The box is not the cell .* edges .* holds in no other\.$"):
+            predictor.require_cell(1.01 * lattice, "The box")
+        with pytest.raises(DataError, match=r"The cell has shape \(3,\)"):
+            predictor.require_cell(np.ones(3))
+    of_several = {**molecule, "lattice": np.array([lattice, 1.1 * lattice, 1.2 * lattice])}
+    for model, periodic in ((molecule, False), (of_several, True)):
+        predictor = GDMLPredict(model)
+        assert (predictor.periodic, predictor.lattice) == (periodic, None)
+        predictor.require_cell(5 * lattice)
+
+
+def test_the_native_model():
+    model, alphas = make_model(random_molecules(3, 5), cyclic_group(5, 2))
+    predictor = GDMLPredict(model)
+    native = predictor.native
+    assert native is predictor.native
+    assert native.address
+    predictor.set_R_d_desc(from_R(random_molecules(3, 5))[1])
+    predictor.set_alphas(2 * alphas)
+    np.testing.assert_allclose(predictor.native.arrays()[2], 2 * native.arrays()[2], rtol=1e-14)

@@ -62,7 +62,8 @@ def test_errors_in_dictionaries_become_numbers(ethanol_model):
         ({"use_cprsn": True}, "compression"),
         ({"interact_cut_off": 5.0}, "cut-off"),
         ({"z": np.arange(1, 9)}, "do not fit 8 atoms"),
-        ({"R_desc": np.zeros(36)}, "do not fit"),
+        ({"R_desc": np.zeros(36)}, "R_desc must be a matrix"),
+        ({"R_desc": np.zeros((36, 31))}, "do not fit"),
         ({"alphas_E": np.zeros(29)}, "alphas_E"),
     ],
 )

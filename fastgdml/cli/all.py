@@ -6,10 +6,11 @@ import argparse
 
 from ..dataset import check_same_system, load_dataset
 from ..errors import NoPointsLeftError, UsageError
+from ..npz import MODEL
 from .console import Console
 from .create import create_tasks
-from .files import list_files, load_dataset_argument
-from .select import final_model_file, require_free, select_model
+from .files import list_files, load_dataset_argument, require_free
+from .select import final_model_file, require_place, select_model
 from .show import dataset_properties
 from .test import test_model
 from .train import train_tasks
@@ -17,6 +18,8 @@ from .train import train_tasks
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Reconstruct a force field from beginning to end."""
+    if args.model_file is not None:
+        require_free(final_model_file(args, {}), MODEL, args.overwrite, "--model_file")
     console.title("STEP 0", "Dataset(s)")
     dataset = load_dataset(args.dataset)
     valid_dataset = load_dataset_argument(args.valid_dataset, dataset)
@@ -33,7 +36,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         valid_dataset,
         console,
         # an existing model is found out now rather than after the training
-        check=lambda task, folder: require_free(final_model_file(args, task), folder, args.overwrite),
+        check=lambda task, folder: require_place(final_model_file(args, task), folder, args.overwrite),
     )
     tasks = list_files(task_dir, "task")
 

@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from ..cell import image_rule_of
-from ..dataset import Dataset, check_same_system, load_dataset, same_fingerprint, text
-from ..errors import FileFormatError, UsageError
-from ..npz import load_npz
+from ..dataset import Dataset, check_same_system, load_dataset
+from ..errors import DataError, FileFormatError, UsageError
+from ..group import check_perms
+from ..npz import MODEL, TASK, kind_of, load_npz, path_type, require_kind, text
+from ..overlap import is_drawn_from
 from ..sampling import new_seed
 from ..task import Task, load_task, save_task, task_dir_name, task_file_name
 from ..train import GDMLTrain
 from .console import Console
-from .files import list_files, load_dataset_argument
+from .files import list_files, load_dataset_argument, make_folder, remove, require_folder
 from .show import dataset_properties
 
 DEFAULT_SIGMAS = list(range(10, 100, 10))
@@ -46,11 +48,16 @@ def create_tasks(
     """
     sigs = DEFAULT_SIGMAS if args.sigs is None else sorted({sig for part in args.sigs for sig in part})
     check_same_system(dataset, valid_dataset, "training dataset", "validation dataset")
-    task_dir = Path(args.task_dir or task_dir_name(dataset, args.n_train, not args.gdml, args.use_E, args.use_E_cstr))
-    if task_dir.exists() and not task_dir.is_dir():
-        raise UsageError(f"{task_dir} exists and is no directory; choose another --task_dir.")
-
-    existing = list_files(task_dir, "task") if task_dir.is_dir() and not args.overwrite else []
+    task_dir = Path(
+        task_dir_name(dataset, args.n_train, not args.gdml, args.use_E, args.use_E_cstr)
+        if args.task_dir is None
+        else args.task_dir
+    )
+    if args.task_dir == "":
+        raise UsageError("The name of the --task_dir is empty.")
+    require_folder(task_dir)
+    is_there = path_type(task_dir) == "directory"
+    existing = list_files(task_dir, "task") if is_there and not args.overwrite else []
     if existing:
         template = load_task(existing[0])
         _require_same_search(template, existing, args, sigs, dataset, valid_dataset, task_dir)
@@ -59,16 +66,18 @@ def create_tasks(
         template = _new_template(args, sigs[0], dataset, valid_dataset, console)
     if check is not None:
         check(template, task_dir)
-    if args.overwrite and task_dir.is_dir():
+    tasks = [{**template, "sig": sig} for sig in sigs]
+    for task in tasks:
+        task.pop("tried_training", None)
+        require_kind(task_dir / task_file_name(task), TASK)
+    if args.overwrite and is_there:
         remove_search(task_dir)
-    task_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(task_dir)
 
     n_written = 0
-    for sig in sigs:
-        task = {**template, "sig": sig}
-        task.pop("tried_training", None)
+    for task in tasks:
         path = task_dir / task_file_name(task)
-        if not path.exists():
+        if path_type(path) == "nothing":
             save_task(path, task)
             n_written += 1
     if n_written:
@@ -84,7 +93,10 @@ def _new_template(
         entries = load_npz(args.perms_from, {"perms"})
         if "perms" not in entries:
             raise FileFormatError(f"{args.perms_from} contains no permutations (key 'perms').")
-        perms = entries["perms"]
+        try:
+            perms = check_perms(entries["perms"])
+        except DataError as error:
+            raise DataError(f"{args.perms_from}: {error}") from None
     if args.use_E and "E" not in valid_dataset:
         raise UsageError("The validation dataset has no energies (key 'E'); use --no_E or another dataset.")
     seed = new_seed() if args.seed is None else args.seed
@@ -123,9 +135,11 @@ def _require_same_search(
 ) -> None:
     """Raise UsageError unless the tasks found are part of the search that is asked for."""
     differences = []
-    if not same_fingerprint(template["md5_train"], dataset["md5"]):
+    if not is_drawn_from(template, "train", dataset):
         differences.append(f"training dataset (fingerprint {text(template['md5_train'])})")
-    if not same_fingerprint(template["md5_valid"], valid_dataset["md5"]):
+    else:
+        check_same_system(template, dataset, "task", "training dataset")
+    if not is_drawn_from(template, "valid", valid_dataset):
         differences.append(f"validation dataset (fingerprint {text(template['md5_valid'])})")
     found: dict[str, object] = {
         "n_train": len(template["idxs_train"]),
@@ -170,8 +184,9 @@ def remove_search(task_dir: Path) -> None:
     for kind in ("task", "model"):
         for path in list_files(task_dir, kind):
             if path.name.startswith(f"{kind}-train"):
-                path.unlink()
+                remove(path)
     for path in task_dir.glob("_unconv_model-train*.npz"):
-        path.unlink()
+        if kind_of(path) == MODEL:
+            remove(path)
     if not any(task_dir.iterdir()) and task_dir.resolve() != Path.cwd():
-        task_dir.rmdir()
+        remove(task_dir)

@@ -9,9 +9,11 @@ from ..errors import UsageError
 from ..exchange import export_sgdml
 from ..flat import export_flat
 from ..model import load_model
+from ..npz import FLAT_MODEL, SGDML_MODEL
 from .console import Console
+from .files import require_free
 
-_FORMATS = {"flat": (export_flat, "the C library"), "sgdml": (export_sgdml, "sgdml")}
+_FORMATS = {"flat": (export_flat, FLAT_MODEL, "the C library"), "sgdml": (export_sgdml, SGDML_MODEL, "sgdml")}
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -23,9 +25,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
             f"For which program is '{target}'? Give --format sgdml, or --format flat for the C library (names that end "
             "with .fgdml need no --format)."
         )
-    model = load_model(args.model)
-    if target.exists() and not args.overwrite:
-        raise UsageError(f"'{target}' exists. Give -o to overwrite it, or another name.")
-    write, reader = _FORMATS[kind]
-    write(target, model)
+    write, written, reader = _FORMATS[kind]
+    require_free(target, written, args.overwrite)
+    write(target, load_model(args.model))
     console.done(f"Wrote '{target}' for {reader}")

@@ -17,6 +17,8 @@ def positive_int(text: str) -> int:
     value = int(text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
+    if value >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is too large")
     return value
 
 
@@ -52,6 +54,8 @@ def int_or_range(text: str) -> list[int]:
     start, stop, step = numbers[0], numbers[-1], numbers[1] if len(numbers) == 3 else 1
     if step == 0:
         raise argparse.ArgumentTypeError(f"{text} has step 0")
+    if (stop - start) // step >= 10_000 or stop > 10**9:
+        raise argparse.ArgumentTypeError(f"{text} asks for more or larger length scales than make sense")
     values = list(range(start, stop + 1, step))
     if not values or values[0] == 0:
         raise argparse.ArgumentTypeError(f"{text} is an empty range or contains 0")

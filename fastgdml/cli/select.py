@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,20 @@ import numpy as np
 from rich.table import Table
 
 from ..dataset import same_fingerprint
-from ..errors import UsageError
-from ..model import Model, is_validated, load_model, save_model
+from ..errors import FileFormatError, UsageError
+from ..model import is_validated, load_model, save_model
+from ..npz import MODEL, path_type
 from ..task import final_model_file_name
+from ..units import Units, conversion
 from .console import Console
 from .create import remove_search
-from .files import files_of
+from .files import files_of, require_free
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Select and say what comes next."""
     console.title("MODEL SELECTION")
-    if Path(args.model_dir).is_file():
+    if path_type(args.model_dir) == "file":
         raise UsageError(f"{args.model_dir} is one model; give the directory with the models to select from.")
     model_file = select_model(args, files_of(args.model_dir, "model"), console)
     console.title("NEXT STEP", f"fastgdml test {model_file} <test_dataset> [<n_test>]")
@@ -32,6 +34,8 @@ def final_model_file(args: argparse.Namespace, task_or_model: Mapping[str, Any])
     """Return the file for the final model: what --model_file names, with its suffix, or sgdml's name for it."""
     if args.model_file is None:
         return Path(final_model_file_name(task_or_model))
+    if Path(args.model_file).name in ("", "..") or path_type(args.model_file) == "directory":
+        raise UsageError(f"--model_file must name a file; '{args.model_file}' is none.")
     return Path(args.model_file if args.model_file.endswith(".npz") else args.model_file + ".npz")
 
 
@@ -47,27 +51,30 @@ def select_model(args: argparse.Namespace, paths: list[Path], console: Console) 
         _print_table(console, models, best)
     target = final_model_file(args, best)
     directory = paths[0].parent
-    require_free(target, directory, args.overwrite)
+    require_place(target, directory, args.overwrite)
     save_model(target, best)
     console.done(f"Wrote model file '{target}'")
-    remove_search(directory)
+    try:
+        remove_search(directory)
+    except FileFormatError as error:
+        console.warning(f"The search is not deleted. {error}")
+        return target
     if directory.exists():
         console.info(f"'{directory}' holds other files and is kept.")
     return target
 
 
-def require_free(target: Path, search: Path, overwrite: bool) -> None:
-    """Raise UsageError if the final model would overwrite a file without leave, or lie among those of its search."""
+def require_place(target: Path, search: Path, overwrite: bool) -> None:
+    """Raise if the final model cannot be written, may not overwrite what is there, or would lie in its search."""
     if target.resolve().parent == search.resolve():
         raise UsageError(
             f"The final model '{target}' would lie in the directory of the search, '{search}', whose models "
             "are deleted once one is selected. Name a file elsewhere with --model_file, or run in another directory."
         )
-    if target.exists() and not overwrite:
-        raise UsageError(f"Model file '{target}' exists. Give -o to overwrite it, or another name with --model_file.")
+    require_free(target, MODEL, overwrite, "--model_file")
 
 
-def _require_comparable(paths: list[Path], models: list[Model]) -> None:
+def _require_comparable(paths: list[Path], models: Sequence[Mapping[str, Any]]) -> None:
     first = models[0]
     for path, model in zip(paths, models, strict=True):
         if not is_validated(model):
@@ -81,9 +88,14 @@ def _require_comparable(paths: list[Path], models: list[Model]) -> None:
             same_points = np.array_equal(np.sort(model[f"idxs_{which}"]), np.sort(first[f"idxs_{which}"]))
             if not (same_points and same_fingerprint(model[f"md5_{which}"], first[f"md5_{which}"])):
                 raise UsageError(f"{path} and {paths[0]} were trained or validated on different points.")
+        if conversion(Units.of(model), Units.of(first), f"model {path}", f"model {paths[0]}"):
+            raise UsageError(
+                f"{path} and {paths[0]} were trained on the same points but record different units: "
+                f"{Units.of(model)}, {Units.of(first)}. Their errors cannot be compared; correct e_unit and r_unit."
+            )
 
 
-def _print_table(console: Console, models: list[Model], best: Model) -> None:
+def _print_table(console: Console, models: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> None:
     table = Table(title="Validation errors", title_justify="left")
     for column in ("sigma", "energy MAE", "energy RMSE", "force MAE", "force RMSE", ""):
         table.add_column(column, justify="right")

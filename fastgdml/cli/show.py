@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from ..cell import Cell, image_rule_of
-from ..dataset import lattice_of, load_dataset, resolve_dataset, text
+from ..dataset import lattice_of, load_dataset, resolve_dataset
 from ..elements import SYMBOLS
 from ..errors import FileFormatError
-from ..model import is_validated, normalize_model
-from ..npz import load_npz
-from ..task import check_task
+from ..flat import flat_entries
+from ..model import is_validated, load_model
+from ..npz import is_flat, load_npz, text
+from ..task import load_task
+from ..units import Units
 from .console import Console
 
 _SOLVERS = {"analytic": " (closed form)", "cg": " (conjugate gradients)"}
@@ -25,13 +27,14 @@ _RULES_AGREE = " (nearest image and rounding agree in this cell)"
 def run(args: argparse.Namespace, console: Console) -> None:
     """Print the details of a file."""
     path = resolve_dataset(args.file)
-    entries = load_npz(path)
-    kind = text(entries.get("type", "d"))
+    if is_flat(path):
+        flat_properties(console, flat_entries(path))
+        return
+    kind = text(load_npz(path, {"type"}).get("type", "d"))
     if kind == "t":
-        check_task(entries, str(path))
-        task_properties(console, entries)
+        task_properties(console, load_task(path))
     elif kind == "m":
-        model_properties(console, normalize_model(entries, str(path)))
+        model_properties(console, load_model(path))
     elif kind == "d":
         dataset = load_dataset(path)
         dataset_properties(console, dataset)
@@ -42,10 +45,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
 def units(entries: Mapping[str, Any]) -> tuple[str, str]:
     """Return the units of energy and force for display."""
-    if "e_unit" not in entries or "r_unit" not in entries:
-        return "unknown unit", "unknown unit"
-    e_unit = text(entries["e_unit"])
-    return e_unit, f"{e_unit}/{text(entries['r_unit'])}"
+    recorded = Units.of(entries)
+    return (recorded.energy, recorded.force) if recorded.force else ("unknown unit", "unknown unit")
 
 
 def dataset_properties(console: Console, dataset: Mapping[str, Any], title: str = "Dataset properties") -> None:
@@ -68,9 +69,39 @@ def dataset_properties(console: Console, dataset: Mapping[str, Any], title: str 
     else:
         console.properties([("Energies", "n/a")])
     _range_properties(console, "Forces", f_unit, dataset["F"])
-    console.properties([("Fingerprint", text(dataset["md5"]))])
+    aliases = [text(md5) for md5 in np.ravel(dataset.get("md5_aliases", ())).tolist()]
+    console.properties([("Fingerprint", " or ".join([text(dataset["md5"]), *aliases]))])
     if "provenance" in dataset:
         console.properties([("Provenance", text(dataset["provenance"]))])
+
+
+def flat_properties(console: Console, model: Mapping[str, Any]) -> None:
+    """Print what a flat model file holds."""
+    console.heading("Model properties (flat file: what prediction needs)")
+    console.text("  Dataset")
+    console.properties(
+        [
+            ("Name", text(model["dataset_name"])),
+            ("Theory level", text(model["dataset_theory"])),
+            ("Atoms", str(len(model["z"]))),
+        ],
+        indent=4,
+    )
+    if "lattice" in model and np.ndim(model["lattice"]) == 3:
+        rows = [("Lattice", "that of each geometry"), ("Image rule", _IMAGE_RULES[image_rule_of(model)])]
+        console.properties(rows, indent=4)
+    else:
+        _lattice_properties(console, {**model, "type": "m"}, indent=4)
+    console.properties([("Units", "energy {}, force {}".format(*units(model)))], indent=4)
+    energies = _energy_text(True, "alphas_E" in model) if model["use_E"] else "up to a constant"
+    console.properties(
+        [
+            ("Trained on", f"{len(model['R_d_desc_alpha']):,} points"),
+            ("Symmetries", str(model["n_perms"])),
+            ("Length scale", f"{model['sig']:g}"),
+            ("Energies", energies),
+        ]
+    )
 
 
 def task_properties(console: Console, task: Mapping[str, Any]) -> None:

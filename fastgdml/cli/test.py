@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ..dataset import Dataset, check_same_system, load_dataset, text
+import numpy as np
+
+from ..dataset import Dataset, check_same_system, load_dataset
+from ..diagnostics import check_energy_deviations
+from ..errors import FileFormatError
 from ..evaluate import Errors, draw_test_points
-from ..model import Model, is_validated, load_model, save_model
+from ..flat import flat_entries
+from ..model import is_validated, load_model
+from ..npz import is_flat, text
 from ..sampling import new_seed
 from .console import Console
-from .files import files_of
-from .show import model_properties, units
+from .files import files_of, require_update, update_model
+from .show import flat_properties, model_properties, units
 from .validate import measure_errors, with_errors
 
 
@@ -25,25 +33,41 @@ def run(args: argparse.Namespace, console: Console) -> None:
             console.text()
             console.heading(path.name)
         else:
-            model_properties(console, load_model(path))
+            if is_flat(path):
+                flat_properties(console, flat_entries(path))
+            else:
+                model_properties(console, load_model(path))
             console.text()
         test_model(args, path, dataset, args.n_test, console)
 
 
 def test_model(args: argparse.Namespace, path: Path, dataset: Dataset, n_test: int | None, console: Console) -> Errors:
     """Test one model, print its errors, and record them in its file if no larger test is recorded there."""
-    model = load_model(path)
+    flat = is_flat(path)
+    model = flat_entries(path) if flat else load_model(path)
+    unrecorded = "a flat model file holds none" if flat else _why_not_recorded(path)
     check_same_system(model, dataset, "model", "test dataset")
     seed = args.seed if args.seed is not None else int(model.get("seed", new_seed()))
     idxs = draw_test_points(model, dataset, n_test, seed)
     if n_test is not None and len(idxs) < n_test:
         console.warning(f"Only {len(idxs):,} unused points are left in the dataset; testing on those.")
-    errors = measure_errors(model, dataset, idxs, args, console, "Testing")
+    if not np.any(dataset["F"][idxs]):
+        console.warning("All forces of the test points are zero (a placeholder?): the errors of forces say nothing.")
+        unrecorded = unrecorded or "the forces are all zero"
+    errors = measure_errors(model, dataset, idxs, args, console, "Testing", path if flat else None)
     _print_errors(console, model, dataset, errors)
+    if "energy" in errors.mae:
+        deviations = (errors.mean["energy"], errors.mae["energy"], errors.rmse["energy"])
+        for finding in check_energy_deviations(*deviations, len(idxs)):
+            console.warning(str(finding))
 
-    n_before = int(model["n_test"])
-    if args.overwrite or n_before < len(idxs):
-        save_model(path, {**with_errors(model, errors), "n_test": len(idxs), "md5_test": text(dataset["md5"]).encode()})
+    n_before = int(model.get("n_test", 0))
+    if unrecorded:
+        console.info(f"The errors are not recorded in '{path}': {unrecorded}.")
+    elif args.overwrite or n_before < len(idxs):
+        update_model(
+            path, {**with_errors(model, errors), "n_test": len(idxs), "md5_test": text(dataset["md5"]).encode()}
+        )
         console.info(f"The expected errors in '{path}' are now those of this test.")
     else:
         console.warning(
@@ -53,8 +77,17 @@ def test_model(args: argparse.Namespace, path: Path, dataset: Dataset, n_test: i
     return errors
 
 
-def _print_errors(console: Console, model: Model, dataset: Dataset, errors: Errors) -> None:
-    e_unit, f_unit = units(dataset)
+def _why_not_recorded(path: Path) -> str:
+    """Return why the errors of a test cannot be written to the file of the model; empty if they can."""
+    try:
+        require_update(path)
+    except FileFormatError as error:
+        return str(error).rstrip(".")
+    return ""
+
+
+def _print_errors(console: Console, model: Mapping[str, Any], dataset: Dataset, errors: Errors) -> None:
+    e_unit, f_unit = units({**dataset, **model})
     expected = {"energy": "e_err_rmse", "force": "f_err_rmse"}
     rows = []
     for name, label, unit in (
@@ -66,7 +99,7 @@ def _print_errors(console: Console, model: Model, dataset: Dataset, errors: Erro
         if name not in errors.mae:
             continue
         line = f"{errors.mae[name]:.4f} / {errors.rmse[name]:.4f} {unit}"
-        if name in expected and is_validated(model) and float(model[expected[name]]) > 0:
+        if name in expected and is_validated(model) and float(model.get(expected[name], 0)) > 0:
             change = 100 * (errors.rmse[name] / float(model[expected[name]]) - 1)
             line += f"   (RMSE {change:+.1f}% relative to expected)"
         rows.append((label, line))

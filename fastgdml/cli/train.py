@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ..dataset import Dataset, lattice_of, load_dataset, same_fingerprint
-from ..errors import UsageError
+from ..dataset import Dataset, check_same_system, load_dataset, take_points
 from ..model import Model, is_validated, load_model, save_model
+from ..npz import MODEL, path_type, require_target
+from ..overlap import require_drawn_from
 from ..task import Task, checkpoint_file_name, load_task, model_file_name, save_task
 from ..train import GDMLTrain
+from ..units import Units, conversion
 from .console import Console
-from .files import files_of, list_files
+from .files import files_of, list_files, update_model
 from .validate import validate_model
 
 _log = logging.getLogger(__name__)
@@ -43,10 +45,8 @@ def train_tasks(args: argparse.Namespace, tasks: list[Path], valid_dataset: Data
     previous = None
     for i, task_path in enumerate(tasks):
         task = load_task(task_path)
-        if not same_fingerprint(task["md5_valid"], valid_dataset["md5"]):
-            raise UsageError(
-                f"{task_path} is to be validated on another dataset: its fingerprint is not that of the one given."
-            )
+        check_same_system(task, valid_dataset, f"task {task_path}", "validation dataset")
+        require_drawn_from(task, "valid", valid_dataset, str(task_path))
         model_path = task_path.with_name(model_file_name(task))
         if len(tasks) > 1:
             console.text()
@@ -54,13 +54,14 @@ def train_tasks(args: argparse.Namespace, tasks: list[Path], valid_dataset: Data
                 f"Task {i + 1} of {len(tasks)}: sigma {float(task['sig']):g}, {len(task['idxs_train']):,} training + "
                 f"{len(task['idxs_valid']):,} validation points"
             )
-        if model_path.exists() and not args.overwrite:
+        if path_type(model_path) == "file" and not args.overwrite:
             console.info(f"'{model_path.name}' is there already.")
             model = load_model(model_path)
         elif args.lazy and len(tasks) > 1 and task.get("tried_training", False):
             console.warning("Skipped: training was tried before, without success (--lazy).")
             continue
         else:
+            require_target(model_path, MODEL)
             save_task(task_path, {**task, "tried_training": True})
             model = train_task(gdml_train, task, model_path, args, console, valid_dataset)
         if len(tasks) == 1:
@@ -91,8 +92,9 @@ def train_task(
 
     held_out = None
     if args.early_stop:
-        idxs = np.asarray(task["idxs_valid"], dtype=np.int64)
-        held_out = (valid_dataset["R"][idxs], valid_dataset["F"][idxs], lattice_of(valid_dataset, idxs))
+        factors = conversion(Units.of(valid_dataset), Units.of(task), "validation dataset", "task")
+        points = take_points(valid_dataset, np.asarray(task["idxs_valid"], dtype=np.int64), factors)
+        held_out = (points.R, points.F, points.lattice)
     with interrupted_by_sigterm():
         model = gdml_train.train(
             task,
@@ -103,7 +105,7 @@ def train_task(
             max_iter=args.max_iter,
             held_out=held_out,
         )
-    save_model(model_path, model)
+    update_model(model_path, model)
     checkpoint.unlink(missing_ok=True)
     return model
 
@@ -123,5 +125,5 @@ def _validated_rmse(
 ) -> float:
     if not is_validated(model):
         model = validate_model(model, valid_dataset, args, console)
-        save_model(model_path, model)
+        update_model(model_path, model)
     return float(model["f_err_rmse"])

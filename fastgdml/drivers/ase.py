@@ -87,9 +87,8 @@ class FastGDMLCalculator(BaseCalculator):
         super().__init__(use_cache=False)  # ASE's cache copies all of the atoms at every step
         self.predictor = open_model(model, max_processes, backend)
         self._e_unit, self._r_unit = unit_sizes(self.predictor, e_unit, r_unit, "eV", "Ang")
-        properties = self.predictor._predictor.properties()
-        self._periodic: bool = properties["periodic"]
-        self._own_lattice: np.ndarray | None = properties.get("lattice")
+        self._periodic = self.predictor.periodic
+        self._own_lattice = self.predictor.lattice
         self._any_cell = any_cell
         if not self._periodic:
             self.implemented_properties = [name for name in self.implemented_properties if name != "stress"]

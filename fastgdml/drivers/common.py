@@ -95,9 +95,6 @@ def require_cell(predictor: GDMLPredict, lattice: Array, what: str) -> None:
         What to call the cell in the message.
     """
     try:
-        predictor._predictor.check_lattice(np.ascontiguousarray(lattice))
-    except ValueError as error:
-        raise DataError(
-            f"{what} is not the cell that the model was trained in ({error}), and it holds in no other. To evaluate it "
-            "there nevertheless, give any_cell=True."
-        ) from None
+        predictor.require_cell(lattice, what)
+    except DataError as error:
+        raise DataError(f"{error} To evaluate it there nevertheless, give any_cell=True.") from None

@@ -87,7 +87,7 @@ class FastGDML_driver(Dummy_driver):
         self.predictor = GDMLPredict(model, max_processes=n_threads)
         self._energy, length = unit_sizes(self.predictor, e_unit, r_unit, "Hartree", "Bohr")
         self._length = 1 / length
-        self._is_periodic: bool = self.predictor._predictor.properties()["periodic"]
+        self._is_periodic = self.predictor.periodic
         self._any_cell = any_cell
         super().__init__(**kwargs)
 

@@ -184,7 +184,7 @@ class LammpsDriver:
         self.ids = ids
         self._lmp = lmp
         self._fix_id = fix_id
-        self._model = predictor._predictor
+        self._model = predictor.native
         self._library = _load_library()
         api = _Api(*[ctypes.cast(getattr(lmp.lib, f"lammps_{name}"), ctypes.c_void_p) for name in _CALLS])
         self._handle: ctypes.c_void_p | None = ctypes.c_void_p()

@@ -101,7 +101,7 @@ class _Computation:
         self._arguments = (model, e_unit, r_unit, max_processes, any_cell)
         self.predictor = open_model(model, max_processes)
         self._e_unit, self._r_unit = unit_sizes(self.predictor, e_unit, r_unit, "kJ/mol", "nm")
-        self.periodic: bool = self.predictor._predictor.properties()["periodic"]
+        self.periodic = self.predictor.periodic
         self._any_cell = any_cell
 
     def __call__(self, state: State) -> tuple[float, Array]:

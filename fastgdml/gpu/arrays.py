@@ -78,6 +78,20 @@ def copy_to_host(array: Any, out: np.ndarray, stream: Any) -> None:
         array.get(stream=stream, out=out)
 
 
+def copy_async(target: Any, source: Any, stream: Any, xp: ModuleType) -> None:
+    """Copy between pinned memory and the device, on a stream, without a wait; may be captured.
+
+    One of the arrays is a NumPy array made by `pinned`, the other one lies on the device; both are contiguous and of
+    one size. The methods of CuPy's arrays refuse to copy while a stream is being captured, whatever the memory is.
+    """
+    runtime = xp.cuda.runtime
+    if isinstance(source, np.ndarray):
+        addresses, kind = (target.data.ptr, source.ctypes.data), runtime.memcpyHostToDevice
+    else:
+        addresses, kind = (target.ctypes.data, source.data.ptr), runtime.memcpyDeviceToHost
+    runtime.memcpyAsync(*addresses, source.nbytes, kind, stream.ptr)
+
+
 def pinned(n: int, xp: ModuleType) -> np.ndarray:
     """Return an uninitialised array (n,) on the host that a device can copy from and to on its own."""
     return np.frombuffer(xp.cuda.alloc_pinned_memory(8 * n), np.float64, n)

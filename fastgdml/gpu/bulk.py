@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import free_memory
+from .arrays import free_memory, synchronize
 from .kernel import load_cuda
 from .model import DeviceModel
+from .slices import multiply
 
 # Part of the free device memory that batches of predictions may take: CuPy's pool and cuBLAS need some, too.
 _MEMORY_FRACTION = 0.6
@@ -26,11 +27,13 @@ class Bulk:
 
     With q = sqrt(5) / sigma, Y = q times the permuted query descriptors (n_geo P, D), X = q times the training
     descriptors (M, D), both centred, V = J alpha (M, D) and e = alphas_E / q, equations (5) and (9) of
-    src/block_kernels.c read
+    src/prediction.c read
 
         rho^2 = |y|^2 + |x|^2 - 2 Y X^T,    T = Y V^T - x.v,    A = 5 exp(-rho) / (3 sigma^2)
         E = sum A [(1 + rho) T + (3 + 3 rho + rho^2) e] / q
         -dE/dY = sum A (T + (1 + rho) e) (Y - X) - A (1 + rho) V
+
+    With precision 'mixed' the products of matrices are those of `slices`; all else is in double precision.
 
     Parameters
     ----------
@@ -50,12 +53,16 @@ class Bulk:
         ends[np.arange(model.n_desc), a] = -1.0
         self._ends = xp.asarray(ends)
         self._weights = _weights_function(xp)
+        # Other streams read these.
+        synchronize(xp)
 
     @property
     def bytes_per_geometry(self) -> int:
         """Memory that a batch takes for each geometry."""
         m = self._model
-        return 8 * (2 * m.n_perms * m.n_train + 6 * m.n_perms * m.n_desc + 16 * m.n_desc)
+        # The products of digits have an integer, a float32, and what they are converted to beside each result.
+        products = 12 if m.precision == "mixed" else 2
+        return 8 * (products * m.n_perms * m.n_train + 3 * products * m.n_perms * m.n_desc + 16 * m.n_desc)
 
     def batch_size(self, n_geo: int, n_at_once: int = 1) -> int:
         """Return how many of `n_geo` geometries to predict at once, if `n_at_once` batches share the free memory."""
@@ -70,12 +77,17 @@ class Bulk:
         y = (m.q * x)[:, m.images].reshape(-1, m.n_desc)
         # After the permutation, so that sets of permutations that are no group are right, too.
         y -= m.center
-        st = y @ m.xv.T
+        mixed = m.precision == "mixed"
+        st = multiply(y, m.row_slices, xp) if mixed else y @ m.xv.T
         yy = (y * y).sum(axis=1)
         w1_sum, e = self._weights(st, yy, m.x_dot_x, m.x_dot_v, m.energies, 5.0 / (3.0 * m.sig**2))
         E = (m.std / m.q) * e.reshape(n_geo, -1).sum(axis=1) + m.c
         y *= w1_sum[:, None]
-        y -= st @ m.xv
+        if mixed:
+            for part, slices in enumerate(m.column_slices):
+                y -= multiply(st[:, part * m.n_train : (part + 1) * m.n_train], slices, xp)
+        else:
+            y -= st @ m.xv
         # Back through the permutations, summed over them.
         minus_dE_dx = y.reshape(n_geo, -1)[:, self._back].sum(axis=1)
         f = g * (m.std * minus_dE_dx)[:, :, None]

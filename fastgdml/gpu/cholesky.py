@@ -162,13 +162,19 @@ def solve_right(factor: Any, panel: Any, xp: ModuleType) -> None:
         _Blas(factor, xp).divide(0, len(factor), int(panel.data.ptr), len(panel), len(panel))
 
 
+def _library(libraries: ModuleType, name: str) -> Any:
+    # CuPy 13 has no such attributes, and needs none.
+    return getattr(libraries, name, None) or importlib.import_module(f"{libraries.__name__}.{name}")
+
+
 class _Blas:
     """cuBLAS and cuSOLVER on parts of one square Fortran-ordered matrix in device memory."""
 
     def __init__(self, matrix: Any, xp: ModuleType) -> None:
         # CuPy's public functions copy their arguments; a matrix that fills the device must stay where it is.
-        self._cublas = importlib.import_module("cupy_backends.cuda.libs.cublas")
-        self._cusolver = importlib.import_module("cupy_backends.cuda.libs.cusolver")
+        # Attributes of their package: where these are asked for, CuPy finds the libraries in the wheels of NVIDIA, too.
+        libraries = importlib.import_module("cupy_backends.cuda.libs")
+        self._cublas, self._cusolver = (_library(libraries, name) for name in ("cublas", "cusolver"))
         self._xp = xp
         self._n = len(matrix)
         self._matrix = matrix

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..cell import Cell
 from ..types import Array
-from .arrays import new_stream, pinned
+from .arrays import copy_async, new_stream, pinned
 from .kernel import load_cuda
 from .model import DeviceModel
 
@@ -43,13 +43,16 @@ class Fused:
     Parameters
     ----------
     model : DeviceModel
-        On the device that is to predict, which must be the current one in all calls.
+        On the device that is to predict, which must be the current one in all calls. With precision 'mixed' sums over
+        pairs and training points are in pairs of floats.
     """
+
+    _TILE_SUMS: ClassVar = {"double": "tile_sums", "mixed": "tile_sums_mixed"}
 
     def __init__(self, model: DeviceModel) -> None:
         self.model = model
         self._tile_sums, self._forces, self._virials = (
-            load_cuda("predict", model.xp, name) for name in ("tile_sums", "forces", "virials")
+            load_cuda("predict", model.xp, name) for name in (self._TILE_SUMS[model.precision], "forces", "virials")
         )
         self.n_tiles = -(-model.n_train // _TILE)
         self._chunk = min(model.n_perms, (_SHARED_MEMORY // 8 - model.n_desc) // (2 * _TILE))
@@ -96,7 +99,7 @@ class Fused:
             (self.n_tiles, n_geo),
             (_THREADS,),
             (
-                *(r, cells, m.xv, m.center, m.energies, m.images, m.back, out.partial, out.unusable),
+                *(r, cells, m.fused_xv, m.center, m.energies, m.images, m.back, out.partial, out.unusable),
                 *(*sizes, np.float64(m.q)),
             ),
             shared_mem=8 * (m.n_desc + 2 * _TILE * self._chunk),
@@ -174,9 +177,10 @@ class _HostCall:
 
     def _enqueue(self) -> None:
         r, cells = self._device_in[: self._n_coord], self._device_in[self._n_coord :]
-        self._device_in.set(self._host_in, stream=self._stream)
+        xp = self._fused.model.xp
+        copy_async(self._device_in, self._host_in, self._stream, xp)
         self._fused.launch(r, cells, self._cells_shape, self._outputs)
-        self._outputs.flat.get(stream=self._stream, out=self._host_out, blocking=False)
+        copy_async(self._host_out, self._outputs.flat, self._stream, xp)
 
     def _capture(self) -> None:
         stream = self._stream

@@ -2,60 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import sqrt
 from types import ModuleType
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ..descriptor import n_atoms_of, n_pairs
-from ..errors import DataError
-from ..model_arrays import energy_coefficients
+from ..model_arrays import ModelArrays
 from ..types import Array
 from .arrays import synchronize
-
-
-@dataclass
-class HostModel:
-    """What the models on all devices are made of.
-
-    Attributes
-    ----------
-    x, v : ndarray, shape (M, D)
-        Descriptors of the training points, and J alpha.
-    alphas_E : ndarray, shape (M,), or None
-        Coefficients of energy constraints.
-    pair_perms : ndarray of int, shape (P, D)
-        Permutations of pairs; see `fastgdml.descriptor.pair_perms_from_lin`.
-    sig, std, c : float
-        Length scale, scale of the labels, integration constant.
-
-    Raises
-    ------
-    DataError
-        If shapes do not belong together.
-    """
-
-    x: Array
-    v: Array
-    alphas_E: Array | None
-    pair_perms: npt.NDArray[np.integer]
-    sig: float
-    std: float
-    c: float
-
-    def __post_init__(self) -> None:
-        n_train, n_desc = self.x.shape
-        self.n_train, self.n_desc = n_train, n_desc
-        self.n_perms = len(self.pair_perms)
-        self.n_atoms = n_atoms_of(n_desc)
-        if n_desc != n_pairs(self.n_atoms) or self.v.shape != self.x.shape or self.pair_perms.shape[1] != n_desc:
-            raise DataError(
-                f"Descriptors {self.x.shape}, coefficients {self.v.shape} and pair permutations "
-                f"{self.pair_perms.shape} do not belong to one molecule."
-            )
-        self.alphas_E = energy_coefficients(self.alphas_E, n_train, DataError)
+from .slices import Sliced
 
 
 class DeviceModel:
@@ -66,9 +22,11 @@ class DeviceModel:
 
     Parameters
     ----------
-    host : HostModel
+    arrays : ModelArrays
     xp : module
         numpy or cupy.
+    precision : {'double', 'mixed'}
+        'mixed' also keeps digits of X and V, from which `slices` makes products in float32.
 
     Attributes
     ----------
@@ -81,34 +39,55 @@ class DeviceModel:
         q times the mean descriptor.
     xv : array, shape (2 M, D)
         X, the descriptors of the training points, centred, and below it V = J alpha.
+    fused_xv : array
+        What the fused kernels read: `xv`, or with 'mixed', (2 M, D, 2) in float32: leading and remaining part of
+        the numbers, X not centred.
     x_dot_x, x_dot_v : array, shape (M,)
         Row by row.
     energies : array, shape (M,)
         Coefficients of energy constraints divided by q; zero without them.
     """
 
-    def __init__(self, host: HostModel, xp: ModuleType) -> None:
-        self.xp = xp
-        self.n_train, self.n_desc, self.n_perms, self.n_atoms = host.n_train, host.n_desc, host.n_perms, host.n_atoms
-        self.sig, self.std, self.c = host.sig, host.std, host.c
+    def __init__(self, arrays: ModelArrays, xp: ModuleType, precision: str = "double") -> None:
+        self.xp, self.precision = xp, precision
+        self.n_train, self.n_desc = arrays.x.shape
+        self.n_perms, self.n_atoms = len(arrays.pair_images), len(arrays.z)
+        self.sig, self.std, self.c = arrays.sig, arrays.std, arrays.c
         self.q = sqrt(5) / self.sig
+        back = np.argsort(arrays.pair_images, axis=1)
         # Kernels read rows; argsort and what makes the permutations may leave columns.
-        self.images = xp.asarray(np.ascontiguousarray(np.argsort(host.pair_perms, axis=1), dtype=np.int32))
-        self.back = xp.asarray(np.ascontiguousarray(host.pair_perms, dtype=np.int32))
-        center = self.q * host.x.mean(axis=0)[host.pair_perms].mean(axis=0)
+        self.images = xp.asarray(np.ascontiguousarray(arrays.pair_images, dtype=np.int32))
+        self.back = xp.asarray(np.ascontiguousarray(back, dtype=np.int32))
+        center = self.q * arrays.x.mean(axis=0)[back].mean(axis=0)
         self.center = xp.asarray(center)
         self.xv = xp.empty((2 * self.n_train, self.n_desc))
-        self.xv[: self.n_train] = xp.asarray(self.q * host.x - center)
+        self.xv[: self.n_train] = xp.asarray(self.q * arrays.x - center)
+        self.fused_xv = self.xv
+        if precision == "mixed":
+            # Of the rows for y.x, of the columns for the sums over training points; likewise of V.
+            self.column_slices = [Sliced(self.xv[: self.n_train].T, xp)]
+            self.fused_xv = xp.empty((*self.xv.shape, 2), dtype=xp.float32)
+            self.fused_xv[: self.n_train] = _two_floats(xp.asarray(self.q * arrays.x), xp)
         self.x_dot_x = (self.xv[: self.n_train] ** 2).sum(axis=1)
         self.x_dot_v = xp.empty(self.n_train)
         self.energies = xp.empty(self.n_train)
-        self.set_coefficients(host)
+        self.set_coefficients(arrays.v, arrays.alphas_E)
 
-    def set_coefficients(self, host: HostModel) -> None:
-        """Take the coefficients anew. Arrays stay where they are: captured graphs hold their addresses."""
+    def set_coefficients(self, v: Any, alphas_E: Array | None) -> None:
+        """Take other coefficients: V, perhaps on the device, and those of energy constraints (M,)."""
         xp, X, V = self.xp, self.xv[: self.n_train], self.xv[self.n_train :]
-        V[:] = xp.asarray(host.v, dtype=xp.float64)
+        V[:] = xp.asarray(v, dtype=xp.float64)
         self.x_dot_v[:] = (X * V).sum(axis=1)
-        self.energies[:] = 0.0 if host.alphas_E is None else xp.asarray(host.alphas_E / self.q)
+        if self.precision == "mixed":
+            self.row_slices = Sliced(self.xv, xp)
+            self.column_slices[1:] = [Sliced(V.T, xp)]
+            self.fused_xv[self.n_train :] = _two_floats(V, xp)
+        self.energies[:] = 0.0 if alphas_E is None else xp.asarray(alphas_E / self.q)
         # Other streams read these.
         synchronize(xp)
+
+
+def _two_floats(x: Any, xp: ModuleType) -> Any:
+    """Return the leading and the remaining part of each number, (..., 2) in float32."""
+    leading = x.astype(xp.float32)
+    return xp.stack([leading, (x - leading).astype(xp.float32)], axis=-1)

@@ -7,7 +7,6 @@ they are short beside the work of a product.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from itertools import repeat
 from types import ModuleType
 from typing import Any
@@ -15,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import InsufficientMemoryError
+from ..model_arrays import ModelArrays
 from ..training_set import TrainingSet
 from ..types import Array
 from .arrays import to_numpy
 from .batches import Ranges, work_through
 from .bulk import Bulk
-from .model import DeviceModel, HostModel
+from .model import DeviceModel
 
 
 class KernelOperator:
@@ -40,9 +40,9 @@ class KernelOperator:
         self._x, self._g = (xp.asarray(array, dtype=xp.float64) for array in (training.x, training.g))
         self._a, self._b = (xp.asarray(atom) for atom in np.tril_indices(self._n_atoms, -1))
         # A model whose coefficients are replaced at each product.
-        pair_perms, nothing = np.argsort(training.tables.pair, axis=1), np.zeros_like(training.x)
-        self._host = HostModel(training.x, nothing, None, pair_perms, float(training.sig), 1.0, 0.0)
-        self._model = DeviceModel(self._host, xp)
+        z, x = np.zeros(self._n_atoms, dtype=int), training.x
+        arrays = ModelArrays(z, training.tables.pair, x, np.zeros_like(x), None, float(training.sig), 1.0, 0.0)
+        self._model = DeviceModel(arrays, xp)
         self._bulk = Bulk(self._model)
 
     @property
@@ -58,7 +58,7 @@ class KernelOperator:
         # J v, as in `fastgdml.descriptor.jacobian_dot`. It stays on the device.
         J_v = (self._g * (forces[:, self._b] - forces[:, self._a])).sum(axis=2)
         alphas_E = v.reshape(len(self._x), -1)[:, -1] if self._energies else None
-        self._model.set_coefficients(replace(self._host, v=J_v, alphas_E=alphas_E))
+        self._model.set_coefficients(J_v, alphas_E)
         product = self._xp.empty(parts.shape)
 
         def compute(begin: int, end: int) -> Any:

@@ -1,4 +1,4 @@
-"""Prediction on one or several devices; the twin of `fastgdml.predict`."""
+"""Prediction on one or several devices; the twin of `fastgdml.engine.NativeEngine`."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
-from dataclasses import replace
 from itertools import cycle, repeat
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ..backend import array_module
+from .. import _core
+from ..backend import array_module, require_precision
 from ..cell import Cell
-from ..descriptor import pair_perms_from_lin, require_geometries
+from ..descriptor import require_geometries
+from ..engine import Engine, missing_cell_error
 from ..errors import InsufficientMemoryError
+from ..model_arrays import ModelArrays
 from .arrays import copy_to_host, device_of, new_stream, on_device, take, to_numpy, visible_devices
 from .batches import Ranges, work_through
 from .bulk import Bulk
 from .descriptor import descriptors, unusable_error
 from .fused import MAX_GEOMETRIES, Fused, Results
-from .model import DeviceModel, HostModel
+from .model import DeviceModel
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ _log = logging.getLogger(__name__)
 _FUSED_TERMS = 2**26
 
 
-class GPUPredictor:
+class GPUPredictor(Engine):
     """Predict energies and forces on the devices of this machine.
 
     Few geometries go through one fused kernel (`fused`), many through products of matrices in batches (`bulk`), which
@@ -42,51 +43,39 @@ class GPUPredictor:
 
     Parameters
     ----------
-    x : array, shape (M, D)
-        Descriptors of the training points (the transpose of `R_desc` of a model).
-    v : array, shape (M, D)
-        J alpha of the training points (`R_d_desc_alpha`).
-    pair_perms : ndarray of int, shape (P, D)
-        Permutations of pairs; see `fastgdml.descriptor.pair_perms_from_lin`.
-    sig, std, c : float
-        Length scale, scale of the labels, integration constant.
-    cell : Cell, optional
-        The model's own periodic cell, used unless another is given.
+    native : _core.Model
+        The model.
+    arrays : ModelArrays, optional
+        What it was made of; taken from it by default.
     xp : module, optional
         numpy or cupy; cupy by default. NumPy takes the way of many geometries with any number.
-    alphas_E : array, shape (M,), optional
-        Coefficients of energy constraints.
     devices : sequence of int, optional
         Numbers of the devices for data from the host; all that are visible (CUDA_VISIBLE_DEVICES) by default, the
         current one first. The model is copied to each when it is first needed there.
+    precision : {'double', 'mixed'}
+        'mixed' is for cards whose float64 units are few: products of matrices are made of exact float32 products
+        (`slices`), and the fused kernels sum in pairs of floats.
 
     Raises
     ------
-    DataError
-        If shapes do not belong together.
     UsageError
-        If `xp` is not given and there is no device.
+        If `xp` is not given and there is no device, or the precision is unknown.
     """
 
     def __init__(
         self,
-        x: Any,
-        v: Any,
-        pair_perms: npt.NDArray[np.integer],
-        sig: float,
-        std: float,
-        c: float,
-        cell: Cell | None = None,
+        native: _core.Model,
+        arrays: ModelArrays | None = None,
         xp: ModuleType | None = None,
-        alphas_E: Any = None,
         devices: Sequence[int] | None = None,
+        precision: str = "double",
     ) -> None:
+        super().__init__(native, arrays)
+        self._precision = require_precision(precision)
         self.xp = array_module("gpu") if xp is None else xp
-        self.cell = cell
-        x, v = (np.asarray(to_numpy(a), dtype=np.float64) for a in (x, v))
-        self._host = HostModel(
-            x, v, None if alphas_E is None else to_numpy(alphas_E), pair_perms, float(sig), float(std), float(c)
-        )
+        n_train, n_desc = self.arrays.x.shape
+        self._n_atoms = len(self.arrays.z)
+        self._terms_per_geometry = len(self.arrays.pair_images) * n_train * n_desc
         self._devices = list(visible_devices(self.xp) if devices is None else devices)
         self._replicas: dict[int, _Replica] = {}
         self._lock = threading.Lock()
@@ -94,40 +83,38 @@ class GPUPredictor:
 
     @classmethod
     def from_model(
-        cls, model: Mapping[str, Any], xp: ModuleType | None = None, devices: Sequence[int] | None = None
+        cls,
+        model: Mapping[str, Any],
+        xp: ModuleType | None = None,
+        devices: Sequence[int] | None = None,
+        precision: str = "double",
     ) -> GPUPredictor:
         """Return the predictor of a model as made by `GDMLTrain.train` or `load_model`.
 
         Raises
         ------
+        DataError
+            If arrays are missing or contradict each other.
         UsageError
             If `xp` is not given and there is no device.
         """
-        x = np.asarray(model["R_desc"], dtype=np.float64).T
-        return cls(
-            x,
-            np.asarray(model["R_d_desc_alpha"], dtype=np.float64),
-            pair_perms_from_lin(model["tril_perms_lin"], x.shape[1]),
-            float(model["sig"]),
-            float(model["std"]),
-            float(model["c"]),
-            Cell.of(model),
-            xp,
-            model.get("alphas_E"),
-            devices,
-        )
+        arrays = ModelArrays.of(model)
+        return cls(arrays.native(), arrays, xp, devices, precision)
 
-    def set_coefficients(self, v: Any, alphas_E: Any = None) -> None:
-        """Replace J alpha (M, D) and the coefficients of energy constraints (M,); None: there are no constraints."""
-        alphas_E = None if alphas_E is None else to_numpy(alphas_E)
-        self._host = replace(self._host, v=np.asarray(to_numpy(v), dtype=np.float64), alphas_E=alphas_E)
-        with self._lock:
-            for number, replica in self._replicas.items():
-                with on_device(number, self.xp):
-                    replica.model.set_coefficients(self._host)
+    def with_coefficients(self, v: Any, alphas_E: Any = None) -> GPUPredictor:
+        """See `Engine.with_coefficients`."""
+        arrays = self.arrays.with_coefficients(
+            np.asarray(to_numpy(v), dtype=np.float64), None if alphas_E is None else to_numpy(alphas_E)
+        )
+        return GPUPredictor(arrays.native(), arrays, self.xp, self._devices, self._precision)
 
     def predict(
-        self, R: Any, return_E: bool = True, cell: Cell | None = None, return_virial: bool = False
+        self,
+        R: Any,
+        return_E: bool = True,
+        cell: Cell | None = None,
+        return_virial: bool = False,
+        n_threads: int = 1,
     ) -> tuple[Any, ...]:
         """Predict energies and forces.
 
@@ -143,6 +130,8 @@ class GPUPredictor:
             Periodic cell or cells to predict in; the model's own by default.
         return_virial : bool
             Also return virials.
+        n_threads : int
+            Has no effect here.
 
         Returns
         -------
@@ -159,15 +148,19 @@ class GPUPredictor:
         ------
         DataError
             If the number of coordinates does not fit the model, a coordinate is not finite or two atoms coincide.
+        UsageError
+            If a cell is needed but not given.
         InsufficientMemoryError
             If not even one geometry fits into the memory of the device.
         """
         r, is_on_device = take(R, self.xp)
         device = device_of(r) if is_on_device else None
         with on_device(self._devices[0] if device is None else device, self.xp):
-            require_geometries(r.shape, self._host.n_atoms)
-            r = r.reshape(-1, self._host.n_atoms, 3)
-            cell = self.cell if cell is None else cell
+            require_geometries(r.shape, self._n_atoms)
+            r = r.reshape(-1, self._n_atoms, 3)
+            if cell is None and self._needs_cell:
+                raise missing_cell_error()
+            cell = self.arrays.cell if cell is None else cell
             if cell is not None:
                 cell.require_for(len(r))
             E, F, virial, unusable = self._predict(r, device, cell, return_virial)
@@ -177,8 +170,8 @@ class GPUPredictor:
                 raise unusable_error(to_numpy(r[index]), cell and cell.part(slice(index, index + 1)), index)
         return tuple(wanted for wanted in (E if return_E else None, F, virial) if wanted is not None)
 
-    def predict_descriptors(self, x: Any, g: Any, return_E: bool = True) -> tuple[Any, ...]:
-        """Predict from descriptors (n_geo, D) and Jacobians (n_geo, D, 3); otherwise as `predict`."""
+    def predict_descriptors(self, x: Any, g: Any, return_E: bool = True, n_threads: int = 1) -> tuple[Any, ...]:
+        """See `Engine.predict_descriptors`; data on a device as in `predict`."""
         (x, is_on_device), (g, _) = take(x, self.xp), take(g, self.xp)
         xp = self.xp
 
@@ -193,20 +186,17 @@ class GPUPredictor:
         with on_device(self._devices[0], self.xp):
             return self._replica(self._devices[0]).bulk.batch_size(n_geo)
 
-    def _terms(self, n_geo: int) -> int:
-        return n_geo * self._host.n_perms * self._host.n_train * self._host.n_desc
-
     def _replica(self, number: int) -> _Replica:
         """Return the model on a device."""
         with self._lock:
             if number not in self._replicas:
                 with on_device(number, self.xp):
-                    self._replicas[number] = _Replica(self._host, self.xp)
+                    self._replicas[number] = _Replica(self.arrays, self.xp, self._precision)
             return self._replicas[number]
 
     def _predict(self, r: Any, device: int | None, cell: Cell | None, virials: bool) -> Results:
         """Predict geometries (n_geo, N, 3) that lie on a device, the current one, or with None on the host."""
-        if 0 < len(r) <= MAX_GEOMETRIES and self._terms(len(r)) <= _FUSED_TERMS:
+        if 0 < len(r) <= MAX_GEOMETRIES and self._terms_per_geometry * len(r) <= _FUSED_TERMS:
             fused = self._replica(self._devices[0] if device is None else device).fused
             if fused is not None:
                 try:
@@ -230,7 +220,7 @@ class GPUPredictor:
         from_host = device is None
         workers = self._workers(n_geo) if device is None else [device]
         with on_device(workers[0], self.xp):
-            results = _new_results(n_geo, self._host.n_atoms, virials, np if from_host else self.xp)
+            results = _new_results(n_geo, self._n_atoms, virials, np if from_host else self.xp)
 
         def collect(begin: int, end: int, parts: Results, stream: Any) -> None:
             for result, part in zip(results, parts, strict=True):
@@ -268,13 +258,14 @@ class GPUPredictor:
 
     def _workers(self, n_geo: int) -> list[int]:
         """Return the devices to use: each gets at least what the fused kernels would take at once."""
-        return self._devices[: max(1, self._terms(n_geo) // _FUSED_TERMS)]
+        return self._devices[: max(1, self._terms_per_geometry * n_geo // _FUSED_TERMS)]
 
     def _no_memory_error(self, number: int) -> InsufficientMemoryError:
-        host, size = self._host, self._replica(number).bulk.bytes_per_geometry
+        n_train, n_perms = len(self.arrays.x), len(self.arrays.pair_images)
+        size = self._replica(number).bulk.bytes_per_geometry
         return InsufficientMemoryError(
-            f"The device has no room for one geometry of {host.n_atoms} atoms with {host.n_train} training points and "
-            f"{host.n_perms} permutations ({size / 2**20:.0f} MB). Free memory of the device, or predict on the "
+            f"The device has no room for one geometry of {self._n_atoms} atoms with {n_train} training points and "
+            f"{n_perms} permutations ({size / 2**20:.0f} MB). Free memory of the device, or predict on the "
             "processor: backend='cpu'."
         )
 
@@ -282,10 +273,11 @@ class GPUPredictor:
 class _Replica:
     """The model on the current device, with all ways to predict there."""
 
-    def __init__(self, host: HostModel, xp: ModuleType) -> None:
-        self.model = DeviceModel(host, xp)
+    def __init__(self, arrays: ModelArrays, xp: ModuleType, precision: str) -> None:
+        self.model = DeviceModel(arrays, xp, precision)
         self.bulk = Bulk(self.model)
-        self.fused = None if xp is np or not Fused.fits(self.model) else Fused(self.model)
+        fused = xp is not np and Fused.fits(self.model)
+        self.fused = Fused(self.model) if fused else None
         # Kept, as CuPy keeps memory for each stream.
         self.streams = (new_stream(xp), new_stream(xp))
         # One thread for all calls: what the libraries of CUDA keep for a thread is made once. It starts when needed.

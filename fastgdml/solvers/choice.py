@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,7 +17,7 @@ from ..types import Array, IntArray
 from .cholesky import solve_closed_form
 from .cost import STEPS, STEPS_AT_MOST, closed_form_seconds, expected_steps, iteration_seconds
 from .equations import TrainingEquations
-from .iterative import IterativeSolution, IterativeSolver, choose_n_columns
+from .iterative import IterativeSolution, IterativeSolver, choose_n_columns, least_columns
 from .machine import Machine
 
 _log = logging.getLogger(__name__)
@@ -177,7 +178,7 @@ def choose(equations: TrainingEquations, options: SolverOptions, machine: Machin
         columns = _columns(iteration, options, machine, _SHARE_OF_MEMORY * limit - iteration.fixed_memory())
     except InsufficientMemoryError:
         if not free_to_choose:
-            raise
+            raise InsufficientMemoryError(_least_limit(iteration, equations, limit, machine)) from None
         return closed
     planned = replace(closed, iteration=iteration, columns=columns)
     if free_to_choose:
@@ -262,6 +263,20 @@ def run(
             options.tol,
         )
     return wrapped(found)
+
+
+def _least_limit(iteration: IterativeSolver, equations: TrainingEquations, limit: float, machine: Machine) -> str:
+    """Return the message that says which limit would do for the iteration, rounded up to three digits."""
+    n_train, n_coord = iteration.n_train, equations.training.n_coord
+    least = machine.preconditioner_memory(n_train, n_coord, least_columns(iteration.n, n_coord))
+    needed = (least + iteration.fixed_memory()) / _SHARE_OF_MEMORY / 2**30
+    digit = 10.0 ** (math.floor(math.log10(needed)) - 2)
+    enough = f"{math.ceil(needed / digit) * digit:.6g}"
+    return (
+        f"For {n_train} points of {equations.training.n_atoms} atoms the iterative solver needs a memory limit of at "
+        f"least {enough} GB; the limit{machine.of_memory} is {limit / 2**30:.3g} GB. Use fewer training points or a "
+        f"larger limit (max_memory={enough}, -m {enough})."
+    )
 
 
 def _closed_form(plan: Plan, callback: Callback | None) -> Solution:

@@ -71,6 +71,11 @@ class IterativeSolution:
     converged: bool
 
 
+def least_columns(n: int, n_coord: int) -> int:
+    """Return the smallest number of columns that is considered, of n: those of one training point at least."""
+    return min(n, max(n_coord, int(_SHARES[0] * n)))
+
+
 def choose_n_columns(
     n_train: int, n_coord: int, product: float, max_bytes: float, machine: Machine, tol: float = 1e-4
 ) -> int:
@@ -82,7 +87,7 @@ def choose_n_columns(
         If there is no memory for the columns of a single training point.
     """
     n = n_train * n_coord
-    least = min(n, max(n_coord, int(_SHARES[0] * n)))
+    least = least_columns(n, n_coord)
     counts = [k for k in {least, *(int(share * n) for share in _SHARES)} if k >= least]
     fitting = [k for k in counts if machine.preconditioner_memory(n_train, n_coord, k) <= max_bytes]
     if not fitting:

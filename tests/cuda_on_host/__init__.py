@@ -14,9 +14,14 @@ Arrays of `host_cupy` refuse what CuPy refuses: they do not mix with NumPy array
 tests use the fixture `host_cupy` of conftest, which skips where there is no compiler.
 """
 
+import types
+
 from . import blas
 from .arrays import DeviceArray, HostCupy, host_cupy
 from .kernel import HostKernel, KernelError, compile_kernel, compiler, load
+
+# What stands for cupy_backends.cuda.libs, whose attributes these are.
+libraries = types.SimpleNamespace(cublas=blas, cusolver=blas)
 
 __all__ = [
     "DeviceArray",
@@ -27,5 +32,6 @@ __all__ = [
     "compile_kernel",
     "compiler",
     "host_cupy",
+    "libraries",
     "load",
 ]

@@ -18,14 +18,14 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def get(self, stream=None, order="C", out=None, blocking=True):
         """Return a copy on the host."""
+        runtime.refuse_in_capture()
         if out is None:
             return self.host.copy("K")
         if not (out.flags.c_contiguous and out.shape == self.host.shape and out.dtype == self.host.dtype):
             raise ValueError(f"{out.dtype} {out.shape} cannot take {self.host.dtype} {self.host.shape}")
         with runtime.stream_of(stream):
-            if blocking:
-                runtime.current_stream().synchronize()
-            runtime.submit(lambda: np.copyto(out, self.host))
+            runtime.refuse_in_capture()
+            np.copyto(out, self.host)
         return out
 
     def set(self, arr, stream=None):
@@ -33,7 +33,8 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         if not (self.host.flags.c_contiguous and arr.shape == self.host.shape and arr.dtype == self.host.dtype):
             raise ValueError(f"{arr.dtype} {arr.shape} cannot be set to {self.host.dtype} {self.host.shape}")
         with runtime.stream_of(stream):
-            runtime.submit(lambda: np.copyto(self.host, arr))
+            runtime.refuse_in_capture()
+            np.copyto(self.host, arr)
 
     @property
     def data(self):
@@ -128,6 +129,13 @@ class _Namespace:
         return _delegate(value) if callable(value) and not isinstance(value, type) else value
 
 
+class OutOfMemoryError(MemoryError):
+    """As CuPy's."""
+
+    def __init__(self, size, total, limit=0):
+        super().__init__(f"{size} bytes, {total} in all, {limit} allowed")
+
+
 class HostCupy(_Namespace):
     """What of the module cupy the package uses."""
 
@@ -140,17 +148,32 @@ class HostCupy(_Namespace):
         cuda_runtime = types.SimpleNamespace(
             memGetInfo=lambda: (self.free_bytes, 2 * self.free_bytes),
             getDeviceCount=lambda: n_devices,
+            getDeviceProperties=lambda number: {"name": b"the processor, not a device", "multiProcessorCount": 4},
+            runtimeGetVersion=lambda: 0,
+            driverGetVersion=lambda: 0,
             CUDARuntimeError=RuntimeError,
+            memcpyHostToDevice=1,
+            memcpyDeviceToHost=2,
+            memcpyAsync=runtime.memcpy_async,
         )
         self.cuda = types.SimpleNamespace(
             runtime=cuda_runtime,
             Device=functools.partial(runtime.Device, max_shared_bytes=max_shared_bytes),
             Stream=runtime.Stream,
+            Graph=runtime.Graph,
+            memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+            set_allocator=lambda allocator=None: None,
             get_current_stream=runtime.current_stream,
             alloc_pinned_memory=bytearray,
             device=types.SimpleNamespace(get_cublas_handle=lambda: 1, get_cusolver_handle=lambda: 2),
         )
-        self._pool = types.SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
+        self._pool = types.SimpleNamespace(
+            free_bytes=lambda: 0,
+            used_bytes=lambda: 0,
+            free_all_blocks=lambda: None,
+            get_limit=lambda: 0,
+            set_limit=lambda size: None,
+        )
 
     def get_default_memory_pool(self):
         return self._pool

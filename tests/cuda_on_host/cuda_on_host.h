@@ -339,6 +339,7 @@ inline void __threadfence() {}
 inline void __threadfence_block() {}
 template <class T> T __ldg(const T *at) { return *at; }
 
+inline float __fmul_rn(float a, float b) { return a * b; }
 inline double rsqrt(double x) { return 1.0 / sqrt(x); }
 template <class T> T min(T a, T b) { return b < a ? b : a; }
 template <class T> T max(T a, T b) { return a < b ? b : a; }

@@ -1,6 +1,7 @@
 """Devices, streams and graphs of the stand-in for CuPy."""
 
 import contextlib
+import ctypes
 import threading
 
 _thread = threading.local()
@@ -21,6 +22,19 @@ def submit(work):
         work()
     else:
         stream.captured.append(work)
+
+
+def refuse_in_capture():
+    """Raise what CuPy does when an array is copied while the current stream is being captured."""
+    if current_stream().captured is not None:
+        raise RuntimeError("the current stream is capturing, so copies of arrays are disallowed")
+
+
+def memcpy_async(target, source, size, kind, stream):
+    """Copy on a stream, given by its address as CuPy's runtime takes it."""
+    if stream != current_stream().ptr:
+        raise RuntimeError("the stand-in copies on the current stream only")
+    submit(lambda: ctypes.memmove(target, source, size))
 
 
 @contextlib.contextmanager

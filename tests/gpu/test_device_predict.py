@@ -6,7 +6,7 @@ import reference as oracle
 from support.gpu_models import CELLS, SKEWED, assert_close, make_model, model_of, rounding_of
 from support.molecules import GROUPS, random_molecules, symmetric_group_of_three
 
-cupy = pytest.importorskip("cupy", reason="CuPy is not installed: these tests need it and a CUDA device")
+cupy = pytest.importorskip("cupy", reason="CuPy is not installed: needed, with a device", exc_type=ImportError)
 
 from fastgdml.backend import array_module  # noqa: E402
 from fastgdml.cell import Cell  # noqa: E402
@@ -15,6 +15,7 @@ from fastgdml.errors import DataError, UsageError  # noqa: E402
 from fastgdml.gpu import bulk as gpu_bulk  # noqa: E402
 from fastgdml.gpu import descriptor as gpu_descriptor  # noqa: E402
 from fastgdml.gpu import predict as gpu_predict  # noqa: E402
+from fastgdml.gpu import slices  # noqa: E402
 from fastgdml.gpu.predict import GPUPredictor  # noqa: E402
 from fastgdml.predict import GDMLPredict  # noqa: E402
 
@@ -27,7 +28,12 @@ def device_problem():
     return ""
 
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(device_problem()), reason=device_problem() or "-")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(bool(device_problem()), reason=device_problem() or "-"),
+    # What other releases of CuPy and NumPy warn of is no fault of the results.
+    pytest.mark.filterwarnings("default"),
+]
 
 
 class Way:
@@ -167,7 +173,7 @@ def test_new_coefficients(way):
         way.predict(predictor, R)
     for energies in (True, False):
         other = make_model(30, perms, energies=energies, seed=8)
-        predictor.set_coefficients(other["R_d_desc_alpha"], other.get("alphas_E"))
+        predictor = predictor.with_coefficients(other["R_d_desc_alpha"], other.get("alphas_E"))
         for _ in range(3):
             assert_close(way.predict(predictor, R), GDMLPredict(other).predict(R.reshape(3, -1)))
 
@@ -219,6 +225,60 @@ def test_tensors_of_pytorch():
     results = GPUPredictor.from_model(model).predict(torch.tensor(R, device="cuda"))
     assert_close(results, GDMLPredict(model).predict(R))
     assert torch.from_dlpack(results[1]).is_cuda
+
+
+@pytest.mark.parametrize("virials", [False, True])
+@pytest.mark.parametrize("cell", ["molecule", "minimum"])
+def test_repeated_calls_are_a_graph(cell, virials, monkeypatch):
+    # Without the graph results are right, too: that there is one must be looked at.
+    monkeypatch.setattr(gpu_predict, "_FUSED_TERMS", 2**62)
+    model = make_model(30, symmetric_group_of_three(9), CELLS[cell])
+    predictor, expected = GPUPredictor.from_model(model), GDMLPredict(model)
+    for k in range(4):
+        R = random_molecules(2, 9, seed=k).reshape(2, -1)
+        assert_close(predictor.predict(R, return_virial=virials), expected.predict(R, return_virial=virials))
+    (call,) = predictor._replicas[cupy.cuda.Device().id].fused._calls.values()
+    assert isinstance(call._graph, cupy.cuda.Graph)
+
+
+def test_a_new_predictor_is_ready_for_other_streams():
+    # Tables that are still on their way when the first batch reads them, on a stream that does not wait for them.
+    R = random_molecules(40, 9, seed=2).reshape(40, -1)
+    for seed in range(5):
+        model = make_model(300, symmetric_group_of_three(9), seed=seed)
+        predictor = GPUPredictor.from_model(model)
+        assert_close(predictor._predict_bulk(40, _batches_of(R), None, False)[:2], GDMLPredict(model).predict(R))
+
+
+def _batches_of(R):
+    return lambda begin, end: gpu_descriptor.descriptors(cupy.asarray(R[begin:end].reshape(-1, 9, 3)), xp=cupy)
+
+
+# ---- mixed precision
+
+
+def test_mixed_predictions_of_reference_cases(reference, way):
+    model = model_of(reference)
+    R = reference["R_test"].reshape(len(reference["R_test"]), -1)
+    predictor = GPUPredictor.from_model(model, precision="mixed")
+    for _ in range(3):
+        results = way.predict(predictor, R, return_virial=True)
+        assert_close(results[1:], GDMLPredict(model).predict(R, return_virial=True)[1:], 1e-7)
+        np.testing.assert_allclose(
+            [float(e) for e in results[0]],
+            GDMLPredict(model).predict(R)[0],
+            rtol=0,
+            atol=1e-6 * np.abs(reference["F_pred"]).max(),
+        )
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 36), (300, 400, 210), (64, 128, 2000)])
+def test_products_of_digits_have_the_bits_of_the_processor(shape):
+    n, m, k = shape
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(n, k)), rng.normal(size=(m, k)) * 10.0 ** rng.uniform(-9, 9, (m, 1))
+    ours = slices.multiply(cupy.asarray(a), slices.Sliced(cupy.asarray(b), cupy), cupy)
+    np.testing.assert_array_equal(ours.get(), slices.multiply(a, slices.Sliced(b, np), np))
 
 
 # ---- memory and devices

@@ -23,7 +23,7 @@ FLOORS = (
     "task_creation labels model convert",
     "model_arrays inspection",
     "solvers flat exchange engine",
-    "legacy gpu",
+    "legacy gpu training_checks",
     "predict",
     "evaluate early_stop drivers",
     "train",

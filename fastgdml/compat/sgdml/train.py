@@ -17,6 +17,6 @@ class GDMLTrain(_GDMLTrain):
         """Create a task, with sgdml's rule for periodic images; see `fastgdml.train.GDMLTrain.create_task`."""
         return super().create_task(*args, **{"image_rule": "rounding", **kwargs})
 
-    def create_model(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def create_model(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # keys of sgdml
         """Make a model; see `fastgdml.train.GDMLTrain.create_model`."""
         return to_sgdml(super().create_model(*args, **kwargs))

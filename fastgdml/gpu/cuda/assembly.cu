@@ -1,4 +1,4 @@
-/* Blocks of the kernel matrix on a CUDA device: equations (2) to (4) and (6) to (8) of src/block_kernels.c.
+/* Blocks of the kernel matrix on a CUDA device: equations (2) to (4) and (6) to (8) of src/assembly.c.
  *
  * One thread block works on one block K_ij, point i giving the rows, point j the columns. Permutations are taken in
  * chunks whose sums fit into shared memory: phase 1 computes, for each permutation p of the chunk, the weights, 5 b u_p,

@@ -1,4 +1,4 @@
-/* Energies, forces and virials of few geometries on a CUDA device: equations (5) and (9) of src/block_kernels.c.
+/* Energies, forces and virials of few geometries on a CUDA device: equations (5) and (9) of src/prediction.c.
  *
  * Made for short runs: two launches (three with virials), nothing in between that the host waits for.
  *
@@ -42,7 +42,7 @@ static __device__ void atoms_of(int k, int *a, int *b)
     *b = k - row * (row - 1) / 2;
 }
 
-/* Difference r_a - r_b, folded into the cell as in src/block_kernels.c, and its square.
+/* Difference r_a - r_b, folded into the cell as in src/fold.h, and its square.
  * cell: basis [3][3], inverse [3][3], then n_shifts lattice vectors to try after rounding; n_shifts -1: a molecule. */
 static __device__ double difference(const double *r, int a, int b, const double *cell, int n_shifts, double d[3])
 {
@@ -68,31 +68,79 @@ static __device__ double difference(const double *r, int a, int b, const double 
     return shortest;
 }
 
-/* r (n_geo, N, 3). cells: one, or one for each geometry, cell_step numbers apart (0: one); see difference().
- * xv (2 M, D): q x - center, then J alpha; center (D,). energies (M,): coefficients of energy constraints / q.
+/* A number as the sum of two floats, to about 2^-46: where float64 units are few, arithmetic with these is faster. */
+struct Two {
+    float hi, lo;
+};
+
+/* Conversions, differences and sums of products, for double and for Two. What is not a product of its own must not be
+ * contracted with a sum: __fmul_rn is never. */
+static __device__ void set(double *to, double x) { *to = x; }
+static __device__ void set(Two *to, double x)
+{
+    to->hi = (float)x;
+    to->lo = (float)(x - to->hi);
+}
+static __device__ double value(double x) { return x; }
+static __device__ double value(Two x) { return (double)x.hi + x.lo; }
+
+static __device__ Two renormalised(float hi, float lo)
+{
+    const float sum = hi + lo;
+    return {sum, lo - (sum - hi)};
+}
+
+/* a + b; the error of the sum of the leading parts is exact. */
+static __device__ Two sum_of(Two a, Two b)
+{
+    const float sum = a.hi + b.hi, part = sum - a.hi;
+    return renormalised(sum, (a.hi - (sum - part)) + (b.hi - part) + (a.lo + b.lo));
+}
+
+static __device__ void add_product(double *sum, double a, double b) { *sum += a * b; }
+static __device__ void add_product(Two *sum, Two a, Two b)
+{
+    const float product = __fmul_rn(a.hi, b.hi);
+    const float rest = fmaf(a.lo, b.hi, fmaf(a.hi, b.lo, fmaf(a.hi, b.hi, -product)));
+    *sum = sum_of(*sum, {product, rest});
+}
+static __device__ Two minus(Two x) { return {-x.hi, -x.lo}; }
+
+/* y less descriptor k of a training point. In double precision they are kept centred, in Two they are not. */
+static __device__ double less(double y, const double *x, const double *center, int k) { return y - (x[k] + center[k]); }
+static __device__ Two less(Two y, const Two *x, const double *, int k) { return sum_of(y, minus(x[k])); }
+static __device__ double less_far(double y, const double *x, const double *center, int k) { return y - center[k] - x[k]; }
+static __device__ Two less_far(Two y, const Two *x, const double *, int k) { return sum_of(y, minus(x[k])); }
+
+/* tile_sums and tile_sums_mixed.
+ *
+ * r (n_geo, N, 3). cells: one, or one for each geometry, cell_step numbers apart (0: one); see difference().
+ * xv (2 M, D): q x - center, then J alpha; for Two q x, then J alpha; center (D,). energies (M,): coefficients of energy
+ * constraints / q.
  * image (P, D): the pair of the query that stands for each pair of a training point; back (P, D): its inverse.
  * partial (n_geo, D + 1, n_tiles): for each pair of the query the sum of w1 d - w2 v, and at last that of the energy.
  * unusable (n_geo,): 1 if atoms coincide or a coordinate is not finite, else 0.
- * chunk: permutations that shared memory has room for; it holds D + 16 chunk doubles. q = sqrt(5) / sig.
+ * chunk: permutations that shared memory has room for; it holds D + 16 chunk numbers. q = sqrt(5) / sig.
  * Grid (n_tiles, n_geo). */
-extern "C" __global__ void __launch_bounds__(256)
-tile_sums(const double *__restrict__ r, const double *__restrict__ cells, const double *__restrict__ xv,
-          const double *__restrict__ center, const double *__restrict__ energies, const int *__restrict__ image,
-          const int *__restrict__ back, double *__restrict__ partial, double *__restrict__ unusable, int n_atoms,
-          int n_train, int n_perms, int n_shifts, int cell_step, int chunk, double q)
+template <class Number>
+static __device__ void sums_of_tile(Number *shared, const double *__restrict__ r, const double *__restrict__ cells,
+                                    const Number *__restrict__ xv, const double *__restrict__ center,
+                                    const double *__restrict__ energies, const int *__restrict__ image,
+                                    const int *__restrict__ back, double *__restrict__ partial,
+                                    double *__restrict__ unusable, int n_atoms, int n_train, int n_perms, int n_shifts,
+                                    int cell_step, int chunk, double q)
 {
-    extern __shared__ double shared[];
     __shared__ double tile_energy[WARPS];
     __shared__ int bad;
     const int n_desc = n_atoms * (n_atoms - 1) / 2;
-    double *y = shared;                 /* [D]  q times the descriptor */
-    double *w1 = y + n_desc;            /* [chunk][WARPS] */
-    double *w2 = w1 + chunk * WARPS;    /* [chunk][WARPS] */
+    Number *y = shared;                 /* [D]  q times the descriptor */
+    Number *w1 = y + n_desc;            /* [chunk][WARPS] */
+    Number *w2 = w1 + chunk * WARPS;    /* [chunk][WARPS]  negative */
 
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, tile = blockIdx.x, n_tiles = gridDim.x;
     const int64 geo = blockIdx.y;
     const int first = tile * WARPS, n_points = n_train - first < WARPS ? n_train - first : WARPS;
-    const double *x_tile = xv + (int64)first * n_desc, *v_tile = x_tile + (int64)n_train * n_desc;
+    const Number *x_tile = xv + (int64)first * n_desc, *v_tile = x_tile + (int64)n_train * n_desc;
     double *sums = partial + geo * (n_desc + 1) * n_tiles + tile;
 
     if (threadIdx.x == 0) bad = 0;
@@ -103,7 +151,7 @@ tile_sums(const double *__restrict__ r, const double *__restrict__ cells, const 
         atoms_of(k, &a, &b);
         const double squared = difference(r + geo * 3 * n_atoms, a, b, cells + geo * cell_step, n_shifts, d);
         if (!(squared > 0.0 && squared < 1.7e308)) bad = 1;
-        y[k] = q / sqrt(squared);
+        set(&y[k], q / sqrt(squared));
     }
     __syncthreads();
     if (tile == 0 && threadIdx.x == 0) unusable[geo] = bad;
@@ -114,31 +162,30 @@ tile_sums(const double *__restrict__ r, const double *__restrict__ cells, const 
 
         /* Phase 1. */
         if (warp < n_points) {
-            const double *x = x_tile + (int64)warp * n_desc, *v = v_tile + (int64)warp * n_desc;
+            const Number *x = x_tile + (int64)warp * n_desc, *v = v_tile + (int64)warp * n_desc;
             for (int k0 = 0; k0 < count; k0 += PERMS) {
-                double s[PERMS], t[PERMS];
+                Number s[PERMS], t[PERMS];
                 const int *pair[PERMS];
 #pragma unroll
                 for (int i = 0; i < PERMS; ++i) {
                     /* Those past the last permutation repeat it and are not used. */
                     const int p = p0 + (k0 + i < count ? k0 + i : count - 1);
                     pair[i] = image + (int64)p * n_desc;
-                    s[i] = t[i] = 0.0;
+                    s[i] = t[i] = Number{};
                 }
                 for (int k = lane; k < n_desc; k += 32) {
-                    const double x_k = x[k] + center[k], v_k = v[k];
 #pragma unroll
                     for (int i = 0; i < PERMS; ++i) {
-                        const double d = y[pair[i][k]] - x_k;
-                        s[i] += d * d;
-                        t[i] += d * v_k;
+                        const Number d = less(y[pair[i][k]], x, center, k);
+                        add_product(&s[i], d, d);
+                        add_product(&t[i], d, v[k]);
                     }
                 }
                 /* Lane i goes on with permutation i. */
                 double squared = 0.0, projection = 0.0;
 #pragma unroll
                 for (int i = 0; i < PERMS; ++i) {
-                    const double s_i = warp_sum(s[i]), t_i = warp_sum(t[i]);
+                    const double s_i = warp_sum(value(s[i])), t_i = warp_sum(value(t[i]));
                     if (lane == i) {
                         squared = s_i;
                         projection = t_i;
@@ -147,8 +194,8 @@ tile_sums(const double *__restrict__ r, const double *__restrict__ cells, const 
                 if (lane < PERMS && k0 + lane < count) {
                     const double rho = sqrt(squared), decay = exp(-rho), weight = decay + decay * rho;
                     const double e = energies[first + warp];
-                    w1[(k0 + lane) * WARPS + warp] = decay * projection + weight * e;
-                    w2[(k0 + lane) * WARPS + warp] = weight;
+                    set(&w1[(k0 + lane) * WARPS + warp], decay * projection + weight * e);
+                    set(&w2[(k0 + lane) * WARPS + warp], -weight);
                     energy += weight * projection + (3.0 * weight + decay * squared) * e;
                 }
             }
@@ -157,17 +204,17 @@ tile_sums(const double *__restrict__ r, const double *__restrict__ cells, const 
 
         /* Phase 2. */
         for (int m = threadIdx.x; m < n_desc; m += blockDim.x) {
-            double sum = 0.0;
+            Number sum = Number{};
             for (int k = 0; k < count; ++k) {
                 const int pair = back[(int64)(p0 + k) * n_desc + m];
-                const double y_p = y[m] - center[pair];
                 for (int j = 0; j < n_points; ++j) {
-                    const int64 at = (int64)j * n_desc + pair;
-                    sum += w1[k * WARPS + j] * (y_p - x_tile[at]) - w2[k * WARPS + j] * v_tile[at];
+                    const int64 row = (int64)j * n_desc;
+                    add_product(&sum, w1[k * WARPS + j], less_far(y[m], x_tile + row, center, pair));
+                    add_product(&sum, w2[k * WARPS + j], v_tile[row + pair]);
                 }
             }
             double *out = sums + (int64)m * n_tiles;
-            *out = p0 == 0 ? sum : *out + sum;
+            *out = p0 == 0 ? value(sum) : *out + value(sum);
         }
         /* The weights are still read by slower threads. */
         __syncthreads();
@@ -181,6 +228,29 @@ tile_sums(const double *__restrict__ r, const double *__restrict__ cells, const 
         for (int k = 0; k < WARPS; ++k) sum += tile_energy[k];
         sums[(int64)n_desc * n_tiles] = sum;
     }
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+tile_sums(const double *__restrict__ r, const double *__restrict__ cells, const double *__restrict__ xv,
+          const double *__restrict__ center, const double *__restrict__ energies, const int *__restrict__ image,
+          const int *__restrict__ back, double *__restrict__ partial, double *__restrict__ unusable, int n_atoms,
+          int n_train, int n_perms, int n_shifts, int cell_step, int chunk, double q)
+{
+    extern __shared__ double shared[];
+    sums_of_tile(shared, r, cells, xv, center, energies, image, back, partial, unusable, n_atoms, n_train, n_perms,
+                 n_shifts, cell_step, chunk, q);
+}
+
+/* xv (2 M, D, 2): leading and remaining part of each number. */
+extern "C" __global__ void __launch_bounds__(256)
+tile_sums_mixed(const double *__restrict__ r, const double *__restrict__ cells, const float *__restrict__ xv,
+                const double *__restrict__ center, const double *__restrict__ energies, const int *__restrict__ image,
+                const int *__restrict__ back, double *__restrict__ partial, double *__restrict__ unusable, int n_atoms,
+                int n_train, int n_perms, int n_shifts, int cell_step, int chunk, double q)
+{
+    extern __shared__ double shared[];
+    sums_of_tile((Two *)shared, r, cells, (const Two *)xv, center, energies, image, back, partial, unusable, n_atoms, n_train, n_perms,
+                 n_shifts, cell_step, chunk, q);
 }
 
 /* r, cells, partial as above. energy (n_geo,); force (n_geo, N, 3); atom_virial (n_geo, N, 9) with virials 1.

@@ -1,4 +1,4 @@
-/* Weights of equations (5) and (9) of src/block_kernels.c from products of matrices; see bulk.py.
+/* Weights of equations (5) and (9) of src/prediction.c from products of matrices; see bulk.py.
  *
  * One thread block a row of st (rows, 2 M), which holds y.x and y.v. With the coefficients of energy constraints,
  * energies (M,), they are replaced by w1 = A (T + (1 + rho) e) and w2 = A (1 + rho); the sum of w1 and that of

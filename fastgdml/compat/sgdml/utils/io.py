@@ -11,11 +11,11 @@ import numpy as np
 
 from fastgdml.cli.parser import int_or_range
 from fastgdml.compat.sgdml.utils import ui
-from fastgdml.dataset import dataset_md5, resolve_dataset, text
+from fastgdml.dataset import dataset_md5, resolve_dataset
 from fastgdml.elements import SYMBOLS
 from fastgdml.errors import DataError, FastGDMLError, FileFormatError
 from fastgdml.exchange import to_sgdml
-from fastgdml.npz import load_npz, replacing
+from fastgdml.npz import TEXT, load_npz, replacing, text
 from fastgdml.types import Array, IntArray
 
 __all__ = [
@@ -150,7 +150,7 @@ def write_geometry(filename: str | os.PathLike[str], r: Array, z: Sequence[int],
         "\t".join([_z_to_z_str_dict[int(number)], *(str(x) for x in atom)])
         for number, atom in zip(z, np.squeeze(r), strict=True)
     ]
-    with replacing(filename) as file:
+    with replacing(filename, TEXT) as file:
         file.write("\n".join([str(len(atoms)), comment_str, *atoms]).encode())
 
 

@@ -1,4 +1,4 @@
-/* Private interface between the set-up of a model in LAMMPS (lammps.c) and its steps (lammps_step.c). */
+/* Private interface between the set-up of a model in LAMMPS (attach.c) and its steps (step.c). */
 #ifndef GDML_LAMMPS_DRIVER_H
 #define GDML_LAMMPS_DRIVER_H
 

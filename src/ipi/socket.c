@@ -1,5 +1,5 @@
-/* Stream sockets for fastgdml-ipi: see ipi_socket.h. */
-#include "ipi_socket.h"
+/* Stream sockets for fastgdml-ipi: see socket.h. */
+#include "socket.h"
 
 #include <errno.h>
 #include <netdb.h>

@@ -1,5 +1,5 @@
-/* A model in LAMMPS (fastgdml_lammps.h): checks, fixes, tables. lammps_step.c has what happens on each step. */
-#include "lammps_driver.h"
+/* A model in LAMMPS (fastgdml_lammps.h): checks, fixes, tables. step.c has what happens on each step. */
+#include "driver.h"
 
 #include "whole.h"
 

@@ -14,8 +14,8 @@
  *     EXIT
  */
 #include "fastgdml.h"
-#include "ipi_options.h"
-#include "ipi_socket.h"
+#include "options.h"
+#include "socket.h"
 
 #include <ctype.h>
 #include <math.h>

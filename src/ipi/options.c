@@ -1,7 +1,7 @@
-/* The command line of fastgdml-ipi: see ipi_options.h. */
-#include "ipi_options.h"
+/* The command line of fastgdml-ipi: see options.h. */
+#include "options.h"
 #include "fastgdml.h"
-#include "ipi_socket.h"
+#include "socket.h"
 
 #include <getopt.h>
 #include <math.h>

@@ -11,7 +11,7 @@
  * Whatever fails, fails on all ranks in the same step, because each finds it in numbers that all have; a rank that left
  * alone would leave the others waiting.
  */
-#include "lammps_driver.h"
+#include "driver.h"
 
 #include "whole.h"
 

@@ -1,0 +1,164 @@
+"""What computes the predictions of `GDMLPredict`: the native core, or a device (`fastgdml.gpu.predict`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+from .cell import Cell
+from .descriptor import Array, geometry_error, require_geometries
+from .errors import UsageError
+from .model_arrays import ModelArrays, cell_of
+
+
+class Engine(ABC):
+    """A trained model, and one way to predict with it. N atoms, M training points, D pairs of atoms.
+
+    An engine does not change, so threads and objects may share one: other coefficients make another engine. All that
+    predictions depend on is in the model, not in further arguments.
+
+    Attributes
+    ----------
+    native : _core.Model
+        The model of the C library.
+    arrays : ModelArrays
+        What the model is made of; of a flat file not before it is needed.
+    """
+
+    def __init__(self, native: _core.Model, arrays: ModelArrays | None = None) -> None:
+        self.native = native
+        properties = native.properties()
+        self._needs_cell = properties["periodic"] and "lattice" not in properties
+        if arrays is not None:
+            self.arrays = arrays
+
+    @cached_property
+    def arrays(self) -> ModelArrays:
+        """What the model is made of."""
+        return ModelArrays.of_native(self.native)
+
+    @abstractmethod
+    def predict(
+        self,
+        R: Any,
+        return_E: bool = True,
+        cell: Cell | None = None,
+        return_virial: bool = False,
+        n_threads: int = 1,
+    ) -> tuple[Any, ...]:
+        """Predict energies and forces.
+
+        Parameters
+        ----------
+        R : array_like, shape (n_geo, 3 N), or (3 N,), (N, 3), (n_geo, N, 3)
+            Cartesian coordinates.
+        return_E : bool
+            False leaves out the energies.
+        cell : Cell, optional
+            Periodic cell or cells to predict in; the model's own by default.
+        return_virial : bool
+            Also return virials.
+        n_threads : int
+            Number of threads of the processor.
+
+        Returns
+        -------
+        tuple of array
+            What is wanted of: energies (n_geo,), forces (n_geo, 3 N), virials (n_geo, 3, 3), in this order.
+
+        Raises
+        ------
+        DataError
+            If the number of coordinates or of cells does not fit, a coordinate is not finite, or two atoms coincide.
+        UsageError
+            If a cell is needed but not given.
+        """
+
+    @abstractmethod
+    def predict_descriptors(self, x: Any, g: Any, return_E: bool = True, n_threads: int = 1) -> tuple[Any, ...]:
+        """Predict from descriptors (n_geo, D) and compressed Jacobians (n_geo, D, 3); otherwise as `predict`."""
+
+    @abstractmethod
+    def with_coefficients(self, v: Array, alphas_E: Array | None = None) -> Engine:
+        """Return an engine with other coefficients, J alpha (M, D) and perhaps those of energy constraints (M,)."""
+
+    @abstractmethod
+    def batch_size(self, n_geo: int) -> int | None:
+        """Return how many of `n_geo` geometries are predicted at once with the memory free now; None: any number."""
+
+
+def missing_cell_error() -> UsageError:
+    """Return the error for a model of several cells that is asked to predict in none."""
+    return UsageError(
+        "This model was trained on geometries with different lattice vectors: say which to predict with, "
+        "predict(R, lattice=...), of shape (3, 3) or (n_geo, 3, 3), vectors as columns."
+    )
+
+
+class NativeEngine(Engine):
+    """Predict with the native core on the processor.
+
+    Parameters
+    ----------
+    native : _core.Model
+        The model.
+    arrays : ModelArrays, optional
+        What it was made of; taken from it by default, when they are needed.
+    """
+
+    def __init__(self, native: _core.Model, arrays: ModelArrays | None = None) -> None:
+        super().__init__(native, arrays)
+        properties = native.properties()
+        self._n_coord = 3 * len(properties["z"])
+        cell = cell_of(properties)
+        self._cell = None if cell is None else cell.native
+
+    def predict(
+        self,
+        R: npt.ArrayLike,
+        return_E: bool = True,
+        cell: Cell | None = None,
+        return_virial: bool = False,
+        n_threads: int = 1,
+    ) -> tuple[Array, ...]:
+        """See `Engine.predict`."""
+        r = np.ascontiguousarray(R, np.float64)
+        if r.ndim != 2 or r.shape[1] != self._n_coord:
+            require_geometries(r.shape, self._n_coord // 3)
+            r = r.reshape(-1, self._n_coord)
+        if cell is None:
+            if self._needs_cell:
+                raise missing_cell_error()
+            native_cell = self._cell
+        else:
+            cell.require_for(len(r))
+            native_cell = cell.native
+        E, F, virial, bad = self.native.predict(r, native_cell, return_E, True, return_virial, n_threads)
+        if bad >= 0:
+            raise geometry_error(r[bad].reshape(-1, 3), bad)
+        if return_virial:
+            return (E, F, virial) if return_E else (F, virial)
+        return (E, F) if return_E else (F,)
+
+    def predict_descriptors(
+        self, x: npt.ArrayLike, g: npt.ArrayLike, return_E: bool = True, n_threads: int = 1
+    ) -> tuple[Array, ...]:
+        """See `Engine.predict_descriptors`."""
+        x, g = np.ascontiguousarray(x, dtype=np.float64), np.ascontiguousarray(g, dtype=np.float64)
+        E, F = np.empty(len(x)), np.empty((len(x), self._n_coord))
+        self.native.predict_descriptors(x, g, E, F, n_threads)
+        return (E, F) if return_E else (F,)
+
+    def with_coefficients(self, v: Array, alphas_E: Array | None = None) -> NativeEngine:
+        """See `Engine.with_coefficients`."""
+        arrays = self.arrays.with_coefficients(v, alphas_E)
+        return NativeEngine(arrays.native(), arrays)
+
+    def batch_size(self, n_geo: int) -> int | None:
+        """See `Engine.batch_size`."""
+        return None

@@ -1,0 +1,123 @@
+/* Prediction in the public interface (fastgdml.h): checks of arguments, and the parallel loops without Python. */
+#include "model.h"
+
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#define REQUIRE(condition, ...) \
+    if (!(condition)) return gdml_fail(FASTGDML_ERROR_ARGUMENT, __VA_ARGS__)
+
+/* OpenMP runtimes hang in a child process that was forked after a parallel region, so such a child runs serially. */
+static int resolve_threads(int n_threads)
+{
+#ifdef _OPENMP
+    enum { MOST_THREADS = 1024 };                          /* the runtime ends the program where the system gives fewer */
+    if (n_threads == 1) return 1;
+    if (gdml_forked()) return 1;
+    if (n_threads > 0) return n_threads < MOST_THREADS ? n_threads : MOST_THREADS;
+    const int wanted = omp_get_max_threads(), processors = omp_get_num_procs();
+    return wanted < processors ? wanted : processors;
+#else
+    (void)n_threads;
+    return 1;
+#endif
+}
+
+static void *scratch_of(const gdml_evaluation *e, char *scratch)
+{
+#ifdef _OPENMP
+    return scratch + (size_t)omp_get_thread_num() * e->scratch_bytes;
+#else
+    (void)e;
+    return scratch;
+#endif
+}
+
+/* Parallel over blocks of geometries. Returns the first geometry that cannot be evaluated, or n_geo. */
+static int64_t predict_blocks(const gdml_evaluation *e, char *scratch)
+{
+    int64_t unusable = e->n_geo;
+    if (e->n_threads == 1) {                               /* without OpenMP's runtime */
+        for (int64_t b = 0; b < e->n_blocks; ++b) {
+            const int64_t geo = gdml_evaluate_block(e, b, scratch);
+            if (geo >= 0 && geo < unusable) unusable = geo;
+        }
+        return unusable;
+    }
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(e->n_threads) schedule(dynamic) reduction(min : unusable)
+#endif
+    for (int64_t b = 0; b < e->n_blocks; ++b) {
+        const int64_t geo = gdml_evaluate_block(e, b, scratch_of(e, scratch));
+        if (geo >= 0 && geo < unusable) unusable = geo;
+    }
+    return unusable;
+}
+
+/* One block after the other, parallel over tiles of training points; sums [n_held][n_sums]. */
+static int64_t predict_tiles(const gdml_evaluation *e, char *scratch, double *sums)
+{
+    const int64_t n_tiles = e->model->predictor.n_tiles;
+    int64_t unusable = e->n_geo;
+    for (int64_t b = 0; b < e->n_blocks; ++b) {
+        gdml_block block;
+        const int64_t geo = gdml_block_begin(e, b, scratch, &block);
+        if (geo >= 0 && geo < unusable) unusable = geo;
+        for (int64_t first = 0; first < n_tiles; first += e->n_held) {
+            const int64_t n = n_tiles - first < e->n_held ? n_tiles - first : e->n_held;
+            memset(sums, 0, sizeof *sums * (size_t)(n * e->n_sums));
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(e->n_threads) schedule(static)
+#endif
+            for (int64_t t = 0; t < n; ++t)
+                gdml_block_tile(e, &block, first + t, sums + t * e->n_sums, scratch_of(e, scratch));
+            gdml_add_sums(e, n, sums, &block);
+        }
+        gdml_block_end(e, &block);
+    }
+    return unusable;
+}
+
+fastgdml_status fastgdml_predict(const fastgdml_model *m, int64_t n_geo, const double *r, const double *lattice,
+                                 double *energy, double *forces, double *virial, int n_threads)
+{
+    REQUIRE(m, "fastgdml_predict: model is NULL");
+    REQUIRE(n_geo >= 0, "fastgdml_predict: n_geo is %lld", (long long)n_geo);
+    REQUIRE(r || n_geo == 0, "fastgdml_predict: r is NULL");
+    REQUIRE(!lattice || m->periodicity != GDML_MOLECULE,
+            "fastgdml_predict: the model is of a molecule and cannot be used with a lattice");
+    REQUIRE(lattice || m->periodicity != GDML_CELL_GIVEN,
+            "fastgdml_predict: the model was trained in several cells: give the lattice to predict in");
+    gdml_cell cell;
+    REQUIRE(!lattice || gdml_cell_init(&cell, lattice, m->minimum_image),
+            "fastgdml_predict: lattice vectors are linearly dependent or not finite");
+    if (n_geo == 0) return FASTGDML_SUCCESS;
+
+    gdml_evaluation e = {
+        .model = m,
+        .kernels = m->kernels,
+        .n_geo = n_geo,
+        .r = r,
+        .cells = lattice ? &cell : m->periodicity == GDML_ONE_CELL ? &m->cell : NULL,
+        .energy = energy,
+        .force = forces,
+        .virial = virial,
+    };
+    gdml_plan(&e, resolve_threads(n_threads));
+    const size_t scratch_bytes = (size_t)e.n_threads * e.scratch_bytes;
+    const size_t sums_bytes = e.over_tiles ? sizeof(double) * (size_t)(e.n_held * e.n_sums) : 0;
+    char *scratch = gdml_scratch_new(scratch_bytes + sums_bytes);
+    if (!scratch)
+        return gdml_fail(FASTGDML_ERROR_MEMORY, "fastgdml_predict: no memory for %.1f MB of scratch",
+                         1e-6 * (double)(scratch_bytes + sums_bytes));
+    const int64_t unusable = e.over_tiles ? predict_tiles(&e, scratch, (double *)(scratch + scratch_bytes))
+                                          : predict_blocks(&e, scratch);
+    gdml_scratch_free(scratch);
+    if (unusable < n_geo)
+        return gdml_fail(FASTGDML_ERROR_GEOMETRY,
+                         "fastgdml_predict: geometry %lld has atoms at the same place or positions that are not finite",
+                         (long long)unusable);
+    return FASTGDML_SUCCESS;
+}
