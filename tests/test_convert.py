@@ -10,9 +10,9 @@ import zipfile
 from pathlib import Path
 
 import ase.io
-from support import format_files
 import numpy as np
 import pytest
+from support import format_files
 from support.molecules import random_molecules
 
 from fastgdml.cli import main

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import ase.db
 import ase.io
-from support import format_files
 import numpy as np
 import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
-from support.molecules import random_molecules
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import format_files
+from support.molecules import random_molecules
 
 from fastgdml.dataset import load_dataset
 from fastgdml.errors import DataError, FastGDMLError, FileFormatError, UsageError
