@@ -195,6 +195,8 @@ class Reader:
             for known, unit in ((e_unit, self._units.assumed_e_unit), (r_unit, self._units.assumed_r_unit))
             if known is None and unit
         ]
+        if not (self._options.use_E or self._options.use_F) and e_unit is None:
+            assumed = assumed[1:]  # nothing is in this unit
         if assumed:
             _log.warning("%s does not record all of its units: taken to be %s.", name, " and ".join(assumed))
         return e_unit or self._units.assumed_e_unit, r_unit or self._units.assumed_r_unit

@@ -101,7 +101,7 @@ def predict(
     report = stream(
         sources,
         target,
-        replace(read or ReadOptions()),
+        read,
         labels.units,
         write,
         callback,
@@ -306,7 +306,7 @@ class CalculatorLabels:
             raise UsageError("Trajectories of ASE are in eV and Angstrom; leave out --to.")
         self._e = _size(energy_factor, "eV", self._out.e_unit)
         self._r = _size(length_factor, "Ang", self._out.r_unit)
-        self.units = replace(units, e_unit=units.e_unit or "eV", to_e_unit="eV", to_r_unit="Ang")
+        self.units = replace(units, assumed_e_unit="eV", to_e_unit="eV", to_r_unit="Ang")
         self._where: Callable[[int], str] = str
 
     def prepare(self, reader: Reader) -> tuple[Stage, Facts]:

@@ -180,6 +180,12 @@ def test_labels_by_a_calculator(here, copper):
     np.testing.assert_allclose(labelled["E"], data["E"][:30], rtol=0, atol=1e-10)
     np.testing.assert_allclose(labelled["F"], data["F"][:30], rtol=0, atol=1e-10)
     assert (str(labelled["e_unit"]), str(labelled["theory"])) == ("eV", "ase.calculators.emt:EMT")
+    np.savez("kcal.npz", z=data["z"], R=data["R"][:30], lattice=data["lattice"], r_unit="Ang", e_unit="kcal/mol")
+    label(["kcal.npz"], "j.npz", calculator=EMT)
+    np.testing.assert_array_equal(load_dataset("j.npz")["F"], labelled["F"])
+    np.savez("bare.npz", z=data["z"], R=data["R"][:30], lattice=data["lattice"])
+    with pytest.raises(UsageError, match="does not record its unit of length"):
+        label(["bare.npz"], "i.npz", calculator=EMT)
     label(["cu.npz"], "k.npz", calculator=EMT, units=UnitOptions(to_e_unit="kcal/mol"))
     np.testing.assert_allclose(load_dataset("k.npz")["F"] * EV, labelled["F"], rtol=1e-10, atol=1e-12)
     for place, message in (
