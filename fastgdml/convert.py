@@ -190,13 +190,9 @@ class Reader:
 
     def _assumed(self, name: str, e_unit: str | None, r_unit: str | None) -> tuple[str | None, str | None]:
         """Complete units that are neither recorded nor given by those that are assumed."""
-        assumed = [
-            unit
-            for known, unit in ((e_unit, self._units.assumed_e_unit), (r_unit, self._units.assumed_r_unit))
-            if known is None and unit
-        ]
-        if not (self._options.use_E or self._options.use_F) and e_unit is None:
-            assumed = assumed[1:]  # nothing is in this unit
+        assumed = [self._units.assumed_r_unit] if r_unit is None and self._units.assumed_r_unit else []
+        if e_unit is None and self._units.assumed_e_unit and (self._options.use_E or self._options.use_F):
+            assumed.insert(0, self._units.assumed_e_unit)
         if assumed:
             _log.warning("%s does not record all of its units: taken to be %s.", name, " and ".join(assumed))
         return e_unit or self._units.assumed_e_unit, r_unit or self._units.assumed_r_unit
@@ -342,13 +338,14 @@ def check_frames(frames: Frames, path: str) -> None:
             raise DataError(f"{place(path, frames.first + int(where[0]))}: the {what}{atom} is not finite.")
     if len(frames.z) < 2:
         return
+    # one thread: little work, beside which others would wait for each other
     try:
-        from_R(frames.R, None if frames.lattice is None else Cell(frames.lattice))
+        from_R(frames.R, None if frames.lattice is None else Cell(frames.lattice), 1)
     except DataError:
         for i in range(len(frames)):
             one = frames.part(slice(i, i + 1))
             try:
-                from_R(one.R, None if one.lattice is None else Cell(one.lattice))
+                from_R(one.R, None if one.lattice is None else Cell(one.lattice), 1)
             except DataError as error:
                 text = str(error).replace("geometry 0: ", "").replace("of geometry 0 ", "")
                 raise DataError(f"{place(path, one.first)}: {text}") from None
@@ -959,4 +956,4 @@ def _first_of_duplicates(spool: Spool, perms: IntArray | None) -> IntArray:
 
 def _descriptors(spool: Spool, which: slice | IntArray) -> npt.NDArray[np.float64]:
     frames = spool.read(which)
-    return from_R(frames.R, None if frames.lattice is None else Cell(frames.lattice))[0]
+    return from_R(frames.R, None if frames.lattice is None else Cell(frames.lattice), 1)[0]

@@ -336,7 +336,7 @@ def test_files_are_not_overwritten(water, here):
     assert Path("a.npz").read_bytes() == before
     convert(["water.npz"], "a.npz", write=WriteOptions(overwrite=True, name="new"))
     assert str(load_dataset("a.npz")["name"]) == "new"
-    with pytest.raises(FileFormatError, match="could not be written"):
+    with pytest.raises(FileFormatError, match="there is no folder 'none'"):
         convert(["water.npz"], "none/a.npz")
     with pytest.raises(UsageError, match="in which format"):
         convert(["water.npz"], "a.foo")

@@ -365,7 +365,7 @@ class Spool:
                 statistics = _Statistics()
                 digest = digests.setdefault(key, hashlib.md5(usedforsecurity=False))
                 shape = (n, *self._state["keys"][key])
-                with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as member:
+                with archive.open(_member(key), "w", force_zip64=True) as member:
                     _write_header(member, shape, np.dtype(np.float64))
                     for rows in self._pieces(key, order):
                         member.write(rows.data)
@@ -381,7 +381,7 @@ class Spool:
             if "F" in fields:
                 entries["md5"] = fingerprint
             for key, value in entries.items():
-                with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w") as member:
+                with archive.open(_member(key), "w") as member:
                     np.lib.format.write_array(member, np.asanyarray(value), allow_pickle=False)
         return fingerprint
 
@@ -421,6 +421,13 @@ class Spool:
 
 def _row_bytes(shape: list[int]) -> int:
     return 8 * int(np.prod(shape, dtype=np.int64))
+
+
+def _member(key: str) -> zipfile.ZipInfo:
+    """Return the entry of an array in an archive; without the time, so that equal data make equal files."""
+    info = zipfile.ZipInfo(f"{key}.npy")
+    info.compress_type = zipfile.ZIP_DEFLATED
+    return info
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
