@@ -76,7 +76,6 @@ def prediction_errors(
     DataError
         If the units of dataset and model differ and one is unknown.
     """
-    signed: dict[str, float] = {}
     if len(idxs) == 0:
         raise UsageError("There are no points to compare predictions on.")
     units, model_units = Units.of(dataset), Units(predictor.e_unit, predictor.r_unit)

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .cell import Cell
 from .convert import Reader, Report, UnitOptions
-from .descriptor import from_R
-from .diagnostics import Finding, check_duplicates, check_linearity
+from .diagnostics import Finding
 from .errors import DataError
 from .formats import Frames, ReadOptions
 from .formats.frames import difference_of_atoms, formula
+from .frames import diagnose_dataset
 from .progress import Callback, Step
 
 
@@ -212,8 +211,8 @@ def check(
         reader.close()
     step.done()
     dataset = _dataset(kept, reader)
-    scope = f"all {n:,} frames" if stride == 1 else f"{len(dataset['R']):,} of {n:,} frames, each {stride}th"
-    return Diagnosis(_diagnose(dataset), n, scope)
+    scope = f"all {n:,} frames" if stride == 1 else f"{len(dataset['R']):,} of {n:,} frames, each {stride}th; geometry k is frame {stride} k"
+    return Diagnosis(diagnose_dataset(dataset), n, scope)
 
 
 def _every_second(chunks: list[Frames]) -> Frames:
@@ -237,10 +236,3 @@ def _dataset(kept: list[Frames], reader: Reader) -> dict[str, Any]:
     entries: dict[str, Any] = {"z": frames.z, "R": frames.R, "F": frames.F, "E": frames.E, "lattice": frames.lattice}
     entries = {**entries, "e_unit": reader.facts.e_unit, "r_unit": reader.facts.r_unit, "perms": reader.facts.perms}
     return {key: value for key, value in entries.items() if value is not None}
-
-
-def _diagnose(dataset: dict[str, Any]) -> list[Finding]:
-    R, F, lattice = dataset["R"], dataset["F"], dataset.get("lattice")
-    R_desc = from_R(R, None if lattice is None else Cell(lattice))[0]
-    findings = check_duplicates(R_desc, F, dataset.get("perms"))
-    return findings + ([] if lattice is not None else check_linearity(R))

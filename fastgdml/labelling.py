@@ -36,13 +36,10 @@ class Prediction:
         What was read and written.
     errors : Errors
         Deviations from the labels of the input, in the units of `report`; empty dictionaries if it has none.
-    energy_offset : float or None
-        Mean of predicted less reference energies: another zero of energy shows here.
     """
 
     report: Report
     errors: Errors
-    energy_offset: float | None
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ def predict(
         prepare=labels.prepare,
         job={"model": str(model) if isinstance(model, str | os.PathLike) else "in memory"},
     )
-    return Prediction(report, labels.sums.errors(), labels.energy_offset)
+    return Prediction(report, labels.sums.errors())
 
 
 def label(
@@ -207,11 +204,6 @@ class ModelLabels:
         self._where: Callable[[int], str] = str
         self._checked: set[bytes] = set()
 
-    @property
-    def energy_offset(self) -> float | None:
-        """Mean of predicted less reference energies, if there were any."""
-        return self.sums.mean("energy")
-
     def prepare(self, reader: Reader) -> tuple[Stage, Facts]:
         """Return what labels the frames of a reader, and what to record of them."""
         self._where = reader.where
@@ -219,7 +211,7 @@ class ModelLabels:
         return self._label, facts
 
     def _theory(self) -> str:
-        properties: Mapping[str, Any] = self._predictor._predictor.properties()
+        properties: Mapping[str, Any] = self._predictor.native.properties()
         return str(properties["dataset_theory"])
 
     def _label(self, frames: Frames) -> Frames:

@@ -66,11 +66,11 @@ def test_errors_against_labels(here, ethanol, ethanol_model):
     shifted = dict(np.load("x.npz"))
     shifted["E"] += 1000
     np.savez("shifted.npz", **shifted)
-    offset = predict("m.npz", ["x.npz"], "a.xyz").energy_offset
-    assert predict("m.npz", ["shifted.npz"], "b.xyz").energy_offset == pytest.approx(offset - 1000)
+    offset = predict("m.npz", ["x.npz"], "a.xyz").errors.mean["energy"]
+    assert predict("m.npz", ["shifted.npz"], "b.xyz").errors.mean["energy"] == pytest.approx(offset - 1000)
     none = predict("m.npz", ["x.npz"], "c.xyz", read=ReadOptions(use_E=False, use_F=False))
     assert none.errors.mae == {}
-    assert none.energy_offset is None
+    assert none.errors.mean == {}
 
 
 def test_input_in_other_units(here):

@@ -115,7 +115,7 @@ def _check(args: argparse.Namespace, console: Console) -> None:
 
     result = check(args.sources, read_options(args), unit_options(args), console.progress)
     for finding in result.findings:
-        console.warning(str(finding))
+        (console.info if finding.level == "note" else console.warning)(str(finding))
     if not result.findings:
         console.done("Nothing looks wrong.", result.scope)
     else:

@@ -29,14 +29,14 @@ def run(args: argparse.Namespace, console: Console) -> None:
     for name, label, unit in (("energy", "Energy", e_unit), ("force", "Forces", f_unit)):
         if name in errors.mae:
             rows.append((label, f"{errors.mae[name]:.4f} / {errors.rmse[name]:.4f} {unit}"))
-    if result.energy_offset is not None:
-        rest = max(errors.rmse["energy"] ** 2 - result.energy_offset**2, 0.0) ** 0.5
-        rows.append(("", f"mean deviation {result.energy_offset:+.4f}; RMSE without it {rest:.4f} {e_unit}"))
+    if "energy" in errors.mean:
+        rest = max(errors.rmse["energy"] ** 2 - errors.mean["energy"] ** 2, 0.0) ** 0.5
+        rows.insert(1, ("", f"mean deviation {errors.mean['energy']:+.4f}; RMSE without it {rest:.4f} {e_unit}"))
     if rows:
         console.heading("Errors against the labels of the input (MAE / RMSE)")
         console.properties(rows)
     report(
         written,
         console,
-        {"mae": errors.mae, "rmse": errors.rmse, "energy_offset": result.energy_offset},
+        {"mae": errors.mae, "rmse": errors.rmse, "mean": errors.mean},
     )
