@@ -28,6 +28,7 @@ from .formats import Facts, Frames, FrameSource, ReadOptions, open_frames
 from .formats.frames import chunk_frames, difference_of_atoms, formula, place
 from .formats.npz import Spool
 from .formats.targets import NpzTarget, Target, open_target, require_free, target_format
+from .group import check_perms
 from .progress import Callback, Step
 from .sampling import draw_stratified, draw_uniform, generator
 from .units import energy_factor, length_factor
@@ -180,6 +181,11 @@ class Reader:
                     f_unit=None,
                 )
                 self.report.e_unit, self.report.r_unit = self.facts.e_unit, self.facts.r_unit
+                if source.facts.perms is not None:
+                    try:
+                        check_perms(source.facts.perms)
+                    except DataError as error:
+                        raise DataError(f"{name}: {error}") from None
             f_unit = self._units.f_unit or source.facts.f_unit
             self._scale = _factors(name, e_unit, r_unit, f_unit, self.facts)
         except BaseException:
@@ -331,6 +337,8 @@ def _factor(
 
 def check_frames(frames: Frames, path: str) -> None:
     """Raise DataError, with the number of the frame, if a number is not finite, atoms coincide, or a cell is none."""
+    if not ((frames.z >= 1) & (frames.z <= 118)).all():
+        raise DataError(f"{place(path, frames.first)}: atomic numbers are from 1 to 118; found {frames.z}.")
     for what, array in (("position", frames.R), ("force", frames.F), ("energy", frames.E), ("cell", frames.lattice)):
         if array is not None and not np.isfinite(array).all():
             where = np.argwhere(~np.isfinite(array))[0]
@@ -660,8 +668,8 @@ def stream(
         if n_read < skip:
             raise DataError(f"{path}.part has {skip} frames, the sources {n_read}. Remove it and start anew.")
         files = sink.finish()
-    except FastGDMLError:
-        if keep_on_error:
+    except Exception as error:
+        if keep_on_error and isinstance(error, FastGDMLError):
             sink.keep()
         else:
             sink.discard()

@@ -211,7 +211,9 @@ def check(
         reader.close()
     step.done()
     dataset = _dataset(kept, reader)
-    scope = f"all {n:,} frames" if stride == 1 else f"{len(dataset['R']):,} of {n:,} frames, each {stride}th; geometry k is frame {stride} k"
+    scope = f"all {n:,} frames"
+    if stride > 1:
+        scope = f"{len(dataset['R']):,} of {n:,} frames, each {stride}th; geometry k is frame {stride} k"
     return Diagnosis(diagnose_dataset(dataset), n, scope)
 
 

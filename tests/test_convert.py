@@ -221,6 +221,18 @@ def test_wrong_numbers_are_found_with_their_frame(here, change, message):
     assert os.listdir() == ["a.npz"]
 
 
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [({"z": [0, 1, 200]}, "atomic numbers are from 1 to 118"), ({"perms": [[0, 0, 1]]}, r"a\.npz: .*perm")],
+)
+def test_wrong_entries_leave_nothing(here, entries, message):
+    R = random_molecules(5, 3)
+    np.savez("a.npz", **{"z": [8, 1, 1], "R": R, "F": R, **entries})
+    with pytest.raises(DataError, match=message):
+        convert(["a.npz"], "b.npz")
+    assert os.listdir() == ["a.npz"]
+
+
 def test_frame_numbers_count_in_their_own_source(here):
     R = random_molecules(10, 3)
     np.savez("a.npz", z=[8, 1, 1], R=R, E=R[:, 0, 0], F=R)

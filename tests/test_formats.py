@@ -526,3 +526,31 @@ def test_any_frames_survive_xyz(tmp_path_factory, data):
         else:
             np.testing.assert_array_equal(getattr(frames, key), getattr(written, key))
     assert (found.e_unit, found.r_unit, found.name, found.theory) == ("kcal/mol", "Å", name, facts.theory)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"R": np.zeros((2, 2, 3), complex)}, "R must hold real numbers; found complex128"),
+        ({"z": np.array(["H", "O"])}, "atomic numbers must be integers"),
+        ({"z": np.array([1.5, 2])}, "atomic numbers must be integers"),
+        ({"z": np.array([1, 2, 3])}, r"z has shape \(3,\)"),
+        ({"perms": np.array([["a"]])}, "perms must hold integers"),
+        ({"lattice": np.eye(2)}, "lattice has shape"),
+        ({"lattice": np.eye(3), "cell": np.eye(3)}, "several lattices"),
+        ({"R": np.zeros((0, 2, 3))}, "must have shape"),
+    ],
+)
+def test_npz_of_wrong_entries(tmp_path, change, message):
+    np.savez(tmp_path / "x.npz", **{"z": [1, 8], "R": random_molecules(2, 2), "F": np.ones((2, 2, 3)), **change})
+    with pytest.raises(FastGDMLError, match=message):
+        read(tmp_path / "x.npz")
+
+
+def test_npz_with_entries_that_are_none(tmp_path):
+    none = np.array(None, dtype=object)
+    np.savez(tmp_path / "x.npz", z=[1, 8], R=random_molecules(2, 2), lattice=none, E=none, perms=none, e_unit=none)
+    frames, facts = read(tmp_path / "x.npz")
+    assert frames.lattice is None
+    assert frames.E is None
+    assert facts.perms is None

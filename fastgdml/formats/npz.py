@@ -108,11 +108,17 @@ class NpzSource(FrameSource):
         for key in _TEXTS:
             if key in entries:
                 setattr(facts, key, text(entries[key]))
-        facts.perms = None if "perms" not in entries else np.atleast_2d(entries["perms"]).astype(np.int64)
+        if entries.get("perms") is not None:
+            perms = np.atleast_2d(entries["perms"])
+            if perms.dtype.kind not in "iu":
+                raise DataError(f"{self.path}: perms must hold integers; found {perms.dtype}.")
+            facts.perms = perms.astype(np.int64)
 
         R_name = self._one_of(names, _POSITIONS, "positions")
         z_name = self._one_of(names, _ATOMS, "atomic numbers")
         self._R = self._member(R_name)
+        if self._R.dtype.kind not in "fiu":
+            raise DataError(f"{self.path}: {R_name} must hold real numbers; found {self._R.dtype}.")
         if len(self._R.shape) != 3 or self._R.shape[2] != 3 or 0 in self._R.shape:
             raise DataError(f"{self.path}: {R_name} must have shape (n_geometries, n_atoms, 3); found {self._R.shape}.")
         self.n_frames, n_atoms = self._R.shape[:2]
@@ -127,7 +133,7 @@ class NpzSource(FrameSource):
         if options.use_E:
             E_name, _ = choose_energy(self.path, options.energy, energies)
         F_name = choose_forces(self.path, options.forces, forces) if options.use_F else None
-        cells = [name for name in _CELLS if name in names and options.cell is not False]
+        cells = [name for name in _CELLS if name in names and options.cell is not False and not self._is_none(name)]
         if len(cells) > 1:
             raise DataError(f"{self.path} has several lattices: {', '.join(cells)}. Remove all but one.")
         self._E = None if E_name is None else self._member(E_name)
@@ -154,13 +160,17 @@ class NpzSource(FrameSource):
     def _member(self, name: str) -> Member:
         return Member(self._archive, f"{name}.npy", f"{self.path}: {name}")
 
+    def _is_none(self, name: str) -> bool:
+        """Return whether an entry is the object None, as some programs store what there is not."""
+        return load_npz(self.path, {name})[name] is None if not self._is_numeric(name) else False
+
     def _is_numeric(self, name: str) -> bool:
         try:
             member = self._member(name)
         except FileFormatError:
             return False
         member.close()
-        return bool(np.issubdtype(member.dtype, np.number))
+        return member.dtype.kind in "fiu"
 
     def chunks(self) -> Iterator[Frames]:
         """Yield the frames; see `FrameSource.chunks`."""
