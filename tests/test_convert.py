@@ -16,7 +16,7 @@ from support import format_files
 from support.molecules import random_molecules
 
 from fastgdml.cli import main
-from fastgdml.convert import UnitOptions, WriteOptions, convert, dedup, shuffle, split, thin
+from fastgdml.convert import Reader, Sink, UnitOptions, WriteOptions, convert, dedup, shuffle, split, thin
 from fastgdml.dataset import create_dataset, dataset_md5, load_dataset, save_dataset
 from fastgdml.errors import DataError, FileFormatError, UsageError
 from fastgdml.formats import Facts, Frames, ReadOptions
@@ -393,6 +393,20 @@ def test_a_killed_conversion_is_finished(here, shared, how):
     assert not leftovers(here)
     with pytest.raises(FileFormatError, match="nothing to resume"):
         convert([source], "c.npz", write=WriteOptions(resume=True))
+
+
+def test_parts_that_are_damaged(water, here):
+    resume = WriteOptions(resume=True)
+    os.mkdir("a.npz.part")  # killed before any frame was safe
+    Path("a.npz.part/R.bin").write_bytes(b"half")
+    convert(["water.npz"], "a.npz", write=resume)
+    same(load_dataset("a.npz"), load_dataset("water.npz"))
+    Sink("b.npz", Reader(["water.npz"]), WriteOptions(), {}).keep()
+    for state in ("[]", "{", '{"n": 2}', '{"n": 10, "keys": {"R": [3, 3]}, "job": {}}'):
+        Path("b.npz.part/state.json").write_text(state)
+        Path("b.npz.part/R.bin").write_bytes(b"short")
+        with pytest.raises(FileFormatError, match="and start anew"):
+            convert(["water.npz"], "b.npz", write=resume)
 
 
 def test_a_full_disk_leaves_nothing(water, here, monkeypatch):

@@ -258,16 +258,21 @@ class Spool:
         self.folder = self._target.with_name(self._target.name + ".part")
         self._files: dict[str, BinaryIO] = {}
         self._state: dict[str, Any] = {"job": dict(job or {}), "n": 0, "keys": {}, "z": [], "z_dtype": "int64"}
-        if resume:
-            self._continue()
-        elif self.folder.exists():
+        state = self.folder / "state.json"
+        if resume and not self.folder.exists():
+            raise FileFormatError(f"There is nothing to resume: no {self.folder}.")
+        if resume and state.exists():
+            self._continue(state)
+        elif state.exists():
             raise FileFormatError(
                 f"{self.folder} is what an unfinished conversion left. Give --resume to finish it, or remove the "
                 "folder."
             )
         else:
             try:
-                self.folder.mkdir()
+                self.folder.mkdir(exist_ok=True)
+                for file in self.folder.glob("*.bin"):  # of a run that died before its first frames were safe
+                    file.unlink()
             except OSError as error:
                 raise FileFormatError(f"{self.folder} cannot be written: {error.strerror}.") from None
 
@@ -286,23 +291,25 @@ class Spool:
         """Number of atoms."""
         return len(self._state["z"])
 
-    def _continue(self) -> None:
-        path = self.folder / "state.json"
+    def _continue(self, path: Path) -> None:
+        damaged = f"Remove {self.folder} and start anew."
         try:
             state = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise FileFormatError(f"There is nothing to resume: no {path}.") from None
-        except (OSError, ValueError) as error:
-            raise FileFormatError(f"{path} cannot be read ({error}). Remove {self.folder} and start anew.") from None
+            rows = {key: int(state["n"]) * _row_bytes(shape) for key, shape in state["keys"].items()}
+            short = [key for key, n in rows.items() if (self.folder / f"{key}.bin").stat().st_size < n]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise FileFormatError(f"{path} cannot be read ({error}). {damaged}") from None
+        if short:
+            raise FileFormatError(f"{self.folder}/{short[0]}.bin is shorter than {path.name} says. {damaged}")
         if state.get("job") != self._state["job"]:
             raise FileFormatError(
                 f"{self.folder} belongs to another conversion: its sources, options or files have changed. Remove "
                 "the folder and start anew."
             )
         self._state = state
-        for key, shape in state["keys"].items():
+        for key, n_bytes in rows.items():
             file = open(self.folder / f"{key}.bin", "r+b")  # noqa: SIM115 (closed by close)
-            file.truncate(self.n * _row_bytes(shape))
+            file.truncate(n_bytes)
             file.seek(0, os.SEEK_END)
             self._files[key] = file
 
