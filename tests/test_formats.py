@@ -290,6 +290,13 @@ def test_quantum_chemistry_programs(tmp_path, molecule, program):
     assert (facts.e_unit, facts.r_unit) == ("eV", "Ang")
 
 
+def test_fhi_aims(tmp_path, molecule):
+    format_files.write_aims(tmp_path / "aims.out", molecule.z, molecule.R[3], molecule.E[3], molecule.F[3])
+    frames, facts = read(tmp_path / "aims.out")
+    close(frames, molecule, 1e-8, rows=slice(3, 4))
+    assert (facts.e_unit, facts.r_unit) == ("eV", "Ang")
+
+
 def test_cp2k(tmp_path, molecule):
     format_files.write_cp2k(tmp_path, molecule.z, molecule.R, molecule.E, molecule.F)
     frames, facts = read(tmp_path / "md-pos-1.xyz", forces_file=str(tmp_path / "md-frc-1.xyz"))

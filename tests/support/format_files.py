@@ -177,3 +177,35 @@ def write_deepmd(folder, z, R, E, F, lattice=None, per_set=100):
         np.save(part / "energy.npy", E[rows])
         np.save(part / "force.npy", F[rows].reshape(n, -1))
         np.save(part / "box.npy", np.tile(box.ravel(), (n, 1)))
+
+
+def write_aims(path, z, r, e, f):
+    """An output of FHI-aims for one geometry; e in eV, f in eV/Angstrom."""
+    lines = [
+        "          Invoking FHI-aims ...",
+        "  | Number of species                 :        3",
+        f"  | Number of atoms                   : {len(z):8d}",
+        "  | Number of spin channels           :        1",
+        "  Input geometry:",
+        "  | No unit cell requested.",
+        "  | Atomic structure:",
+        "  |       Atom                x [A]            y [A]            z [A]",
+        *(
+            f"  |{i + 1:5d}: Species {SYMBOLS[int(n)]:<4}" + "".join(f"{x:17.8f}" for x in a)
+            for i, (n, a) in enumerate(zip(z, r, strict=True))
+        ),
+        "  | Number of Kohn-Sham states (occupied + empty):       30",
+        "  The structure contains       26 atoms,  and a total of         26.000 electrons.",
+        "          Begin self-consistency loop: Initialization.",
+        "  Convergence:    q app. |  density  | eigen (eV) | Etot (eV) | forces (eV/A) |       CPU time",
+        "  Self-consistency cycle converged.",
+        "  Energy and forces in a compact form:",
+        f"  | Total energy uncorrected      : {e:30.15E} eV",
+        f"  | Total energy corrected        : {e:30.15E} eV",
+        f"  | Electronic free energy        : {e:30.15E} eV",
+        "  Total atomic forces (unitary forces cleaned) [eV/Ang]:",
+        *(f"  |{i + 1:5d}" + "".join(f"{x:30.15E}" for x in b) for i, b in enumerate(f)),
+        "  ------------------------------------------------------------",
+        "          Have a nice day.",
+    ]
+    path.write_text("\n".join(lines) + "\n")
