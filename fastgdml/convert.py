@@ -599,7 +599,32 @@ def convert(
     -----
     An error leaves no file. A killed conversion to npz leaves the folder ``TARGET.part``, which `resume` finishes.
     """
-    return stream(sources, target, read, units, write, callback, title="Converting")
+    return stream(sources, target, read, units, write, callback)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done with frames between reading and writing.
+
+    Attributes
+    ----------
+    title : str
+        What to call it.
+    stage : callable or None
+        Frames -> frames, fewer or with other labels.
+    prepare : callable or None
+        Makes the stage from the reader, whose units are known by then, and says what to record of its frames.
+    keep_on_error : bool
+        Errors, too, leave a part that can be resumed.
+    job : dict
+        Plain data that a resumed run must agree in.
+    """
+
+    title: str = "Converting"
+    stage: Stage | None = None
+    prepare: Prepare | None = None
+    keep_on_error: bool = False
+    job: dict[str, Any] = field(default_factory=dict)
 
 
 def stream(
@@ -609,67 +634,40 @@ def stream(
     units: UnitOptions | None = None,
     write: WriteOptions | None = None,
     callback: Callback | None = None,
-    title: str = "Converting",
-    stage: Stage | None = None,
-    prepare: Prepare | None = None,
-    keep_on_error: bool = False,
-    job: dict[str, Any] | None = None,
+    work: Work | None = None,
 ) -> Report:
-    """Read frames, pass them through a stage, and write them; see `convert`.
+    """Read frames, work on them, and write them; see `convert`.
 
     Parameters
     ----------
-    stage : callable, optional
-        Frames -> frames, fewer or with other labels.
-    prepare : callable, optional
-        Makes the stage from the reader, whose units are known by then, and says what to record of its frames.
-    keep_on_error : bool
-        Errors, too, leave a part that can be resumed.
-    job : dict, optional
-        Further plain data that a resumed run must agree in.
+    sources, target, read, units, write, callback
+        As in `convert`.
+    work : Work, optional
+        What is done in between.
     """
+    work = work or Work()
     path = os.fspath(target)
     write = write or WriteOptions()
     kind = target_format(path)
     units = units or UnitOptions()
-    if kind == "traj" and prepare is None:
+    if kind == "traj" and work.prepare is None:
         units = replace(units, to_e_unit=units.to_e_unit or "eV", to_r_unit=units.to_r_unit or "Ang")
         if _not_ase_units(units):
             raise UsageError(f"{path}: trajectories of ASE are in eV and Angstrom; leave out --to.")
     reader = Reader(sources, read, units)
     try:
         _require_other_file(reader.paths, path)
-        facts = reader.facts
-        if prepare is not None:
-            stage, facts = prepare(reader)
-        job = {**_job(reader, read, units, write), **(job or {})}
-        sink = Sink(path, reader, write, job, facts=facts)
+        stage, facts = work.stage, reader.facts
+        if work.prepare is not None:
+            stage, facts = work.prepare(reader)
+        sink = Sink(path, reader, write, {**_job(reader, read, units, write), **work.job}, facts=facts)
     except BaseException:
         reader.close()
         raise
-    step = Step(callback, title)
-    n_read, start = 0, time.perf_counter()
     try:
-        skip = sink.n_done
-        for frames in reader.chunks():
-            n_read = frames.first + len(frames)
-            if frames.first < skip:
-                # written by an earlier run; what a stage labels has labels now
-                sink.adopt(frames if prepare is None else replace(frames, E=np.empty(len(frames)), F=frames.R))
-            if n_read <= skip:
-                continue
-            if frames.first < skip:
-                frames = frames.part(slice(skip - frames.first, None))
-            result = frames if stage is None else stage(frames)
-            if len(result):
-                sink.write(result)
-            rate = (n_read - skip) / (time.perf_counter() - start)
-            step(*reader.progress(), f"{n_read:,} geometries, {rate:,.0f}/s")
-        if n_read < skip:
-            raise DataError(f"{path}.part has {skip} frames, the sources {n_read}. Remove it and start anew.")
-        files = sink.finish()
+        files, seconds = _pass(reader, sink, stage, work, callback)
     except Exception as error:
-        if keep_on_error and isinstance(error, FastGDMLError):
+        if work.keep_on_error and isinstance(error, FastGDMLError):
             sink.keep()
         else:
             sink.discard()
@@ -679,12 +677,39 @@ def stream(
         raise
     finally:
         reader.close()
+    report = reader.report
+    report.files, report.seconds, report.e_unit, report.r_unit = files, seconds, facts.e_unit, facts.r_unit
+    return report
+
+
+def _pass(
+    reader: Reader, sink: Sink, stage: Stage | None, work: Work, callback: Callback | None
+) -> tuple[list[Written], float]:
+    """Pass all frames from a reader through a stage to a sink. Returns the files and the time."""
+    step = Step(callback, work.title)
+    n_read, start, skip = 0, time.perf_counter(), sink.n_done
+    for frames in reader.chunks():
+        n_read = frames.first + len(frames)
+        if frames.first < skip:
+            # written by an earlier run; what a stage labels has labels now
+            sink.adopt(frames if work.prepare is None else replace(frames, E=np.empty(len(frames)), F=frames.R))
+        if n_read <= skip:
+            continue
+        if frames.first < skip:
+            frames = frames.part(slice(skip - frames.first, None))
+        result = frames if stage is None else stage(frames)
+        if len(result):
+            sink.write(result)
+        rate = (n_read - skip) / (time.perf_counter() - start)
+        step(*reader.progress(), f"{n_read:,} geometries, {rate:,.0f}/s")
+    if n_read < skip:
+        raise DataError(
+            f"An earlier run wrote {skip} frames, the sources have {n_read}. Remove its part and start anew."
+        )
+    files = sink.finish()
     seconds = time.perf_counter() - start
     step.done(f"{n_read:,} geometries, {(n_read - skip) / seconds:,.0f}/s")
-    reader.report.seconds = seconds
-    reader.report.files = files
-    reader.report.e_unit, reader.report.r_unit = facts.e_unit, facts.r_unit
-    return reader.report
+    return files, seconds
 
 
 def _not_ase_units(units: UnitOptions) -> bool:
@@ -804,50 +829,56 @@ def _emit(spool: Spool, path: str, order: IntArray, facts: Facts) -> Written:
 def thin(
     sources: Sequence[str | os.PathLike[str]],
     target: str | os.PathLike[str],
-    every: int | None = None,
-    n: int | None = None,
+    every: int,
+    read: ReadOptions | None = None,
+    units: UnitOptions | None = None,
+    write: WriteOptions | None = None,
+    callback: Callback | None = None,
+) -> Report:
+    """Keep frames 0, every, 2 every, ...; see `convert`."""
+    if every < 1:
+        raise UsageError(f"every is {every}; a positive number is needed.")
+    if write is not None and write.resume:
+        raise UsageError("--resume is an option of 'convert'.")
+    removed = 0
+
+    def stage(frames: Frames) -> Frames:
+        nonlocal removed
+        kept = frames.part(np.arange(-frames.first % every, len(frames), every))
+        removed += len(frames) - len(kept)
+        return kept
+
+    report = stream(sources, target, read, units, write, callback, Work("Thinning", stage))
+    report.n_removed = removed
+    return report
+
+
+def draw(
+    sources: Sequence[str | os.PathLike[str]],
+    target: str | os.PathLike[str],
+    n: int,
     seed: int = 0,
     read: ReadOptions | None = None,
     units: UnitOptions | None = None,
     write: WriteOptions | None = None,
     callback: Callback | None = None,
 ) -> Report:
-    """Keep every k-th frame, or n frames drawn at random, in their order.
+    """Keep n frames drawn at random, in their order, stratified by energy if there are energies.
 
     Parameters
     ----------
     sources, target, read, units, write, callback
         As in `convert`.
-    every : int, optional
-        Keep frames 0, every, 2 every, ...
-    n : int, optional
-        Keep so many, stratified by energy if there are energies, as training points are drawn.
+    n : int
+        How many.
     seed : int
         Seed of the draw.
     """
-    if (every is None) == (n is None):
-        raise UsageError("Give either every (each k-th frame) or n (so many).")
-    if every is not None:
-        if every < 1:
-            raise UsageError(f"every is {every}; a positive number is needed.")
-        removed = 0
-
-        def stage(frames: Frames) -> Frames:
-            nonlocal removed
-            kept = frames.part(np.arange(-frames.first % every, len(frames), every))
-            removed += len(frames) - len(kept)
-            return kept
-
-        if write is not None and write.resume:
-            raise UsageError("--resume is an option of 'convert'.")
-        report = stream(sources, target, read, units, write, callback, title="Thinning", stage=stage)
-        report.n_removed = removed
-        return report
-    path, count = os.fspath(target), int(n or 0)
+    path = os.fspath(target)
 
     def choose(spool: Spool) -> list[tuple[str, IntArray]]:
         E, rng = spool.array("E"), generator(seed)
-        drawn = draw_uniform(spool.n, count, rng) if E is None else draw_stratified(E, count, rng)
+        drawn = draw_uniform(spool.n, n, rng) if E is None else draw_stratified(E, n, rng)
         return [(path, np.sort(drawn))]
 
     return rearrange(sources, [path], choose, read, units, write, callback)

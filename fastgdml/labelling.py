@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .convert import Reader, Report, Stage, UnitOptions, WriteOptions, stream
+from .convert import Reader, Report, Stage, UnitOptions, Work, WriteOptions, stream
 from .drivers.common import AnyModel, open_model, require_cell
 from .errors import DataError, FastGDMLError, UsageError
 from .evaluate import Errors, ErrorSums
@@ -95,73 +95,71 @@ def predict(
         If options contradict each other or the sources.
     """
     labels = ModelLabels(model, options or PredictOptions(), units or UnitOptions(), target_format(os.fspath(target)))
-    report = stream(
-        sources,
-        target,
-        read,
-        labels.units,
-        write,
-        callback,
-        title="Predicting",
-        prepare=labels.prepare,
-        job={"model": str(model) if isinstance(model, str | os.PathLike) else "in memory"},
-    )
+    work = Work("Predicting", prepare=labels.prepare, job=_by(model))
+    report = stream(sources, target, read, labels.units, write, callback, work)
     return Prediction(report, labels.sums.errors())
 
 
-def label(
+def label_by_model(
     sources: Sequence[str | os.PathLike[str]],
     target: str | os.PathLike[str],
-    model: AnyModel | None = None,
-    calculator: str | Callable[[], Any] | None = None,
+    model: AnyModel,
     options: PredictOptions | None = None,
     read: ReadOptions | None = None,
     units: UnitOptions | None = None,
     write: WriteOptions | None = None,
     callback: Callback | None = None,
 ) -> Report:
-    """Make a dataset of geometries: energies and forces by a model or by a calculator of ASE.
+    """Make a dataset of geometries, with energies and forces by a model.
 
     Parameters
     ----------
     sources, target, read, units, write, callback
         As in `fastgdml.convert.convert`; labels that the sources have are replaced.
-    model : path-like, mapping or GDMLPredict, optional
-        A model.
-    calculator : str or callable, optional
-        What makes a calculator of ASE: a callable without arguments, or its place as "module:name".
+    model : path-like, mapping or GDMLPredict
+        The model.
     options : PredictOptions, optional
-        For a model.
+        How to predict.
+    """
+    labels = ModelLabels(model, options or PredictOptions(), units or UnitOptions(), target_format(os.fspath(target)))
+    work = Work("Labelling", prepare=labels.prepare, job=_by(model))
+    return stream(sources, target, _geometries(read), labels.units, write, callback, work)
+
+
+def label_by_calculator(
+    sources: Sequence[str | os.PathLike[str]],
+    target: str | os.PathLike[str],
+    calculator: str | Callable[[], Any],
+    read: ReadOptions | None = None,
+    units: UnitOptions | None = None,
+    write: WriteOptions | None = None,
+    callback: Callback | None = None,
+) -> Report:
+    """Make a dataset of geometries, with energies and forces by a calculator of ASE.
+
+    Parameters
+    ----------
+    sources, target, read, units, write, callback
+        As in `fastgdml.convert.convert`; labels that the sources have are replaced.
+    calculator : str or callable
+        What makes a calculator: a callable without arguments, or its place as "module:name".
 
     Notes
     -----
     If a calculation fails or the program is killed, the folder ``TARGET.part`` keeps what is done, for ``resume``.
     """
-    read = replace(read or ReadOptions(), use_E=False, use_F=False)
-    units = units or UnitOptions()
-    kind = target_format(os.fspath(target))
-    if (model is None) == (calculator is None):
-        raise UsageError("Give either a model or a calculator to label with.")
-    labels: ModelLabels | CalculatorLabels
-    if model is not None:
-        labels = ModelLabels(model, options or PredictOptions(), units, kind)
-        by = str(model) if isinstance(model, str | os.PathLike) else "in memory"
-    else:
-        assert calculator is not None
-        labels = CalculatorLabels(calculator, units, kind)
-        by = calculator if isinstance(calculator, str) else "in memory"
-    return stream(
-        sources,
-        target,
-        read,
-        labels.units,
-        write,
-        callback,
-        title="Labelling",
-        prepare=labels.prepare,
-        keep_on_error=True,
-        job={"by": by},
-    )
+    labels = CalculatorLabels(calculator, units or UnitOptions(), target_format(os.fspath(target)))
+    work = Work("Labelling", prepare=labels.prepare, keep_on_error=True, job=_by(calculator))
+    return stream(sources, target, _geometries(read), labels.units, write, callback, work)
+
+
+def _geometries(read: ReadOptions | None) -> ReadOptions:
+    return replace(read or ReadOptions(), use_E=False, use_F=False)
+
+
+def _by(what: object) -> dict[str, Any]:
+    """Return what computes labels, as far as a later run can compare it."""
+    return {"by": os.fspath(what) if isinstance(what, str | os.PathLike) else "in memory"}
 
 
 class ModelLabels:

@@ -16,7 +16,7 @@ from support import format_files
 from support.molecules import random_molecules
 
 from fastgdml.cli import main
-from fastgdml.convert import Reader, Sink, UnitOptions, WriteOptions, convert, dedup, shuffle, split, thin
+from fastgdml.convert import Reader, Sink, UnitOptions, WriteOptions, convert, dedup, draw, shuffle, split, thin
 from fastgdml.dataset import create_dataset, dataset_md5, load_dataset, save_dataset
 from fastgdml.errors import DataError, FileFormatError, UsageError
 from fastgdml.formats import Facts, Frames, ReadOptions
@@ -274,14 +274,14 @@ def rows_of(path, water):
 def test_thinning(water, here):
     assert thin(["water.npz"], "a.npz", every=7).n_removed == 51
     assert rows_of("a.npz", water) == list(range(0, 60, 7))
-    thin(["water.npz"], "b.npz", n=20, seed=3)
+    draw(["water.npz"], "b.npz", 20, seed=3)
     rows = rows_of("b.npz", water)
     assert rows == sorted(set(rows))
     assert len(rows) == 20
-    thin(["water.npz"], "c.npz", n=20, seed=3)
+    draw(["water.npz"], "c.npz", 20, seed=3)
     same(load_dataset("b.npz"), load_dataset("c.npz"), but=("name",))
     with pytest.raises(UsageError, match="61 points asked for"):
-        thin(["water.npz"], "d.npz", n=61)
+        draw(["water.npz"], "d.npz", 61)
     assert not leftovers(here)
 
 

@@ -17,7 +17,7 @@ from fastgdml.errors import DataError, UsageError
 from fastgdml.evaluate import prediction_errors
 from fastgdml.flat import export_flat
 from fastgdml.formats import ReadOptions
-from fastgdml.labelling import PredictOptions, label, predict
+from fastgdml.labelling import PredictOptions, label_by_calculator, label_by_model, predict
 from fastgdml.model import save_model
 from fastgdml.predict import GDMLPredict
 from fastgdml.train import GDMLTrain
@@ -163,7 +163,7 @@ def test_cells_are_checked(here, copper, ethanol):
 
 
 def test_labels_by_a_model(here, ethanol):
-    report = label(["x.npz"], "l.npz", "m.npz")
+    report = label_by_model(["x.npz"], "l.npz", "m.npz")
     predict("m.npz", ["x.npz"], "p.npz")
     labelled, predicted = load_dataset("l.npz"), load_dataset("p.npz")
     np.testing.assert_array_equal(labelled["F"], predicted["F"])
@@ -175,18 +175,18 @@ def test_labels_by_a_calculator(here, copper):
     """EMT gives again the labels that it gave the dataset; they can be converted."""
     _, data = copper
     np.savez("cu.npz", z=data["z"], R=data["R"][:30], lattice=data["lattice"], r_unit="Ang")
-    label(["cu.npz"], "l.npz", calculator="ase.calculators.emt:EMT")
+    label_by_calculator(["cu.npz"], "l.npz", "ase.calculators.emt:EMT")
     labelled = load_dataset("l.npz")
     np.testing.assert_allclose(labelled["E"], data["E"][:30], rtol=0, atol=1e-10)
     np.testing.assert_allclose(labelled["F"], data["F"][:30], rtol=0, atol=1e-10)
     assert (str(labelled["e_unit"]), str(labelled["theory"])) == ("eV", "ase.calculators.emt:EMT")
     np.savez("kcal.npz", z=data["z"], R=data["R"][:30], lattice=data["lattice"], r_unit="Ang", e_unit="kcal/mol")
-    label(["kcal.npz"], "j.npz", calculator=EMT)
+    label_by_calculator(["kcal.npz"], "j.npz", EMT)
     np.testing.assert_array_equal(load_dataset("j.npz")["F"], labelled["F"])
     np.savez("bare.npz", z=data["z"], R=data["R"][:30], lattice=data["lattice"])
     with pytest.raises(UsageError, match="does not record its unit of length"):
-        label(["bare.npz"], "i.npz", calculator=EMT)
-    label(["cu.npz"], "k.npz", calculator=EMT, units=UnitOptions(to_e_unit="kcal/mol"))
+        label_by_calculator(["bare.npz"], "i.npz", EMT)
+    label_by_calculator(["cu.npz"], "k.npz", EMT, units=UnitOptions(to_e_unit="kcal/mol"))
     np.testing.assert_allclose(load_dataset("k.npz")["F"] * EV, labelled["F"], rtol=1e-10, atol=1e-12)
     for place, message in (
         ("nothing", "module:name"),
@@ -196,7 +196,7 @@ def test_labels_by_a_calculator(here, copper):
         ("math:sin", "made no calculator"),
     ):
         with pytest.raises(UsageError, match=message):
-            label(["cu.npz"], "z.npz", calculator=place)
+            label_by_calculator(["cu.npz"], "z.npz", place)
 
 
 def test_a_calculation_that_fails_is_finished_later(here, copper):

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..convert import Report, UnitOptions, WriteOptions, convert, dedup, shuffle, split, thin
+from ..convert import Report, UnitOptions, WriteOptions, convert, dedup, draw, shuffle, split, thin
 from ..formats import ReadOptions
 from .console import Console
 
@@ -77,7 +77,11 @@ def _split(args: argparse.Namespace, console: Console) -> None:
 
 
 def _thin(args: argparse.Namespace, console: Console) -> None:
-    report(thin(args.sources, args.output, args.every, args.n, args.seed, **_common(args, console)), console)
+    options = _common(args, console)
+    if args.every is not None:
+        report(thin(args.sources, args.output, args.every, **options), console)
+    else:
+        report(draw(args.sources, args.output, args.n, args.seed, **options), console)
 
 
 def _shuffle(args: argparse.Namespace, console: Console) -> None:
@@ -91,12 +95,16 @@ def _dedup(args: argparse.Namespace, console: Console) -> None:
 
 
 def _label(args: argparse.Namespace, console: Console) -> None:
-    from ..labelling import PredictOptions, label
+    from ..labelling import PredictOptions, label_by_calculator, label_by_model
 
-    if args.calculator is not None and os.getcwd() not in sys.path:
+    common = _common(args, console)
+    if args.model is not None:
+        options = PredictOptions(any_cell=args.any_cell, max_processes=args.max_processes, backend=args.backend)
+        report(label_by_model(args.sources, args.output, args.model, options, **common), console)
+        return
+    if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a file beside the data is what people have
-    options = PredictOptions(any_cell=args.any_cell, max_processes=args.max_processes, backend=args.backend)
-    report(label(args.sources, args.output, args.model, args.calculator, options, **_common(args, console)), console)
+    report(label_by_calculator(args.sources, args.output, args.calculator, **common), console)
 
 
 def _info(args: argparse.Namespace, console: Console) -> None:
