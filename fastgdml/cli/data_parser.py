@@ -131,6 +131,15 @@ def add_data_commands(add: _Add) -> None:
             "--backend", choices=("cpu", "gpu", "auto"), default="cpu", help="where to compute (default: cpu)"
         )
 
+    _add_get(get)
+
+    for command in (convert, merge, split, thin, shuffle, dedup, info, check, label, predict, get):
+        output = command.add_mutually_exclusive_group()
+        output.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+        output.add_argument("--json", action="store_true", help="print the result as a line of JSON")
+
+
+def _add_get(get: argparse.ArgumentParser) -> None:
     get.add_argument("kind", metavar="dataset|model", choices=("dataset", "model"), nargs="?", help="what to get")
     get.add_argument("names", metavar="<name>", nargs="*", help="what to download; without names, a list is printed")
     get.add_argument("--online", action="store_true", help="ask the server for its list")
@@ -139,11 +148,6 @@ def add_data_commands(add: _Add) -> None:
     )
     get.add_argument("--url", metavar="<url>", help="another server with the same folders (default: sgdml's)")
     get.add_argument("--overwrite", action="store_true", help="replace existing files")
-
-    for command in (convert, merge, split, thin, shuffle, dedup, info, check, label, predict, get):
-        output = command.add_mutually_exclusive_group()
-        output.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-        output.add_argument("--json", action="store_true", help="print the result as a line of JSON")
 
 
 def _add_reading(command: argparse.ArgumentParser, labels: bool, cell: bool) -> None:
