@@ -2,12 +2,17 @@
 
     cc program.c $(fastgdml-config --cflags --libs)
 
+Where the path of the installation has blanks, they come with a backslash, and a shell must read the line twice:
+
+    eval "cc program.c $(fastgdml-config --cflags --libs)"
+
 Imports nothing heavy, so that build systems may call the command often.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
@@ -113,9 +118,14 @@ def _answer(name: str) -> str:
     if name == "version":
         return __version__
     if name == "cflags":
-        return f"-I{include_dir()}"
+        return f"-I{_escaped(include_dir())}"
     if name == "libs":
-        folder = library_path().parent
+        folder = _escaped(library_path().parent)
         return f"-L{folder} -Wl,-rpath,{folder} -lfastgdml"
     folders = {"includedir": include_dir, "pkgconfigdir": pkgconfig_dir, "cmakedir": cmake_dir}
     return str(folders[name]() if name in folders else library_path().parent)
+
+
+def _escaped(path: Path) -> str:
+    """Return a path as one word for a shell, as pkg-config prints it: flags with blanks need ``eval``."""
+    return re.sub(r"([^\w@%+=:,./~-])", r"\\\1", str(path))

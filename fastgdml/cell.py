@@ -53,6 +53,9 @@ class Cell:
         except ValueError as error:  # lengths and angles too far apart for double precision
             raise DataError(f"The lattice vectors are nearly linearly dependent: {error}.") from None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Cell, (self.lattice, self.image_rule)
+
     @classmethod
     def of(cls, entries: Mapping[str, Any]) -> Cell | None:
         """Return the cell of a task or model with its image rule, or None for a molecule."""

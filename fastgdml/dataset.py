@@ -17,6 +17,7 @@ from typing import Any, TypedDict, cast
 import numpy as np
 import numpy.typing as npt
 
+from .catalog import downloaded, published
 from .cell import Cell
 from .descriptor import from_R
 from .errors import DataError, FileFormatError
@@ -290,11 +291,20 @@ def resolve_dataset(source: str | os.PathLike[str]) -> Path:
         return with_suffix
     if str(source) in embedded:
         return embedded[str(source)]
+    cached = downloaded("dataset")
+    if str(source) in cached:
+        return cached[str(source)]
     if what != "nothing":
         raise FileFormatError(f"{source} is a {what}; a dataset file is needed.")
     raise FileFormatError(
         f"{source}: no such dataset file, and no shipped example of that name (there are: {', '.join(embedded)})."
+        + (f" Downloaded are: {', '.join(cached)}." if cached else "")
+        + (f" 'fastgdml get dataset {source}' downloads it." if _is_published(str(source)) else "")
     )
+
+
+def _is_published(name: str) -> bool:
+    return any(item.name == name for item in published("dataset"))
 
 
 def _find_by_fingerprint(folder: Path, fingerprint: str) -> Path:

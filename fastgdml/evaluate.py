@@ -76,7 +76,6 @@ def prediction_errors(
     DataError
         If the units of dataset and model differ and one is unknown.
     """
-    signed: dict[str, float] = {}
     if len(idxs) == 0:
         raise UsageError("There are no points to compare predictions on.")
     units, model_units = Units.of(dataset), Units(predictor.e_unit, predictor.r_unit)
@@ -85,30 +84,53 @@ def prediction_errors(
         _log.info(
             "The dataset is in %s, the model in %s: labels are converted to the model's units.", units, model_units
         )
-    absolute: dict[str, float] = {}
-    squared: dict[str, float] = {}
-    count: dict[str, int] = {}
+    sums = ErrorSums()
     for first in range(0, len(idxs), _CHUNK):
         chunk = idxs[first : first + _CHUNK]
         points = take_points(dataset, chunk, factors)
         E, F = predictor.predict(points.R.reshape(len(chunk), -1), lattice=points.lattice)
-        deviations = _force_deviations(F, points.F)
+        sums.add_forces(F, points.F)
         if use_E:
             if points.E is None:
                 raise UsageError("The dataset has no energies (key 'E'): compare forces alone, with use_E=False.")
-            deviations["energy"] = E - points.E
-        for name, deviation in deviations.items():
-            signed[name] = signed.get(name, 0.0) + float(deviation.sum())
-            absolute[name] = absolute.get(name, 0.0) + float(np.abs(deviation).sum())
-            squared[name] = squared.get(name, 0.0) + float(np.square(deviation).sum())
-            count[name] = count.get(name, 0) + deviation.size
+            sums.add_energies(E, points.E)
         if progress is not None:
             progress(first + len(chunk), len(idxs))
-    return Errors(
-        {name: absolute[name] / count[name] for name in count if count[name]},
-        {name: float(np.sqrt(squared[name] / count[name])) for name in count if count[name]},
-        {name: signed[name] / count[name] for name in count if count[name]},
-    )
+    return sums.errors()
+
+
+class ErrorSums:
+    """Sums of deviations, for geometries that come in pieces."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, float, float, int]] = {}
+
+    def add_forces(self, F: Array, F_ref: Array) -> None:
+        """Compare forces, any shapes of equal size whose last axis runs over x, y, z."""
+        for name, deviation in _force_deviations(F, F_ref).items():
+            self._add(name, deviation)
+
+    def add_energies(self, E: Array, E_ref: Array) -> None:
+        """Compare energies."""
+        self._add("energy", E - E_ref)
+
+    def _add(self, name: str, deviation: Array) -> None:
+        absolute, squared, signed, count = self._sums.get(name, (0.0, 0.0, 0.0, 0))
+        self._sums[name] = (
+            absolute + float(np.abs(deviation).sum()),
+            squared + float(np.square(deviation).sum()),
+            signed + float(deviation.sum()),
+            count + deviation.size,
+        )
+
+    def errors(self) -> Errors:
+        """Return the errors of all that was compared; without geometries, none."""
+        sums = {name: parts for name, parts in self._sums.items() if parts[3]}
+        return Errors(
+            {name: absolute / count for name, (absolute, _, _, count) in sums.items()},
+            {name: float(np.sqrt(squared / count)) for name, (_, squared, _, count) in sums.items()},
+            {name: signed / count for name, (_, _, signed, count) in sums.items()},
+        )
 
 
 def _force_deviations(F_pred: Array, F_ref: Array) -> dict[str, Array]:

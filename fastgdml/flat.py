@@ -6,6 +6,7 @@ docs/reference/model_file.md describes the format; src/model_image.c writes and 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,6 +69,25 @@ def flat_entries(path: str | os.PathLike[str]) -> dict[str, Any]:
     for which in ("train", "valid"):
         entries[f"md5_{which}"], entries[f"idxs_{which}"] = b"", np.empty(0, dtype=np.int64)
     return entries
+
+
+def load_image(image: bytes) -> _core.Model:
+    """Return the model whose file has this content.
+
+    Raises
+    ------
+    FileFormatError
+        If it is damaged, or cannot be written to a temporary file.
+    """
+    # the model keeps a mapping, which outlives the name of the file; not so on Windows, where it is read
+    with tempfile.TemporaryDirectory(prefix="fastgdml_") as folder:
+        path = os.path.join(folder, "model.fgdml")
+        try:
+            with open(path, "wb") as file:
+                file.write(image)
+        except OSError as error:
+            raise FileFormatError(f"A model cannot be unpickled through a temporary file: {error}.") from None
+        return load_flat(path)
 
 
 def export_flat(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:

@@ -39,6 +39,7 @@ TASK = "task"
 MODEL = "model"
 SGDML_MODEL = "model in the format of sgdml"
 FLAT_MODEL = "flat model file"
+TRAJECTORY = "trajectory of ASE"
 ARCHIVE = "npz archive of no known type"
 TEXT = "text file"
 
@@ -216,7 +217,8 @@ def _kind(letter: str, keys: Collection[str]) -> str:
 
 def _foreign(start: bytes) -> str:
     """Return in words what a file is that begins with `start` and that fastgdml does not write."""
-    for magic, what in ((b"\x89PNG", "picture"), (b"\xff\xd8\xff", "picture"), (b"\x89HDF", "HDF5 file")):
+    pictures = ((b"\x89PNG", "picture"), (b"\xff\xd8\xff", "picture"))
+    for magic, what in (*pictures, (b"\x89HDF", "HDF5 file"), (b"- of Ulm", TRAJECTORY)):
         if start.startswith(magic):
             return what
     try:

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from .cell import Cell
 from .descriptor import jacobian_dot, n_pairs
 from .engine import Engine, NativeEngine
 from .errors import DataError, UsageError
-from .flat import load_flat
+from .flat import load_flat, load_image
 from .legacy import LegacyPredict, _predict_wkr, share_array  # noqa: F401 (old names of sgdml.predict)
 from .model import load_model
 from .model_arrays import ModelArrays, energy_coefficients, image_rule_of
@@ -118,16 +118,35 @@ class GDMLPredict(LegacyPredict):
         self.periodic: bool = properties["periodic"]
         self.lattice: Array | None = properties.get("lattice")
         self._image_rule = image_rule_of(properties)
-        self._engine: Engine
-        require_precision(precision)
-        if resolve_backend(backend, use_torch) == "gpu":
-            from .gpu.predict import GPUPredictor
-
-            self._engine = GPUPredictor(native, arrays, array_module("gpu"), precision=precision)
-        else:
-            self._engine = NativeEngine(native, arrays)
+        self._precision = require_precision(precision)
+        self._engine = _engine_of(native, arrays, resolve_backend(backend, use_torch) == "gpu", precision)
         self._R_desc: Array | None = None
         self._R_d_desc: Array | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: the content of the model's file, from which another process has the same numbers.
+
+        A predictor of a GPU needs one there.
+        """
+        on_gpu = not isinstance(self._engine, NativeEngine)
+        arrays = self._engine.arrays if on_gpu else None
+        state = {**self.__dict__, "_engine": (self.native.image(), arrays, on_gpu)}
+        state.pop("_glob_id", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        image, arrays, on_gpu = state["_engine"]
+        self.__dict__.update({**state, "_engine": _engine_of(load_image(image), arrays, on_gpu, state["_precision"])})
+
+    def __copy__(self) -> Self:
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        copied.__dict__.pop("_glob_id", None)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a copy that shares the model, which does not change: `set_alphas` takes another one."""
+        return self.__copy__()
 
     @property
     def native(self) -> _core.Model:
@@ -304,3 +323,11 @@ class GDMLPredict(LegacyPredict):
                 "set_R_desc() and set_R_d_desc(), or pass R."
             )
         return self._engine.predict_descriptors(self._R_desc, self._R_d_desc, return_E, self.n_threads)
+
+
+def _engine_of(native: _core.Model, arrays: ModelArrays | None, on_gpu: bool, precision: str) -> Engine:
+    if not on_gpu:
+        return NativeEngine(native, arrays)
+    from .gpu.predict import GPUPredictor
+
+    return GPUPredictor(native, arrays, array_module("gpu"), precision=precision)

@@ -100,7 +100,7 @@ def cholesky(double[::1] a, int n, int largest=LARGEST_WHOLE):
 
 
 def solve(double[::1] a, int n, double[::1] rhs):
-    """Solve in place, for one right-hand side after the other, with the factor from `cholesky`. Returns LAPACK's info."""
+    """Solve in place with the factor from `cholesky`, for one right-hand side or several. Returns LAPACK's info."""
     cdef int info = 0, n_rhs = <int> (rhs.shape[0] // n) if n else 0
     if n_rhs:
         with nogil:

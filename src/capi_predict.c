@@ -9,7 +9,8 @@
 #define REQUIRE(condition, ...) \
     if (!(condition)) return gdml_fail(FASTGDML_ERROR_ARGUMENT, __VA_ARGS__)
 
-/* OpenMP runtimes hang in a child process that was forked after a parallel region, so such a child runs serially. */
+/* OpenMP's threads do not survive a fork, and GCC's runtime waits for them in the child for ever, whoever has used them
+ * in the parent: this library, the host program or another library. So a process that was forked runs serially. */
 static int resolve_threads(int n_threads)
 {
 #ifdef _OPENMP

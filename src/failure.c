@@ -3,15 +3,20 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
-static _Thread_local char last_error[512];
+/* Room for the longest path of Linux, and what is wrong with it. */
+enum { LENGTH = 8192 };
+static _Thread_local char last_error[LENGTH];
 
 fastgdml_status gdml_fail(fastgdml_status status, const char *format, ...)
 {
+    char text[LENGTH];                                     /* arguments may hold the text of an earlier failure */
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(last_error, sizeof last_error, format, arguments);
+    if (vsnprintf(text, sizeof text, format, arguments) >= LENGTH) strcpy(text + LENGTH - 4, "...");
     va_end(arguments);
+    strcpy(last_error, text);
     return status;
 }
 

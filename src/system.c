@@ -72,6 +72,7 @@ int gdml_forked(void)
 #else
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -118,7 +119,6 @@ void gdml_image_free(void *image, size_t size, gdml_image_origin origin)
         gdml_scratch_free(image);
 }
 
-static pthread_once_t watch_forks_once = PTHREAD_ONCE_INIT;
 static int forked;
 
 static void note_fork(void)
@@ -126,14 +126,27 @@ static void note_fork(void)
     forked = 1;
 }
 
-static void watch_forks(void)
+/* Before main, or when this library is loaded: what forks later, is noticed. */
+__attribute__((constructor)) static void watch_forks(void)
 {
     pthread_atfork(NULL, NULL, note_fork);
+#ifdef __linux__
+    /* Or this library was loaded in the child: the flag PF_FORKNOEXEC of the process, in proc_pid_stat(5). */
+    enum { FORKED_WITHOUT_EXEC = 0x40 };
+    char line[512];
+    FILE *const file = fopen("/proc/self/stat", "r");
+    const size_t n = file ? fread(line, 1, sizeof line - 1, file) : 0;
+    if (file) fclose(file);
+    line[n] = 0;
+    const char *const after_name = strrchr(line, ')');
+    unsigned flags;
+    if (after_name && sscanf(after_name + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) == 1 && flags & FORKED_WITHOUT_EXEC)
+        forked = 1;
+#endif
 }
 
 int gdml_forked(void)
 {
-    pthread_once(&watch_forks_once, watch_forks);
     return forked;
 }
 #endif

@@ -18,7 +18,7 @@ typedef enum { GDML_BUILT, GDML_READ, GDML_MAPPED } gdml_image_origin;
 fastgdml_status gdml_file_load(const char *path, void **image, size_t *size, gdml_image_origin *origin);
 void gdml_image_free(void *image, size_t size, gdml_image_origin origin);
 
-/* Whether this process was forked from one that had called this function. */
+/* Whether this process was forked, and runs the program of its parent. */
 int gdml_forked(void);
 
 /* The highest level of the x86-64 psABI, 1 to 4, that this processor has and the system lets programs use. Of other

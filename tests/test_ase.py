@@ -1,4 +1,6 @@
+import copy
 import logging
+import pickle
 import subprocess
 import sys
 import uuid
@@ -27,7 +29,7 @@ from ase.optimize import BFGS  # noqa: E402
 from ase.vibrations import Vibrations  # noqa: E402
 
 from fastgdml.drivers import ase as drivers_ase  # noqa: E402
-from fastgdml.drivers.ase import FastGDMLCalculator  # noqa: E402
+from fastgdml.drivers.ase import FastGDMLCalculator, SGDMLCalculator  # noqa: E402
 
 # Constants of the SI and CODATA 2018. ASE's are older: CODATA 2014, a part in 1e8 apart.
 KCAL = 4184 / (6.02214076e23 * 1.602176634e-19)
@@ -478,3 +480,38 @@ def test_the_calculator_logs_nothing_by_itself(atoms, caplog):
     caplog.set_level(logging.DEBUG)
     atoms.get_forces()
     assert caplog.text == ""
+
+
+# ---- copies -----------------------------------------------------------------------------------------------------
+
+
+def test_copies_and_pickles(tmp_path, atoms, ethanol_model):
+    save_model(tmp_path / "model.npz", ethanol_model)
+    atoms.calc = SGDMLCalculator(tmp_path / "model.npz")
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    for copied in (copy.deepcopy(atoms), pickle.loads(pickle.dumps(atoms))):
+        assert copied.calc is not atoms.calc
+        assert copied.get_potential_energy() == energy
+        copied.rattle(0.01, seed=1)
+        assert copied.get_potential_energy() != energy
+        assert atoms.get_potential_energy() == energy
+        np.testing.assert_array_equal(atoms.get_forces(), forces)
+
+
+def test_reset_and_set(atoms, ethanol_model, caplog):
+    atoms.calc = FastGDMLCalculator(ethanol_model)
+    energy = atoms.get_potential_energy()
+    atoms.calc.reset()
+    assert atoms.calc.results == {}
+    assert atoms.calc.atoms is None
+    assert atoms.get_potential_energy() == energy
+    assert atoms.calc.set() == {}
+    assert atoms.calc.set(e_unit="eV", max_processes=1) == {"e_unit": "eV", "max_processes": 1}
+    assert atoms.calc.predictor.n_threads == 1
+    assert atoms.get_potential_energy() == pytest.approx(energy / (units.kcal / units.mol), rel=1e-6)
+    assert atoms.calc.set(e_unit="eV") == {}
+    with pytest.raises(UsageError, match="unknown unit"):
+        atoms.calc.set(e_unit="furlong")
+    assert atoms.calc.set(charge=1) == {"charge": 1}
+    assert "no parameter charge" in caplog.text
+    assert atoms.calc.parameters["charge"] == 1

@@ -6,6 +6,7 @@ GDMLPredict to the last bit. What the library does with wrong arguments is in te
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from support.paths import REFERENCE_CASES, ROOT, shared_file
 
+from fastgdml import c_library
 from fastgdml.flat import export_flat
 from fastgdml.model import load_model
 from fastgdml.predict import GDMLPredict
@@ -356,3 +358,74 @@ def test_the_module_for_fortran_has_every_function():
     declared = set(re.findall(r"FASTGDML_API [^;]*?\b(fastgdml_\w+)\(", (ROOT / "src/include/fastgdml.h").read_text()))
     module = (ROOT / "src/include/fastgdml.f90").read_text()
     assert set(re.findall(r"^ +(?:function|subroutine) (fastgdml_\w+)\(", module, re.MULTILINE)) == declared
+
+
+# ---- static libraries, versions, blanks ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def c_only_static(tmp_path_factory):
+    return install_c_only(tmp_path_factory.mktemp("static with blank "), "-Ddefault_library=static")
+
+
+@pytest.mark.parametrize("way", ["flags", "pkg-config", "cmake"])
+def test_static_linking(c_only_static, way, ethanol_files, tmp_path):
+    model, geometries, expected = ethanol_files
+    assert not list(c_only_static.libdir.glob("libfastgdml.so*"))
+    source, built = EXAMPLES["c"].with_suffix(".c"), tmp_path / "program"
+    if way == "flags":
+        library = c_only_static.libdir / "libfastgdml.a"
+        flags = [f"-I{c_only_static.includedir}", library, "-lm", "-pthread", "-fopenmp"]
+        run(compiler("c"), source, "-o", built, *flags)
+    elif way == "pkg-config":  # the path has blanks
+        environment = {**os.environ, "PKG_CONFIG_PATH": str(c_only_static.libdir / "pkgconfig")}
+        program("pkg-config", "a way to find the library")
+        line = f"cc '{source}' -o '{built}' $(pkg-config --cflags --libs --static fastgdml)"
+        run("sh", "-c", f'eval "{line}"', env=environment)
+    else:
+        built = with_cmake(c_only_static, "c", [source], tmp_path)
+    assert run(built, model, geometries) == expected
+    assert "libfastgdml" not in run("ldd", built)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("", True),
+        ("0.0.1", True),
+        ("0.1", True),
+        ("99", False),
+        ("0.0.1...99", True),
+        ("0.0.1...0.0.9", False),
+        ("0.0.1...VERSION", True),
+        ("0.0.1...<VERSION", False),
+        ("98...99", False),
+        ("VERSION EXACT", True),
+        ("0.0.1 EXACT", False),
+    ],
+)
+def test_versions_that_cmake_finds(c_only, wanted, found, tmp_path):
+    version = run(sys.executable, ROOT / "tools/version.py").strip()
+    tool = program("cmake", "a way to find the library")
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.21)\nproject(demo LANGUAGES C)\n"
+        f"find_package(fastgdml {wanted.replace('VERSION', version)} REQUIRED)\n"
+    )
+    command = [tool, "-S", tmp_path, "-B", tmp_path / "build", f"-Dfastgdml_DIR={c_only.libdir / 'cmake/fastgdml'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == found, done.stdout + done.stderr
+
+
+def test_fastgdml_config_escapes_blanks(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "a b"
+    for name in ("include/fastgdml.h", "lib/libfastgdml.so"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
+    monkeypatch.setattr(c_library, "files", lambda _: folder)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert c_library.main(["--cflags", "--libs"]) == 0
+    line = capsys.readouterr().out
+    lib = f"{folder}/lib"
+    assert shlex.split(line) == [f"-I{folder}/include", f"-L{lib}", f"-Wl,-rpath,{lib}", "-lfastgdml"]
+    assert c_library.main(["--includedir"]) == 0
+    assert capsys.readouterr().out == f"{folder}/include\n"

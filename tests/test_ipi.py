@@ -352,6 +352,63 @@ def test_a_server_that_comes_later(folder, ethanol):
     assert client.returncode == 0
 
 
+def test_a_pending_connection_is_not_waited_for_longer(folder):
+    listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+    port = listener.getsockname()[1]
+    waiting = [socket.socket() for _ in range(4)]  # the queue is full: connections to it stay pending
+    for one in waiting:
+        one.setblocking(False)
+        one.connect_ex(("127.0.0.1", port))
+    time.sleep(0.2)
+    start = time.monotonic()
+    done = run_client("-m", "model.fgdml", "-a", "127.0.0.1", "-p", port, "-w", "1")
+    assert time.monotonic() - start < 20  # the system would give up after two minutes
+    assert done.returncode == 1
+    assert "cannot connect to 127.0.0.1, port" in done.stderr
+    for one in [listener, *waiting]:
+        one.close()
+
+
+@pytest.mark.parametrize("cell", [25 * np.eye(3), np.array([[22.0, 9, -7], [0, 20, 9], [0, 0, 21]])])
+def test_molecules_across_the_boundary_are_made_whole(folder, ethanol, ethanol_model, cell):
+    rng = np.random.default_rng(5)
+    R = ethanol["R"][[3, 100, 500]] + rng.uniform(0, 20, (3, 1, 3))
+    fractions = np.linalg.solve(cell / BOHR, R.reshape(-1, 3).T).T
+    wrapped = ((fractions - np.round(fractions)) @ (cell / BOHR).T).reshape(R.shape)
+    assert max(np.ptp(r, axis=0).max() for r in wrapped) > 5
+    E, F, virial = expected(GDMLPredict(ethanol_model), R)
+    with Server() as server:
+        for r, *right in zip(wrapped, E, F, virial, strict=True):
+            server.status()
+            server.init("")
+            server.send_positions(r, cell)
+            energies, forces, virials = server.forces(1, 9)[:3]
+            np.testing.assert_allclose(energies, right[0], rtol=1e-10)
+            np.testing.assert_allclose(forces.reshape(9, 3), right[1], rtol=0, atol=1e-9)
+            np.testing.assert_allclose(virials.reshape(3, 3), right[2], rtol=0, atol=1e-9)
+
+
+@needs_ipi
+def test_the_driver_makes_molecules_whole(folder, driver_class, ethanol, ethanol_model):
+    cell = 25 * np.eye(3)
+    R = ethanol["R"][[3, 100]] * BOHR + np.array([[[12.0, 12.0, 0.0]], [[0.0, 12.5, 12.5]]])
+    wrapped = R - 25 * np.round(R / 25)
+    driver = driver_class(model="model.npz")
+    right = driver.compute([cell, cell], list(R))
+    for found, one in zip(driver.compute([cell, cell], list(wrapped)), right, strict=True):
+        assert found[0] == pytest.approx(one[0], rel=1e-10)
+        np.testing.assert_allclose(found[1], one[1], rtol=0, atol=1e-9)
+    with pytest.raises(DataError, match="the cell is too small to tell where it ends"):
+        driver.compute(8 * np.eye(3), R[0] - 8 * np.round(R[0] / 8))
+
+
+@needs_ipi
+def test_unknown_parameters_of_the_driver_are_refused(folder, driver_class):
+    with pytest.raises(UsageError, match=r"no parameter 'n_thread'; it has model, e_unit, r_unit, n_threads, any_cell"):
+        driver_class(model="model.npz", n_thread=2)
+    driver_class(model="model.npz", verbose=True)
+
+
 def test_units_of_models_without_them(folder, ethanol, ethanol_model):
     export_flat("bare.fgdml", {key: value for key, value in ethanol_model.items() if key not in ("e_unit", "r_unit")})
     done = run_client("-m", "bare.fgdml")

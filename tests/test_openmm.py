@@ -1,11 +1,14 @@
 """The force for OpenMM, in OpenMM itself."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from support.crystals import TRICLINIC, periodic_dataset
 from support.paths import shared_file
 
-from fastgdml.errors import UsageError
+from fastgdml.errors import DataError, UsageError
 from fastgdml.flat import export_flat
 from fastgdml.model import save_model
 from fastgdml.predict import GDMLPredict
@@ -13,7 +16,7 @@ from fastgdml.train import GDMLTrain
 
 openmm = pytest.importorskip("openmm", minversion="8.6", reason="needs OpenMM 8.6: pip install '.[openmm]'")
 
-from openmm import unit  # noqa: E402
+from openmm import app, unit  # noqa: E402
 
 from fastgdml.drivers.openmm import force  # noqa: E402
 
@@ -244,3 +247,76 @@ def test_a_system_is_serialized_with_its_force(tmp_path, ethanol, ethanol_model)
     np.testing.assert_array_equal(forces_of_copy, forces)
     with pytest.raises(openmm.OpenMMException, match="could not be pickled"):
         openmm.XmlSerializer.serialize(force(ethanol_model))
+
+
+def test_a_system_is_read_in_another_folder(tmp_path, monkeypatch, ethanol, ethanol_model):
+    monkeypatch.chdir(tmp_path)
+    save_model("model.npz", ethanol_model)
+    system = system_of(ethanol["z"], force("model.npz"))
+    text = openmm.XmlSerializer.serialize(system)
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir("sub")
+    copy = openmm.XmlSerializer.deserialize(text)
+    E, _ = GDMLPredict(ethanol_model).predict(ethanol["R"][7])
+    energy, _ = energy_and_forces(context_of(copy, ethanol["R"][7] * 0.1))
+    assert energy == pytest.approx(E[0] * KCAL, rel=1e-12)
+
+
+READ = """
+import sys, openmm
+system = openmm.XmlSerializer.deserialize(open("system.xml").read())
+again = openmm.XmlSerializer.serialize(system)
+context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+context.setPositions([openmm.Vec3(i, 0, 0) for i in range(system.getNumParticles())])
+try:
+    context.getState(energy=True)
+except openmm.OpenMMException as error:
+    print("refused:", error)
+openmm.XmlSerializer.deserialize(again)
+"""
+
+
+@pytest.mark.parametrize("what", ["missing", "damaged", "folder"])
+def test_a_model_that_cannot_be_read_with_its_system(tmp_path, ethanol, ethanol_model, what):
+    path = tmp_path / "model.npz"
+    save_model(path, ethanol_model)
+    (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(system_of(ethanol["z"], force(path))))
+    path.unlink()
+    if what == "damaged":
+        path.write_bytes(b"PK" + bytes(1000))
+    elif what == "folder":
+        path.mkdir()
+    done = subprocess.run([sys.executable, "-c", READ], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr  # OpenMM would have ended the process
+    assert "refused: " in done.stdout
+    assert "model.npz" in done.stdout
+
+
+def topology_of(symbols):
+    topology = app.Topology()
+    residue = topology.addResidue("ETH", topology.addChain())
+    for symbol in symbols:
+        topology.addAtom(symbol, app.Element.getBySymbol(symbol), residue)
+    return topology
+
+
+def test_the_order_of_atoms_is_compared(ethanol, ethanol_model):
+    right, turned = "CCOHHHHHH", "HHHHHHOCC"
+    force(ethanol_model, topology=topology_of(right))
+    force(ethanol_model, range(8, -1, -1), topology=topology_of(turned))
+    force(ethanol_model, range(1, 10), topology=topology_of("O" + right))
+    with pytest.raises(
+        DataError, match=r"The topology has H H H H H H O C C where .* in the order of the training set"
+    ):
+        force(ethanol_model, topology=topology_of(turned))
+    with pytest.raises(DataError, match="these are other atoms"):
+        force(ethanol_model, topology=topology_of("CCNHHHHHH"))
+    with pytest.raises(DataError, match="The topology has 10 particles, the model 9 atoms"):
+        force(ethanol_model, topology=topology_of("O" + right))
+    force(ethanol_model, system=system_of(ethanol["z"]))
+    with pytest.raises(DataError, match="The System has H H H H H H O C C where"):
+        force(ethanol_model, system=system_of(ethanol["z"][::-1]))
+    heavy = system_of(ethanol["z"])
+    heavy.setParticleMass(3, 4.0 + 0.7)
+    with pytest.raises(DataError, match="does not tell the element of particle 3"):
+        force(ethanol_model, system=heavy)

@@ -1,4 +1,8 @@
+import copy
+import multiprocessing
+import pickle
 import threading
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,8 +15,9 @@ from fastgdml import _core
 from fastgdml.descriptor import from_R
 from fastgdml.errors import DataError, UsageError
 from fastgdml.flat import export_flat
-from fastgdml.model import load_model
+from fastgdml.model import load_model, save_model
 from fastgdml.predict import GDMLPredict
+from fastgdml.train import GDMLTrain
 
 
 @pytest.mark.parametrize("energies", [False, True], ids=["forces", "energies"])
@@ -283,3 +288,60 @@ def test_the_native_model():
     predictor.set_R_d_desc(from_R(random_molecules(3, 5))[1])
     predictor.set_alphas(2 * alphas)
     np.testing.assert_allclose(predictor.native.arrays()[2], 2 * native.arrays()[2], rtol=1e-14)
+
+
+# ---- copies -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("energies", [False, True])
+@pytest.mark.parametrize("form", ["mapping", "npz", "fgdml"])
+def test_predictors_pickle_and_copy(tmp_path, ethanol, ethanol_task, form, energies):
+    model = GDMLTrain().train({**ethanol_task, "use_E_cstr": energies})
+    source = model if form == "mapping" else tmp_path / f"model.{form}"
+    if form == "npz":
+        save_model(source, model)
+    elif form == "fgdml":
+        export_flat(source, model)
+    predictor = GDMLPredict(source, max_processes=1)
+    R = ethanol["R"][:20].reshape(20, -1)
+    expected = predictor.predict(R, return_virial=True)
+    data = pickle.dumps(predictor)
+    assert len(data) < len(predictor.native.image()) + 10000
+    for copied in (pickle.loads(data), pickle.loads(pickle.dumps(pickle.loads(data))), copy.deepcopy(predictor)):
+        for one, other in zip(copied.predict(R, return_virial=True), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert (copied.n_threads, copied.e_unit, list(copied.z)) == (1, predictor.e_unit, list(predictor.z))
+
+
+def test_a_copy_takes_other_coefficients_for_itself(ethanol, ethanol_model, ethanol_task):
+    predictor = GDMLPredict(ethanol_model)
+    R = ethanol["R"][:3].reshape(3, -1)
+    expected = predictor.predict(R)[0]
+    copied = copy.copy(predictor)
+    assert copied.native is predictor.native  # no second model in memory
+    assert copied.glob_id != predictor.glob_id
+    jacobians = np.ones((copied.n_train, copied.n_desc, 3))
+    copied.set_R_d_desc(jacobians)
+    copied.set_alphas(np.zeros(27 * copied.n_train))
+    assert np.ptp(copied.predict(R)[0]) == 0
+    np.testing.assert_array_equal(predictor.predict(R)[0], expected)
+
+
+def test_processes_predict_with_a_pickled_predictor(ethanol, ethanol_model):
+    predictor = GDMLPredict(ethanol_model)
+    R = ethanol["R"][:6].reshape(3, 2, -1)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = list(pool.map(predictor.predict, R, timeout=120))
+    for one, r in zip(found, R, strict=True):
+        np.testing.assert_array_equal(one[0], predictor.predict(r)[0])
+
+
+def test_a_periodic_predictor_pickles(shared):
+    model = load_model(shared("reference/cu111_periodic_model_sgdml103.npz"))
+    with np.load(shared("reference/cu111_periodic.npz")) as arrays:
+        R = arrays["R_test"].reshape(len(arrays["R_test"]), -1)
+    predictor = GDMLPredict(model)
+    copied = pickle.loads(pickle.dumps(predictor))
+    np.testing.assert_array_equal(copied.predict(R)[0], predictor.predict(R)[0])
+    stretched = 1.01 * np.asarray(model["lattice"])
+    np.testing.assert_array_equal(copied.predict(R, lattice=stretched)[0], predictor.predict(R, lattice=stretched)[0])

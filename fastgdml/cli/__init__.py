@@ -45,7 +45,11 @@ def _run(argv: Sequence[str] | None) -> int:
     from ..errors import FastGDMLError
     from .console import Console
 
-    console = Console()
+    console = Console(
+        quiet=getattr(args, "quiet", False),
+        as_json=getattr(args, "json", False),
+        stdout_is_data=getattr(args, "output", None) == "-",
+    )
     try:
         with console.logging():
             import_module(f"{__package__}.{args.module}").run(args, console)

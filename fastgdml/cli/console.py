@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -16,10 +18,24 @@ _FLAG_STYLES = {"DONE": "bold green", "WARN": "bold yellow", "FAIL": "bold red",
 
 
 class Console:
-    """Prints results to standard output, warnings and errors to standard error."""
+    """Prints results to standard output, warnings and errors to standard error.
 
-    def __init__(self) -> None:
-        self._out = RichConsole(highlight=False, markup=False, soft_wrap=True)
+    Parameters
+    ----------
+    quiet : bool
+        Print warnings and errors only.
+    as_json : bool
+        Print results as lines of JSON (`result`), and besides them warnings and errors only.
+    stdout_is_data : bool
+        The standard output holds data: print results to standard error.
+    """
+
+    def __init__(self, quiet: bool = False, as_json: bool = False, stdout_is_data: bool = False) -> None:
+        self._json = as_json
+        self._data = stdout_is_data
+        self._out = RichConsole(
+            highlight=False, markup=False, soft_wrap=True, quiet=quiet or as_json, stderr=stdout_is_data
+        )
         self._err = RichConsole(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self._bar: Progress | None = None
 
@@ -47,6 +63,11 @@ class Console:
     def table(self, table: Table) -> None:
         """Print a table."""
         self._out.print(table)
+
+    def result(self, values: Mapping[str, Any]) -> None:
+        """Print a result for programs: one line of JSON, where it is asked for."""
+        if self._json:
+            print(json.dumps(values), file=sys.stderr if self._data else sys.stdout, flush=True)
 
     def info(self, text: str) -> None:
         """Print a remark."""

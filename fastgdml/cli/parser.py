@@ -8,18 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._version import __version__
+from .data_parser import add_data_commands, positive_int, seed
 
 _DATASET_HELP = "dataset file (.npz), name of a shipped example (ethanol), or fingerprint"
-
-
-def positive_int(text: str) -> int:
-    """Parse an integer > 0."""
-    value = int(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    if value >= 2**31:
-        raise argparse.ArgumentTypeError(f"{text} is too large")
-    return value
 
 
 def positive_float(text: str) -> float:
@@ -35,14 +26,6 @@ def tolerance(text: str) -> float:
     value = float(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def seed(text: str) -> int:
-    """Parse a seed, 0 <= seed < 2**32."""
-    value = int(text)
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {2**32 - 1}")
     return value
 
 
@@ -98,6 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
     show = add("show", "show", "print details of a dataset, task or model file")
     export = add("export", "export", "write a model for another program")
     reset = add("reset", "reset", "delete all caches")
+
+    add_data_commands(add)
 
     for command in (everything, create):
         command.add_argument(

@@ -15,7 +15,7 @@ import numpy as np
 
 try:
     from ase import Atoms, units
-    from ase.calculators.calculator import BaseCalculator, all_changes
+    from ase.calculators.calculator import BaseCalculator, all_changes, equal
     from ase.stress import full_3x3_to_voigt_6_stress
 except ImportError as error:
     raise ImportError("The ASE calculator needs ASE: pip install 'fastgdml[ase]'") from error
@@ -23,6 +23,7 @@ except ImportError as error:
 from ..backend import resolve_backend
 from ..elements import symbols_of
 from ..errors import DataError, UsageError
+from ..threads import resolve_n_threads
 from .common import AnyModel, open_model, require_cell, unit_sizes
 
 _log = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class FastGDMLCalculator(BaseCalculator):
     ) -> None:
         super().__init__(use_cache=False)  # ASE's cache copies all of the atoms at every step
         self.predictor = open_model(model, max_processes, backend)
+        self._units = (e_unit, r_unit)
         self._e_unit, self._r_unit = unit_sizes(self.predictor, e_unit, r_unit, "eV", "Ang")
         self._periodic = self.predictor.periodic
         self._own_lattice = self.predictor.lattice
@@ -95,6 +97,51 @@ class FastGDMLCalculator(BaseCalculator):
         self._lattice: np.ndarray | None = None
         self._volume = 0.0
         self._calculated: dict[str, bytes] | None = None
+
+    def reset(self) -> None:
+        """Forget the last calculation."""
+        self.atoms = None
+        self.results = {}
+        self._calculated = None
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """Change parameters, as of ASE's calculators; what was calculated is forgotten.
+
+        Parameters
+        ----------
+        **kwargs
+            `e_unit`, `r_unit`, `max_processes`, `any_cell`: as of the constructor. Others, which calculators of ASE may
+            have, are kept in `parameters`, and a warning says that they have no effect.
+
+        Returns
+        -------
+        dict
+            The parameters that have changed.
+
+        Raises
+        ------
+        UsageError
+            If a unit is unknown.
+        """
+        changed = {
+            name: value
+            for name, value in kwargs.items()
+            if name not in self.parameters or not equal(value, self.parameters[name])
+        }
+        if not changed:
+            return changed
+        units_given = (changed.get("e_unit", self._units[0]), changed.get("r_unit", self._units[1]))
+        self._e_unit, self._r_unit = unit_sizes(self.predictor, *units_given, "eV", "Ang")
+        self._units = units_given
+        self._any_cell = bool(changed.get("any_cell", self._any_cell))
+        if "max_processes" in changed:
+            self.predictor.n_threads = resolve_n_threads(changed["max_processes"])
+        without = [name for name in changed if name not in ("e_unit", "r_unit", "any_cell", "max_processes")]
+        if without:
+            _log.warning("The calculator has no parameter %s: it is without effect.", ", ".join(without))
+        self.parameters.update(changed)
+        self.reset()
+        return changed
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what has changed since the last calculation: names of `ase.calculators.calculator.all_changes`.

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from .. import _core
-from ..errors import DataError, UsageError
+from ..c_library import library_path
+from ..errors import DataError, FastGDMLError, InsufficientMemoryError, UsageError
 from ..model import normalize_model
 from ..predict import GDMLPredict
 from ..types import Array
 
 AnyModel = GDMLPredict | str | os.PathLike[str] | Mapping[str, Any]
+
+# fastgdml_status
+_ERRORS: dict[int, type[FastGDMLError]] = {1: UsageError, 4: InsufficientMemoryError, 5: DataError, 6: UsageError}
 
 
 def open_model(model: AnyModel, max_processes: int | None = None, backend: str = "cpu") -> GDMLPredict:
@@ -98,3 +104,41 @@ def require_cell(predictor: GDMLPredict, lattice: Array, what: str) -> None:
         predictor.require_cell(lattice, what)
     except DataError as error:
         raise DataError(f"{error} To evaluate it there nevertheless, give any_cell=True.") from None
+
+
+def make_whole(predictor: GDMLPredict, R: Array, lattice: Array) -> None:
+    """Put molecules together, in place, that an engine has wrapped into its cell; `fastgdml_make_whole` says how.
+
+    Parameters
+    ----------
+    predictor : GDMLPredict
+        The model. Nothing happens if it is of a periodic system.
+    R : ndarray, shape (n_geo, 3 n_atoms)
+        Positions in the unit of the model, contiguous.
+    lattice : ndarray, shape (3, 3)
+        Lattice vectors as columns, in the unit of the model. One that spans no cell moves nothing.
+
+    Raises
+    ------
+    DataError
+        If a molecule is broken and cannot be put together in this cell.
+    """
+    library = c_library()
+    columns = np.ascontiguousarray(lattice, dtype=np.float64)
+    raise_for(library.fastgdml_make_whole(predictor.native.address, len(R), columns.ctypes.data, R.ctypes.data))
+
+
+@cache
+def c_library() -> ctypes.CDLL:
+    """Return the C library of this installation."""
+    library = ctypes.CDLL(str(library_path()))
+    library.fastgdml_last_error.restype = ctypes.c_char_p
+    library.fastgdml_make_whole.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
+    return library
+
+
+def raise_for(status: int) -> None:
+    """Raise the failure of a function of the C library in this thread, unless its status is 0."""
+    if status:
+        text = c_library().fastgdml_last_error().decode(errors="replace")
+        raise _ERRORS.get(status, FastGDMLError)(text + ".")

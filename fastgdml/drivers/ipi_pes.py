@@ -25,6 +25,7 @@ Further parameters of `FastGDML_driver` follow in the same ways: ``{model: model
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,8 @@ try:
 except ImportError as error:
     raise ImportError("The driver for i-PI needs i-PI 3.1.6 or newer: pip install 'fastgdml[ipi]'") from error
 
-from fastgdml.drivers.common import require_cell, unit_sizes
-from fastgdml.errors import DataError
+from fastgdml.drivers.common import make_whole, require_cell, unit_sizes
+from fastgdml.errors import DataError, UsageError
 from fastgdml.predict import GDMLPredict
 from fastgdml.types import Array
 
@@ -58,21 +59,23 @@ class FastGDML_driver(Dummy_driver):
         Number of threads. All by default; give 1 if one driver runs for each bead.
     any_cell : bool
         Take any cell of i-PI, not only the one that a periodic model was trained in.
+    verbose : bool
+        Parameter of all drivers of i-PI; without effect.
     **kwargs
-        Further parameters of i-PI's drivers, as ``verbosity``.
+        Refused: there are no further parameters.
 
     Raises
     ------
     FileFormatError
         If the file cannot be read or is no model.
     UsageError
-        If the units are neither recorded nor given, or unknown.
+        If the units are neither recorded nor given, or unknown, or a parameter is.
 
     Notes
     -----
-    i-PI does not say which atoms it has: they must be those of the training set, in its order. A model of a molecule
-    ignores the cell, and molecules must not be wrapped into it (``pbc='false'``). A periodic model holds in the cell
-    that it was trained in, which i-PI may have turned.
+    i-PI does not say which atoms it has: they must be those of the training set, in its order. Molecules that i-PI has
+    wrapped into its cell (``pbc='true'``) are made whole; otherwise a model of a molecule ignores the cell. A periodic
+    model holds in the cell that it was trained in, which i-PI may have turned.
     """
 
     def __init__(
@@ -82,14 +85,18 @@ class FastGDML_driver(Dummy_driver):
         r_unit: str | None = None,
         n_threads: int | None = None,
         any_cell: bool = False,
+        verbose: bool = False,
         **kwargs: Any,
     ) -> None:
+        if kwargs:
+            known = ", ".join(name for name in signature(type(self)).parameters if name != "kwargs")
+            raise UsageError(f"The driver has no parameter {', '.join(map(repr, kwargs))}; it has {known}.")
         self.predictor = GDMLPredict(model, max_processes=n_threads)
         self._energy, length = unit_sizes(self.predictor, e_unit, r_unit, "Hartree", "Bohr")
         self._length = 1 / length
         self._is_periodic = self.predictor.periodic
         self._any_cell = any_cell
-        super().__init__(**kwargs)
+        super().__init__(verbose=verbose)
 
     def compute_structure(self, cell: Array, pos: Array) -> Result:
         """Return energy, forces (n_atoms, 3), virial (3, 3) and an empty text for one geometry; see `compute`."""
@@ -114,8 +121,8 @@ class FastGDML_driver(Dummy_driver):
         Raises
         ------
         DataError
-            If the number of atoms is not the model's, the cell is not that of a periodic model, or a geometry cannot be
-            evaluated.
+            If the number of atoms is not the model's, the cell is not that of a periodic model, a molecule that is
+            wrapped does not fit into it, or a geometry cannot be evaluated.
         """
         if isinstance(cell, list):
             return self._compute_all(cell, list(pos))
@@ -126,11 +133,11 @@ class FastGDML_driver(Dummy_driver):
         for r in positions:
             if r.size != 3 * n_atoms:
                 raise DataError(f"i-PI has {r.size // 3} atoms, the model {n_atoms}: it needs its own, in their order.")
-        E, F, virial = self.predictor.predict(
-            np.reshape(positions, (-1, 3 * n_atoms)) * self._length,
-            lattice=self._lattices(cells),
-            return_virial=True,
-        )
+        R = np.reshape(positions, (-1, 3 * n_atoms)) * self._length
+        if not self._is_periodic:
+            for r, cell in zip(R, cells, strict=True):
+                make_whole(self.predictor, r[None], cell * self._length)
+        E, F, virial = self.predictor.predict(R, lattice=self._lattices(cells), return_virial=True)
         E *= self._energy
         F *= self._energy * self._length
         virial *= self._energy

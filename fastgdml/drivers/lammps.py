@@ -19,15 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..c_library import library_path
-from ..errors import DataError, FastGDMLError, InsufficientMemoryError, UsageError
+from ..errors import UsageError
 from ..predict import GDMLPredict
 from ..threads import resolve_n_threads
-from .common import AnyModel, open_model
+from .common import AnyModel, c_library, open_model, raise_for
 from .lammps_atoms import find_molecules, require_elements
-
-# fastgdml_status
-_ERRORS: dict[int, type[FastGDMLError]] = {1: UsageError, 4: InsufficientMemoryError, 5: DataError, 6: UsageError}
 
 # fastgdml_lammps_api
 _CALLS = (
@@ -43,6 +39,10 @@ _CALLS = (
     "set_fix_external_callback",
     "fix_external_set_energy_global",
     "fix_external_set_virial_global",
+    "fix_external_set_vector_length",
+    "fix_external_set_vector",
+    "extract_fix",
+    "free",
 )
 
 
@@ -188,7 +188,7 @@ class LammpsDriver:
         self._library = _load_library()
         api = _Api(*[ctypes.cast(getattr(lmp.lib, f"lammps_{name}"), ctypes.c_void_p) for name in _CALLS])
         self._handle: ctypes.c_void_p | None = ctypes.c_void_p()
-        self._raise_for(
+        raise_for(
             self._library.fastgdml_lammps_attach(
                 lmp.lmp,
                 ctypes.byref(api),
@@ -211,12 +211,15 @@ class LammpsDriver:
         Raises
         ------
         DataError
-            If atoms are missing, coincide, or have left their molecules, or the box is not the model's cell any more.
+            If atoms are missing, have other IDs, coincide, or have left their molecules, or the box is not the model's
+            cell any more.
+        UsageError
+            If the run wanted what the model cannot give: r-RESPA, per-atom energies or stresses.
         FastGDMLError
-            If LAMMPS failed.
+            If LAMMPS failed, or has lost the model: ``clear``, ``unfix``.
         """
-        if self._handle is not None:
-            self._raise_for(self._library.fastgdml_lammps_status(self._handle))
+        if self._handle is not None and self._lmp.lmp:
+            raise_for(self._library.fastgdml_lammps_status(self._handle))
 
     def detach(self) -> None:
         """Remove the model from LAMMPS. Does nothing the second time, or when LAMMPS is closed."""
@@ -224,7 +227,8 @@ class LammpsDriver:
             return
         if self._lmp.lmp:
             self._library.fastgdml_lammps_detach(self._handle)
-            self._lmp.callback.pop(self._fix_id, None)
+            if self._lmp.callback.get(self._fix_id) is self:  # not a later one
+                del self._lmp.callback[self._fix_id]
         else:
             self._library.fastgdml_lammps_free(self._handle)
         self._handle = None
@@ -241,19 +245,14 @@ class LammpsDriver:
         finally:
             self.detach()
 
-    def _raise_for(self, status: int) -> None:
-        if status:
-            raise _ERRORS.get(status, FastGDMLError)(self._library.fastgdml_last_error().decode(errors="replace") + ".")
-
 
 def _encoded(unit: str | None) -> bytes | None:
     return None if unit is None else unit.encode()
 
 
 def _load_library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(library_path()))
+    library = c_library()
     pointer = ctypes.c_void_p
-    library.fastgdml_last_error.restype = ctypes.c_char_p
     library.fastgdml_lammps_attach.argtypes = [
         pointer,
         pointer,

@@ -10,13 +10,19 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 try:
-    from openmm import PythonForce, State
-    from openmm.unit import nanometer
+    from openmm import PythonForce, State, System
+    from openmm.app import Topology
+    from openmm.app.topology import Atom
+    from openmm.unit import dalton, nanometer
 except ImportError as error:
     raise ImportError("The force for OpenMM needs OpenMM 8.6 or newer: pip install 'fastgdml[openmm]'") from error
 
+from ..elements import MASSES, symbols_of
 from ..errors import DataError, UsageError
+from ..predict import GDMLPredict
 from ..types import Array
 from .common import AnyModel, open_model, require_cell, unit_sizes
 
@@ -28,6 +34,8 @@ def force(
     r_unit: str | float | None = None,
     max_processes: int | None = None,
     any_cell: bool = False,
+    topology: Topology | None = None,
+    system: System | None = None,
 ) -> PythonForce:
     """Return a force for `openmm.System.addForce`.
 
@@ -46,6 +54,12 @@ def force(
     any_cell : bool
         Evaluate a model of a periodic system also in other boxes than the cell it was trained in; see
         `fastgdml.drivers.ase.FastGDMLCalculator`.
+    topology : openmm.app.Topology, optional
+        Where to compare the elements of the particles with those of the model. OpenMM's forces do not know elements, so
+        without it, and without `system`, nothing is compared.
+    system : openmm.System, optional
+        The same by the masses of its particles: each must be within 0.5 Da of the standard mass of its element. Not for
+        repartitioned masses or heavy hydrogen; give the topology.
 
     Returns
     -------
@@ -58,9 +72,10 @@ def force(
         If the units are neither recorded nor given, or unknown; if particles are not as many, different indices as the
         model has atoms.
     DataError
-        If this is no model.
+        If this is no model, or the particles are other elements than its atoms, or in another order.
     FileFormatError
-        If a file cannot be read or is no model.
+        If a file cannot be read or is no model. When a System that was serialized is read, the first evaluation of the
+        energy reports this.
 
     Notes
     -----
@@ -71,10 +86,13 @@ def force(
     molecules (its GPU platforms and barostats do), which to it are what bonds or constraints connect. Where a periodic
     System has neither between the model's atoms, connect them by bonds without strength: see docs/howto/openmm.md.
     """
+    if isinstance(model, str | os.PathLike):
+        model = os.path.abspath(model)  # a System may be read from another folder
     compute = _Computation(model, e_unit, r_unit, max_processes, any_cell)
     made = PythonForce(compute)
     made.setName("fastgdml")
     made.setUsesPeriodicBoundaryConditions(compute.periodic)
+    indices = None
     if particles is not None:
         indices = [int(i) for i in particles]
         n_atoms = compute.predictor.n_atoms
@@ -84,7 +102,50 @@ def force(
                 f"{n_atoms} atoms: give the index of each, from 0."
             )
         made.setParticles(indices)
+    if topology is not None:
+        _require_elements(compute.predictor, indices, [_number_of(atom) for atom in topology.atoms()], "The topology")
+    if system is not None:
+        masses = [system.getParticleMass(i).value_in_unit(dalton) for i in range(system.getNumParticles())]
+        _require_elements(compute.predictor, indices, [_number_of_mass(mass) for mass in masses], "The System")
     return made
+
+
+def _number_of(atom: Atom) -> int:
+    return 0 if atom.element is None else int(atom.element.atomic_number)
+
+
+def _number_of_mass(mass: float) -> int:
+    """Return the atomic number of the element with this mass, 0 for none."""
+    number = int(np.argmin(np.abs(np.array(MASSES) - mass)))
+    return number if abs(MASSES[number] - mass) <= 0.5 else 0
+
+
+def _require_elements(predictor: GDMLPredict, indices: list[int] | None, numbers: list[int], what: str) -> None:
+    """Raise DataError unless particles have the elements of the model, in its order."""
+    chosen = list(range(len(numbers))) if indices is None else indices
+    if len(chosen) != predictor.n_atoms or max(chosen) >= len(numbers):
+        raise DataError(
+            f"{what} has {len(numbers)} particles, the model {predictor.n_atoms} atoms: say which they are, "
+            "force(model, particles=...)."
+        )
+    found = [numbers[i] for i in chosen]
+    expected = [int(z) for z in predictor.z]
+    if not any(expected) or found == expected:  # a model may not record its elements
+        return
+    unknown = [i for i, number in zip(chosen, found, strict=True) if number == 0]
+    if unknown:
+        raise DataError(
+            f"{what} does not tell the element of particle {unknown[0]} (virtual sites have none, and masses may be "
+            "repartitioned): give the topology."
+        )
+    raise DataError(
+        f"{what} has {symbols_of(np.array(found))} where the model was trained on {symbols_of(predictor.z)}: "
+        + (
+            "give particles in the order of the training set."
+            if sorted(found) == sorted(expected)
+            else "these are other atoms."
+        )
+    )
 
 
 class _Computation:
@@ -127,4 +188,28 @@ class _Computation:
         # OpenMM pickles this when the force is made; what cannot be pickled, cannot be serialized
         if not isinstance(self._arguments[0], str | os.PathLike):
             raise TypeError("Only the force of a model file can be serialized.")
-        return _Computation, self._arguments
+        return _restored, self._arguments
+
+
+class _Unusable:
+    """Stands for a model that could not be read with its System, and says so when OpenMM wants its energy.
+
+    An exception while it reads a System ends the process, because OpenMM does not expect any there.
+    """
+
+    def __init__(self, arguments: tuple[Any, ...], reason: Exception) -> None:
+        self._arguments = arguments
+        self._reason = reason
+
+    def __call__(self, state: State) -> tuple[float, Array]:
+        raise self._reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, self._arguments
+
+
+def _restored(*arguments: Any) -> _Computation | _Unusable:
+    try:
+        return _Computation(*arguments)
+    except Exception as error:  # whatever it is
+        return _Unusable(arguments, error)

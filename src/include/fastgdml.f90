@@ -139,6 +139,15 @@ module fastgdml
       real(c_double), intent(in) :: lattice(3, 3)    ! vectors as rows
     end function fastgdml_model_check_lattice
 
+    function fastgdml_make_whole(model, n_geo, lattice, r) bind(C)
+      import :: c_double, c_int, c_int64_t, c_ptr
+      integer(c_int) :: fastgdml_make_whole
+      type(c_ptr), value :: model
+      integer(c_int64_t), value :: n_geo
+      real(c_double), intent(in) :: lattice(3, 3)    ! vectors as rows
+      real(c_double), intent(inout) :: r(*)          ! (3, n_atoms, n_geo)
+    end function fastgdml_make_whole
+
     function fastgdml_predict(model, n_geo, r, lattice, energy, forces, virial, n_threads) bind(C)
       import :: c_double, c_int, c_int64_t, c_ptr
       integer(c_int) :: fastgdml_predict

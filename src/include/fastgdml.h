@@ -129,6 +129,18 @@ FASTGDML_API fastgdml_status fastgdml_model_check_lattice(const fastgdml_model *
 
 /* ---- prediction ------------------------------------------------------------------------------------------------- */
 
+/* Make molecules whole that your program has wrapped into its periodic cell: for fastgdml_predict, which takes positions of
+ * a molecule as they are. Atoms are moved by lattice vectors, to the images nearest to their neighbours, in geometries
+ * where two atoms are more than 1.25 times as far apart as in the whole training set. Geometries that are whole stay as
+ * they are, also where the cell is too small for them; so do all where the cell is none (flat, or 0), and of periodic
+ * models.
+ *   lattice  [3][3]                 lattice vectors as columns, in the unit of the model
+ *   r        [n_geo][n_atoms][3]    positions, changed in place
+ * FASTGDML_ERROR_GEOMETRY: a molecule is broken, and cannot be put together in this cell; names the first, those before
+ * it are whole. _ARGUMENT, _MEMORY. */
+FASTGDML_API fastgdml_status fastgdml_make_whole(const fastgdml_model *model, int64_t n_geo, const double *lattice,
+                                                 double *r);
+
 /* Energies, forces and virials of whole molecules or cells; every atom interacts with every other, without cutoff.
  *   n_geo      number of geometries; 0 does nothing
  *   r          [n_geo][n_atoms][3]  positions; of a molecule not wrapped into a cell, of a periodic system any images
@@ -138,7 +150,7 @@ FASTGDML_API fastgdml_status fastgdml_model_check_lattice(const fastgdml_model *
  *   virial     [n_geo][3][3]        -dE/d(strain) = sum over pairs of d (outer) f, symmetric, or NULL; the stress is
  *                                   -virial / volume
  *   n_threads  how many threads to use at most: 1 none but the calling one; 0 or less all that this process may use.
- *              In a process forked after this library used several it is 1.
+ *              In a forked process it is 1.
  * FASTGDML_ERROR_ARGUMENT; _GEOMETRY names the first geometry that cannot be evaluated, the others are; _MEMORY. */
 FASTGDML_API fastgdml_status fastgdml_predict(const fastgdml_model *model, int64_t n_geo, const double *r,
                                               const double *lattice, double *energy, double *forces, double *virial,

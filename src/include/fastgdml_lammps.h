@@ -39,6 +39,10 @@ typedef struct fastgdml_lammps_api {
     fastgdml_lammps_function set_fix_external_callback;     /* lammps_set_fix_external_callback */
     fastgdml_lammps_function fix_external_set_energy_global;  /* lammps_fix_external_set_energy_global */
     fastgdml_lammps_function fix_external_set_virial_global;  /* lammps_fix_external_set_virial_global */
+    fastgdml_lammps_function fix_external_set_vector_length;  /* lammps_fix_external_set_vector_length */
+    fastgdml_lammps_function fix_external_set_vector;         /* lammps_fix_external_set_vector */
+    fastgdml_lammps_function extract_fix;          /* lammps_extract_fix */
+    fastgdml_lammps_function free;                 /* lammps_free */
 } fastgdml_lammps_api;
 
 #define FASTGDML_LAMMPS_API \
@@ -54,7 +58,11 @@ typedef struct fastgdml_lammps_api {
         (fastgdml_lammps_function)lammps_force_timeout, \
         (fastgdml_lammps_function)lammps_set_fix_external_callback, \
         (fastgdml_lammps_function)lammps_fix_external_set_energy_global, \
-        (fastgdml_lammps_function)lammps_fix_external_set_virial_global \
+        (fastgdml_lammps_function)lammps_fix_external_set_virial_global, \
+        (fastgdml_lammps_function)lammps_fix_external_set_vector_length, \
+        (fastgdml_lammps_function)lammps_fix_external_set_vector, \
+        (fastgdml_lammps_function)lammps_extract_fix, \
+        (fastgdml_lammps_function)lammps_free \
     }
 
 /* Set members that your program does not name to zero: fastgdml_lammps_options options = {0}. */
@@ -70,8 +78,9 @@ typedef struct fastgdml_lammps_options {
 typedef struct fastgdml_lammps fastgdml_lammps;
 
 /* Let a model act on molecules in LAMMPS: its energy, forces and virial are added to those of the other styles, on
- * every step of runs and minimisations. Does the commands `fix FIX_ID all external pf/callback 1 1` and `fix_modify
- * FIX_ID energy yes virial yes`, and with several MPI ranks `fix FIX_ID_sums all property/atom ...`.
+ * every step of runs and minimisations. Does the commands `fix FIX_ID_atoms all property/atom ...`, which marks the atoms
+ * of the model, `fix FIX_ID all external pf/callback 1 1` and `fix_modify FIX_ID energy yes virial yes`. The commands
+ * `clear` and `unfix FIX_ID` take the model away, and restart files do not hold it: attach it again.
  *   lmp          the LAMMPS instance, with box and atoms, in units real, metal or electron, and an atom map
  *   api          functions of LAMMPS; copied
  *   fix_id       letters, digits and underscores, at most 40; a fix that does not exist yet
@@ -83,6 +92,9 @@ typedef struct fastgdml_lammps fastgdml_lammps;
  * Molecules may lie across periodic boundaries, in any box: atoms are followed from neighbour to neighbour, where each
  * must be closer than half of the shortest vector of the box. With MPI every rank calls this with the same arguments;
  * results do not depend on the number of ranks. Elements are not compared with the model's.
+ * What a driver cannot do ends a run when it begins: run_style respa, where LAMMPS does not call `fix external`; per-atom
+ * energies and stresses, which the model does not have; atom IDs that were given anew since (reset_atoms id,
+ * delete_atoms with compress). Then attach again.
  * FASTGDML_ERROR_ARGUMENT, _UNIT, _GEOMETRY (an atom is missing, a molecule does not fit the box, the box is not the cell
  * of the model), _MEMORY, _ENGINE (LAMMPS refused a command). */
 FASTGDML_API fastgdml_status fastgdml_lammps_attach(void *lmp, const fastgdml_lammps_api *api, const char *fix_id,
@@ -91,13 +103,14 @@ FASTGDML_API fastgdml_status fastgdml_lammps_attach(void *lmp, const fastgdml_la
                                                     fastgdml_lammps **out);
 
 /* What went wrong during runs; fastgdml_last_error gives the text. A failure ends the run after the step: energy and
- * forces of that step are NaN, lammps_has_error is true, with the text in the message of
- * lammps_get_last_error_message (LAMMPS built without exceptions exits, as after any error), and further runs do
- * nothing before fastgdml_lammps_detach. NULL counts as a success. */
+ * forces of that step are NaN (forces 0 where a barostat would stumble over them), lammps_has_error is true, with the text
+ * in the message of lammps_get_last_error_message (LAMMPS built without exceptions exits, as after any error), and further
+ * runs do nothing before fastgdml_lammps_detach. FASTGDML_ERROR_ENGINE: LAMMPS has no such fix any more (clear, unfix).
+ * Before lammps_close. NULL counts as a success. */
 FASTGDML_API fastgdml_status fastgdml_lammps_status(const fastgdml_lammps *driver);
 
-/* Remove the fixes from LAMMPS, and free the driver. Between runs, and before lammps_close. With MPI on every rank. NULL
- * is fine. */
+/* Remove the fixes from LAMMPS, unless they are gone or another driver has taken their IDs, and free the driver. Between
+ * runs, and before lammps_close. With MPI on every rank. NULL is fine. */
 FASTGDML_API void fastgdml_lammps_detach(fastgdml_lammps *driver);
 
 /* Free the driver when LAMMPS does not call it any more: after lammps_close, or the command `clear`. NULL is fine. */

@@ -88,6 +88,9 @@ static ipi_status predict(client *c, int64_t first, int64_t last)
     double *const f = c->forces + (size_t)first * n_coordinates;
     double *const e = c->energies + first, *const virial = c->virials + 9 * first;
     for (size_t i = 0; i < (size_t)(last - first) * n_coordinates; ++i) r[i] *= c->length;
+    /* With pbc='true' i-PI wraps molecules into its cell. */
+    if (!c->is_periodic && fastgdml_make_whole(c->model, last - first, lattice, r))
+        return ipi_fail("%s", fastgdml_last_error());
     if (fastgdml_predict(c->model, last - first, r, c->is_periodic ? lattice : NULL, e, f, virial, c->n_threads))
         return ipi_fail("%s", fastgdml_last_error());
     for (size_t i = 0; i < (size_t)(last - first) * n_coordinates; ++i) f[i] *= c->energy * c->length;
@@ -100,9 +103,8 @@ static ipi_status predict_all(client *c)
 {
     for (int64_t first = 0, last; first < c->n_geo; first = last) {
         const double *const cell = c->cells + 18 * first;
-        /* Replicas usually share a cell, and molecules have none. */
-        for (last = first + 1; last < c->n_geo; ++last)
-            if (c->is_periodic && memcmp(cell, c->cells + 18 * last, 9 * sizeof *cell)) break;
+        for (last = first + 1; last < c->n_geo; ++last)    /* replicas usually share a cell */
+            if (memcmp(cell, c->cells + 18 * last, 9 * sizeof *cell)) break;
         const ipi_status status = predict(c, first, last);
         if (status) return status;
     }

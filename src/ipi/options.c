@@ -26,8 +26,8 @@ static const char USAGE[] =
     "  -h, --help               show this\n"
     "      --version            show the version\n"
     "\n"
-    "The atoms of the server must be those of the model, in the order of the training set. Molecules must not be\n"
-    "wrapped into a cell.\n";
+    "The atoms of the server must be those of the model, in the order of the training set. Molecules that the server\n"
+    "wraps into its cell (pbc='true' in i-PI) are made whole.\n";
 
 static int parse_int(const char *text, int least, int most, int *number)
 {

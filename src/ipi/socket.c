@@ -2,9 +2,12 @@
 #include "socket.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <math.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -26,11 +29,42 @@ ipi_status ipi_fail(const char *format, ...)
 
 /* ---- connecting ------------------------------------------------------------------------------------------------- */
 
-static int connect_to(const struct addrinfo *address)
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* Wait for a connection that is on its way. Returns 0 or the reason why there is none: ETIMEDOUT after `last`. */
+static int wait_for(int fd, double last)
+{
+    for (;;) {
+        const double left = last - now();
+        struct pollfd writable = {.fd = fd, .events = POLLOUT};
+        const int n = poll(&writable, 1, left > 0 ? (int)fmin(1e3 * left + 1, 1e9) : 0);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return errno;
+        if (n == 0 && left > 0) continue;
+        if (n == 0) return ETIMEDOUT;
+        int reason = 0;
+        socklen_t size = sizeof reason;
+        return getsockopt(fd, SOL_SOCKET, SO_ERROR, &reason, &size) ? errno : reason;
+    }
+}
+
+/* Connect, until `last` at most: a firewall that drops packets, or a server that is too busy to accept, would keep a
+ * blocking connect() for minutes. */
+static int connect_to(const struct addrinfo *address, double last)
 {
     const int fd = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
-    if (fd < 0 || !connect(fd, address->ai_addr, address->ai_addrlen)) return fd;
-    const int reason = errno;
+    if (fd < 0) return fd;
+    const int flags = fcntl(fd, F_GETFL);
+    int reason = fcntl(fd, F_SETFL, flags | O_NONBLOCK) ? errno : 0;
+    if (!reason && connect(fd, address->ai_addr, address->ai_addrlen))
+        reason = errno == EINPROGRESS || errno == EINTR ? wait_for(fd, last) : errno;
+    if (!reason && fcntl(fd, F_SETFL, flags)) reason = errno;
+    if (!reason) return fd;
     close(fd);
     errno = reason;
     return -1;
@@ -39,15 +73,11 @@ static int connect_to(const struct addrinfo *address)
 /* Clients and server are often started by one script, so the server may need a moment more. */
 static int may_come(int reason)
 {
-    return reason == ECONNREFUSED || reason == ENOENT || reason == EINTR || reason == EAGAIN;
+    return reason == ECONNREFUSED || reason == ENOENT || reason == EAGAIN || reason == ETIMEDOUT;
 }
 
-static double now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
+/* What a connection may take that is on its way, however short the time to wait for the server is. */
+static const double least_wait = 0.5;
 
 /* Try a list of addresses until one answers. */
 static int connect_to_any(const struct addrinfo *addresses, const char *where, double wait)
@@ -55,9 +85,11 @@ static int connect_to_any(const struct addrinfo *addresses, const char *where, d
     const struct timespec pause = {.tv_nsec = 50000000};
     const double last = now() + wait;
     for (;;) {
-        int reason = 0;
-        for (const struct addrinfo *address = addresses; address; address = address->ai_next) {
-            const int fd = connect_to(address);
+        int reason = 0, n_left = 0;
+        for (const struct addrinfo *address = addresses; address; address = address->ai_next) ++n_left;
+        for (const struct addrinfo *address = addresses; address; address = address->ai_next, --n_left) {
+            const double start = now();                    /* each address has its share of the time that is left */
+            const int fd = connect_to(address, start + fmax((last - start) / n_left, least_wait));
             if (fd >= 0) return fd;
             if (!may_come(reason)) reason = errno;
         }

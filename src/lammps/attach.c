@@ -14,7 +14,7 @@
 
 fastgdml_status gdml_lammps_error(const fastgdml_lammps *d, const char *what)
 {
-    char message[256] = "it does not say why";
+    char message[GDML_TEXT_LENGTH] = "it does not say why";
     if (d->call.has_error(d->lmp)) d->call.get_last_error_message(d->lmp, message, sizeof message);
     message[strcspn(message, "\n")] = 0;
     return gdml_fail(FASTGDML_ERROR_ENGINE, "LAMMPS refuses %s: %s", what, message);
@@ -33,7 +33,8 @@ static int all_given(const fastgdml_lammps_api *api)
     return api->command && api->extract_setting && api->extract_global && api->extract_atom && api->gather_subset &&
            api->has_id && api->has_error && api->get_last_error_message && api->force_timeout &&
            api->set_fix_external_callback && api->fix_external_set_energy_global &&
-           api->fix_external_set_virial_global;
+           api->fix_external_set_virial_global && api->fix_external_set_vector_length &&
+           api->fix_external_set_vector && api->extract_fix && api->free;
 }
 
 static void take_calls(gdml_lammps_calls *call, const fastgdml_lammps_api *api)
@@ -50,6 +51,10 @@ static void take_calls(gdml_lammps_calls *call, const fastgdml_lammps_api *api)
     call->set_callback = (void (*)(void *, const char *, fastgdml_lammps_function, void *))api->set_fix_external_callback;
     call->set_energy = (void (*)(void *, const char *, double))api->fix_external_set_energy_global;
     call->set_virial = (void (*)(void *, const char *, double *))api->fix_external_set_virial_global;
+    call->set_vector_length = (void (*)(void *, const char *, int))api->fix_external_set_vector_length;
+    call->set_vector = (void (*)(void *, const char *, int, double))api->fix_external_set_vector;
+    call->extract_fix = (void *(*)(void *, const char *, int, int, int, int))api->extract_fix;
+    call->free = (void (*)(void *))api->free;
 }
 
 static fastgdml_status check_fix_id(const fastgdml_lammps *d, const char *fix_id)
@@ -120,6 +125,7 @@ static fastgdml_status allocate(fastgdml_lammps *d)
     d->by_id = malloc(slots * sizeof *d->by_id);
     d->id = malloc(slots * sizeof *d->id);
     d->gather_id = malloc(slots * sizeof *d->gather_id);
+    d->gathered = malloc(slots * sizeof *d->gathered);
     d->first_id = malloc(molecules * sizeof *d->first_id);
     d->order = malloc(slots * sizeof *d->order);
     d->parent = malloc(slots * sizeof *d->parent);
@@ -131,7 +137,7 @@ static fastgdml_status allocate(fastgdml_lammps *d)
     d->energy = malloc(molecules * sizeof *d->energy);
     d->virial = malloc(9 * molecules * sizeof *d->virial);
     d->sums = malloc(GDML_N_SUMS * molecules * sizeof *d->sums);
-    if (d->by_id && d->id && d->gather_id && d->first_id && d->order && d->parent && d->local && d->active && d->r &&
+    if (d->by_id && d->id && d->gather_id && d->gathered && d->first_id && d->order && d->parent && d->local && d->active && d->r &&
         d->r_active && d->force && d->energy && d->virial && d->sums)
         return FASTGDML_SUCCESS;
     return gdml_fail(FASTGDML_ERROR_MEMORY, "no memory for the tables of %lld molecules", (long long)d->n_molecules);
@@ -157,6 +163,7 @@ static fastgdml_status take_ids(fastgdml_lammps *d, const int64_t *ids)
     qsort(d->by_id, (size_t)d->n_slots, sizeof *d->by_id, compare_ids);
     for (int64_t k = 1; k < d->n_slots; ++k)
         REQUIRE(d->by_id[k - 1].id != d->by_id[k].id, "atom ID %lld is given twice", (long long)d->by_id[k].id);
+    d->largest_id = d->by_id[d->n_slots - 1].id;
     return FASTGDML_SUCCESS;
 }
 
@@ -189,23 +196,53 @@ static fastgdml_status read_first_geometry(fastgdml_lammps *d)
 
 /* ---- attach, detach --------------------------------------------------------------------------------------------- */
 
+/* A fix external is known by a number that it holds for its caller: the address of the driver, which is less than 2^53. */
+static double mark_of_fix(const fastgdml_lammps *d)
+{
+    return (double)(uintptr_t)d;
+}
+
+int gdml_lammps_has_fix(const fastgdml_lammps *d)
+{
+    enum { OF_ALL = 0, VECTOR = 1 };                       /* LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR */
+    if (!d->call.has_id(d->lmp, "fix", d->fix_id)) return 0;
+    double *const mark = d->call.extract_fix(d->lmp, d->fix_id, OF_ALL, VECTOR, 0, 0);
+    const int is_own = mark && *mark == mark_of_fix(d);
+    d->call.free(mark);
+    char ignored[8];                                       /* a fix of another style may have no vector */
+    if (!mark && d->call.has_error(d->lmp)) d->call.get_last_error_message(d->lmp, ignored, sizeof ignored);
+    return is_own;
+}
+
+static fastgdml_status add_property(const fastgdml_lammps *d)
+{
+    char text[4 * GDML_PROPERTY_LENGTH + 64];
+    int n = snprintf(text, sizeof text, "fix %s all property/atom %s", d->property_fix, d->mark);
+    if (d->n_ranks > 1) n += snprintf(text + n, sizeof text - (size_t)n, " %s %d", d->property, GDML_N_SUMS);
+    n += snprintf(text + n, sizeof text - (size_t)n, " ghost no");
+    /* Data files without these marks; of versions before 2022, which do not know how, they have them. */
+    if (d->call.extract_global(d->lmp, "map_tag_max")) snprintf(text + n, sizeof text - (size_t)n, " writedata no");
+    return command(d, text);
+}
+
 static fastgdml_status add_fixes(fastgdml_lammps *d)
 {
-    char text[3 * GDML_PROPERTY_LENGTH + 64];
-    if (d->n_ranks > 1) {
-        snprintf(text, sizeof text, "fix %s all property/atom %s %d ghost no", d->property_fix, d->property, GDML_N_SUMS);
-        const fastgdml_status status = command(d, text);
-        if (status) return status;
-    }
+    char text[2 * GDML_PROPERTY_LENGTH + 64];
+    fastgdml_status status = add_property(d);
+    if (!status) status = gdml_lammps_mark_atoms(d);
+    if (status) return status;
     snprintf(text, sizeof text, "fix %s all external pf/callback 1 1", d->fix_id);
-    fastgdml_status status = command(d, text);
+    status = command(d, text);
     snprintf(text, sizeof text, "fix_modify %s energy yes virial yes", d->fix_id);
     if (!status) status = command(d, text);
     if (status) return status;
+    d->call.set_vector_length(d->lmp, d->fix_id, 2);       /* LAMMPS refuses to set the last one */
+    d->call.set_vector(d->lmp, d->fix_id, 1, mark_of_fix(d));
     d->call.set_callback(d->lmp, d->fix_id,
                          d->tag_bytes == 4 ? (fastgdml_lammps_function)gdml_lammps_step_4
                                            : (fastgdml_lammps_function)gdml_lammps_step_8,
                          d);
+    gdml_lammps_forget_requests(d);
     return d->call.has_error(d->lmp) ? gdml_lammps_error(d, "the callback") : FASTGDML_SUCCESS;
 }
 
@@ -228,7 +265,8 @@ static fastgdml_status set_up(fastgdml_lammps *d, const char *fix_id, const int6
     if (!status) status = read_first_geometry(d);
     if (status) return status;
     snprintf(d->fix_id, sizeof d->fix_id, "%s", fix_id);
-    snprintf(d->property_fix, sizeof d->property_fix, "%s_sums", fix_id);
+    snprintf(d->property_fix, sizeof d->property_fix, "%s_atoms", fix_id);
+    snprintf(d->mark, sizeof d->mark, "i_%s_slot", fix_id);
     snprintf(d->property, sizeof d->property, "d2_%s_sums", fix_id);
     status = add_fixes(d);
     if (status) {
@@ -264,6 +302,7 @@ fastgdml_status fastgdml_lammps_attach(void *lmp, const fastgdml_lammps_api *api
     d->any_cell = options->any_cell;
     d->periodic_model = fastgdml_model_is_periodic(model);
     d->n_tags = -1;
+    d->last_step = -2;
     const fastgdml_status status = set_up(d, fix_id, ids, options);
     if (status) fastgdml_lammps_free(d);
     else *out = d;
@@ -272,14 +311,20 @@ fastgdml_status fastgdml_lammps_attach(void *lmp, const fastgdml_lammps_api *api
 
 fastgdml_status fastgdml_lammps_status(const fastgdml_lammps *d)
 {
-    return d && d->status ? gdml_fail(d->status, "%s", d->failure) : FASTGDML_SUCCESS;
+    if (!d) return FASTGDML_SUCCESS;
+    if (d->status) return gdml_fail(d->status, "%s", d->failure ? d->failure : "no memory for the text of the failure");
+    if (gdml_lammps_has_fix(d)) return FASTGDML_SUCCESS;
+    return gdml_fail(FASTGDML_ERROR_ENGINE,
+                     "LAMMPS does not have the fix '%s' of this driver any more (clear, unfix): attach the model again",
+                     d->fix_id);
 }
 
 void fastgdml_lammps_detach(fastgdml_lammps *d)
 {
     if (!d) return;
-    remove_fix(d, d->fix_id);
-    remove_fix(d, d->property_fix);
+    const int is_own = gdml_lammps_has_fix(d);
+    if (is_own) remove_fix(d, d->fix_id);
+    if (is_own || !d->call.has_id(d->lmp, "fix", d->fix_id)) remove_fix(d, d->property_fix);
     if (d->status) d->call.command(d->lmp, "timer timeout off");  /* which ended the run, and would end the next */
     fastgdml_lammps_free(d);
 }
@@ -290,6 +335,7 @@ void fastgdml_lammps_free(fastgdml_lammps *d)
     free(d->by_id);
     free(d->id);
     free(d->gather_id);
+    free(d->gathered);
     free(d->first_id);
     free(d->order);
     free(d->parent);
@@ -302,5 +348,6 @@ void fastgdml_lammps_free(fastgdml_lammps *d)
     free(d->energy);
     free(d->virial);
     free(d->sums);
+    free(d->failure);
     free(d);
 }

@@ -5,7 +5,7 @@
 #include "fastgdml_lammps.h"
 #include "model.h"
 
-enum { GDML_FIX_ID_LENGTH = 41, GDML_PROPERTY_LENGTH = GDML_FIX_ID_LENGTH + 16, GDML_FAILURE_LENGTH = 512 };
+enum { GDML_FIX_ID_LENGTH = 41, GDML_PROPERTY_LENGTH = GDML_FIX_ID_LENGTH + 16, GDML_TEXT_LENGTH = 1024 };
 enum { GDML_N_SUMS = 7 };         /* of each molecule: energy, virial xx yy zz xy xz yz, the order of LAMMPS */
 
 /* The functions of LAMMPS, by the types that they have. */
@@ -22,6 +22,10 @@ typedef struct {
     void (*set_callback)(void *, const char *, fastgdml_lammps_function, void *);
     void (*set_energy)(void *, const char *, double);
     void (*set_virial)(void *, const char *, double *);
+    void (*set_vector_length)(void *, const char *, int);
+    void (*set_vector)(void *, const char *, int, double);
+    void *(*extract_fix)(void *, const char *, int, int, int, int);
+    void (*free)(void *);
 } gdml_lammps_calls;
 
 /* LAMMPS's own variables of the box; they stay where they are as long as there is a box. */
@@ -41,12 +45,13 @@ struct fastgdml_lammps {
     void *lmp;
     char fix_id[GDML_FIX_ID_LENGTH];
     char property_fix[GDML_PROPERTY_LENGTH];
+    char mark[GDML_PROPERTY_LENGTH];      /* property of atoms: 1 + slot, 0 of others. It stays with an atom whose ID changes */
     char property[GDML_PROPERTY_LENGTH];  /* sums of each molecule, at its first atom; with several MPI ranks */
 
     const fastgdml_model *model;
     int64_t n_molecules, n_atoms, n_slots;
     int n_threads, n_ranks;
-    int any_cell, periodic_model;
+    int any_cell, periodic_model, is_marked;
     size_t tag_bytes;             /* of an atom ID of LAMMPS */
     double to_length;             /* what LAMMPS's lengths are multiplied by for the model */
     double to_energy, to_force;   /* what the model's numbers are multiplied by for LAMMPS */
@@ -54,6 +59,8 @@ struct fastgdml_lammps {
     gdml_id_slot *by_id;          /* [n_slots] ascending */
     int64_t *id;                  /* [n_slots] */
     int *gather_id;               /* [n_slots]      the same for gather_subset; with several MPI ranks */
+    int *gathered;                /* [n_slots]      marks, scratch */
+    int64_t largest_id;
     int *first_id;                /* [n_molecules]  of their first atoms */
 
     int32_t *order, *parent;      /* [n_slots]  the spanning tree of each molecule */
@@ -64,6 +71,7 @@ struct fastgdml_lammps {
     int periodic[3];
     gdml_cell cell;               /* of molecules: the same, endless where it is not periodic */
     double edge_limit;            /* of edges of the spanning trees */
+    double vectors[9];            /* of a periodic model that folds by rounding: the box that others are compared with */
 
     /* where atoms are, as of the last step */
     void *tags;                   /* [n_tags] copy of LAMMPS's; n_tags is -1 where there is none */
@@ -78,8 +86,9 @@ struct fastgdml_lammps {
     double *virial;               /* [n_active][3][3] */
     double *sums;                 /* [n_molecules][GDML_N_SUMS] in LAMMPS's unit */
 
+    int64_t last_step;
     fastgdml_status status;       /* of the steps so far */
-    char failure[GDML_FAILURE_LENGTH];
+    char *failure;                /* NULL: there was no memory for the text */
 };
 
 /* What LAMMPS says about its failure to do `what`. */
@@ -87,6 +96,15 @@ fastgdml_status gdml_lammps_error(const fastgdml_lammps *driver, const char *wha
 
 /* Read the box, and check it against the cell of a periodic model. */
 fastgdml_status gdml_lammps_read_box(fastgdml_lammps *driver);
+
+/* Whether LAMMPS still has the fix of this driver, and not another one of its ID. */
+int gdml_lammps_has_fix(const fastgdml_lammps *driver);
+
+/* Mark the atoms of this rank. */
+fastgdml_status gdml_lammps_mark_atoms(fastgdml_lammps *driver);
+
+/* Forget requests of per-atom energies and virials at earlier steps. */
+void gdml_lammps_forget_requests(const fastgdml_lammps *driver);
 
 /* Read the positions of all molecules, given the atoms of this rank: all that follows but `active` of the members above
  * is the same on all ranks, and so is the status. */

@@ -37,9 +37,54 @@ static fastgdml_status require_cell_of_model(const fastgdml_lammps *d)
     for (int i = 0; i < 9; ++i) box[i] = d->to_length * d->lattice[i];
     const fastgdml_status status = fastgdml_model_check_lattice(d->model, box);
     if (!status) return status;
-    char both[256];
+    char both[GDML_TEXT_LENGTH];
     snprintf(both, sizeof both, "%s", fastgdml_last_error());
     return gdml_fail(status, "the box is not the cell of the model: %s. Take that cell, or set any_cell", both);
+}
+
+/* The factor R with a positive diagonal of lattice = Q R: the lattice turned as LAMMPS has it. */
+static void turned(const double *lattice, double *r)
+{
+    memset(r, 0, 9 * sizeof *r);
+    for (int i = 0; i < 3; ++i) {                          /* Cholesky's factorisation of lattice^T lattice */
+        for (int j = i; j < 3; ++j) {
+            double dot = 0;
+            for (int k = 0; k < 3; ++k) dot += lattice[3 * k + i] * lattice[3 * k + j] - (k < i ? r[3 * k + i] * r[3 * k + j] : 0);
+            r[3 * i + j] = i == j ? sqrt(dot) : dot / r[3 * i + i];
+        }
+    }
+}
+
+/* Whether upper triangular vectors are other integer combinations of the lattice of `before`, to the nearest integers. */
+static int is_redefined(const double *before, const double *now)
+{
+    double m[9] = {0};                                     /* before m = now */
+    for (int j = 0; j < 3; ++j) {
+        for (int i = 2; i >= 0; --i) {
+            double rest = now[3 * i + j];
+            for (int k = i + 1; k < 3; ++k) rest -= before[3 * i + k] * m[3 * k + j];
+            m[3 * i + j] = rest / before[3 * i + i];
+            if (i != j && fabs(m[3 * i + j]) > 0.5) return 1;
+        }
+    }
+    return 0;
+}
+
+/* Folding by rounding depends on the vectors that span a lattice: energies jump where LAMMPS takes others. */
+static fastgdml_status require_same_vectors(fastgdml_lammps *d)
+{
+    const int is_first = d->vectors[0] == 0;
+    if (is_first && d->model->periodicity == GDML_ONE_CELL) {
+        turned(d->model->lattice, d->vectors);
+        for (int i = 0; i < 9; ++i) d->vectors[i] /= d->to_length;
+    }
+    if (d->vectors[0] != 0 && is_redefined(d->vectors, d->lattice))
+        return gdml_fail(FASTGDML_ERROR_GEOMETRY,
+                         "the box was flipped or is spanned by other vectors than %s, and the model, whose image rule is "
+                         "rounding, holds for its vectors only: keep them (flip no)",
+                         is_first ? "the cell of the model" : "before");
+    memcpy(d->vectors, d->lattice, sizeof d->vectors);
+    return FASTGDML_SUCCESS;
 }
 
 fastgdml_status gdml_lammps_read_box(fastgdml_lammps *d)
@@ -51,7 +96,10 @@ fastgdml_status gdml_lammps_read_box(fastgdml_lammps *d)
         return FASTGDML_SUCCESS;
     memcpy(d->lattice, lattice, sizeof lattice);
     memcpy(d->periodic, b->periodic, sizeof d->periodic);
-    if (d->periodic_model) return d->any_cell ? FASTGDML_SUCCESS : require_cell_of_model(d);
+    if (d->periodic_model) {
+        const fastgdml_status status = d->any_cell ? FASTGDML_SUCCESS : require_cell_of_model(d);
+        return status || d->model->minimum_image ? status : require_same_vectors(d);
+    }
 
     double vectors[9];
     memcpy(vectors, lattice, sizeof vectors);
@@ -83,6 +131,32 @@ static fastgdml_status missing_atom(const fastgdml_lammps *d, int64_t slot)
     return gdml_fail(FASTGDML_ERROR_GEOMETRY, "atom %lld of molecule %lld is not there: LAMMPS has no atom of ID %lld",
                      (long long)(slot % d->n_atoms + 1), (long long)(slot / d->n_atoms + 1),
                      (long long)d->id[slot]);
+}
+
+static fastgdml_status other_ids(const fastgdml_lammps *d, int64_t slot)
+{
+    return gdml_fail(FASTGDML_ERROR_GEOMETRY,
+                     "atom IDs have changed since the model was attached (reset_atoms id, delete_atoms compress yes): ID "
+                     "%lld is not that of atom %lld of molecule %lld any more. Detach the model, and attach it with the "
+                     "new IDs",
+                     (long long)d->id[slot], (long long)(slot % d->n_atoms + 1), (long long)(slot / d->n_atoms + 1));
+}
+
+/* Marks of the atoms of this rank, NULL before there are any. */
+static int *marks_of(const fastgdml_lammps *d)
+{
+    return d->is_marked ? d->call.extract_atom(d->lmp, d->mark) : NULL;
+}
+
+fastgdml_status gdml_lammps_mark_atoms(fastgdml_lammps *d)
+{
+    d->is_marked = 1;
+    int *const marks = marks_of(d);
+    if (!marks && d->n_tags != 0) return gdml_lammps_error(d, "to mark atoms");
+    const int64_t n_local = d->call.extract_setting(d->lmp, "nlocal");
+    const void *const tags = d->call.extract_atom(d->lmp, "id");
+    for (int64_t i = 0; i < n_local; ++i) marks[i] = slot_of(d, tag_of(d, tags, i)) + 1;
+    return FASTGDML_SUCCESS;
 }
 
 /* Find the molecules' atoms among those of this rank. From one step to the next nothing changes, as a rule. */
@@ -120,15 +194,35 @@ static fastgdml_status gather(const fastgdml_lammps *d, const char *name, int64_
     return values[0] == -DBL_MAX ? gdml_lammps_error(d, "to gather atoms") : FASTGDML_SUCCESS;
 }
 
-/* Atoms that are nowhere have come as zeros, and so has an atom at the origin. */
+/* LAMMPS looks IDs up in a table without asking whether it is as long. Versions that do not tell its length have as many
+ * entries as atoms at least. */
+static fastgdml_status require_ids_in_table(const fastgdml_lammps *d)
+{
+    const int *const last = d->call.extract_global(d->lmp, "map_tag_max");
+    const int64_t *const n_atoms = last ? NULL : d->call.extract_global(d->lmp, "natoms");
+    if (d->largest_id <= (last ? *last : n_atoms ? *n_atoms : 0)) return FASTGDML_SUCCESS;
+    if (!last)
+        return gdml_fail(FASTGDML_ERROR_GEOMETRY,
+                         "atom ID %lld is larger than the number of atoms, and this version of LAMMPS cannot look it up "
+                         "safely on several MPI ranks: number atoms from 1, or take one rank",
+                         (long long)d->largest_id);
+    int64_t slot = 0;
+    while (d->id[slot] <= *last) ++slot;
+    return missing_atom(d, slot);
+}
+
+/* With several ranks: all atoms are there, and those of old. Atoms that are nowhere come as zeros. */
 static fastgdml_status require_atoms(const fastgdml_lammps *d)
 {
+    const char *const name = d->is_marked ? d->mark : "id";
+    d->gathered[0] = -1;
+    d->call.gather_subset(d->lmp, name, 0, 1, (int)d->n_slots, d->gather_id, d->gathered);
+    if (d->gathered[0] == -1) return gdml_lammps_error(d, "to gather atoms");
     for (int64_t slot = 0; slot < d->n_slots; ++slot) {
-        const double *r = d->r + 3 * slot;
-        if (r[0] != 0.0 || r[1] != 0.0 || r[2] != 0.0) continue;
+        if (d->gathered[slot] == (d->is_marked ? slot + 1 : d->gather_id[slot])) continue;
         int found = 0;
         d->call.gather_subset(d->lmp, "id", 0, 1, 1, d->gather_id + slot, &found);
-        if (found != d->gather_id[slot]) return missing_atom(d, slot);
+        return found == d->gather_id[slot] ? other_ids(d, slot) : missing_atom(d, slot);
     }
     return FASTGDML_SUCCESS;
 }
@@ -138,12 +232,16 @@ fastgdml_status gdml_lammps_read_positions(fastgdml_lammps *d, int64_t n_local, 
 {
     find_atoms(d, n_local, tags);
     if (d->n_ranks > 1) {
-        const fastgdml_status status = gather(d, "x", 3, d->n_slots, d->gather_id, d->r);
-        return status ? status : require_atoms(d);
+        fastgdml_status status = require_ids_in_table(d);
+        if (!status) status = require_atoms(d);
+        return status ? status : gather(d, "x", 3, d->n_slots, d->gather_id, d->r);
     }
+    const int *const marks = marks_of(d);
     for (int64_t slot = 0; slot < d->n_slots; ++slot) {
-        if (d->local[slot] < 0) return missing_atom(d, slot);
-        memcpy(d->r + 3 * slot, x[d->local[slot]], 3 * sizeof(double));
+        const int i = d->local[slot];
+        if (i < 0) return missing_atom(d, slot);
+        if (marks && marks[i] != slot + 1) return other_ids(d, slot);
+        memcpy(d->r + 3 * slot, x[i], 3 * sizeof(double));
     }
     return FASTGDML_SUCCESS;
 }
@@ -231,9 +329,40 @@ static fastgdml_status require_energies(const fastgdml_lammps *d)
     return FASTGDML_SUCCESS;
 }
 
-static fastgdml_status step(fastgdml_lammps *d, int64_t n_local, const void *tags, double **x, double **f)
+/* ---- what LAMMPS wants of this step ------------------------------------------------------------------------------ */
+
+void gdml_lammps_forget_requests(const fastgdml_lammps *d)
 {
-    fastgdml_status status = gdml_lammps_read_positions(d, n_local, tags, (const double *const *)x);
+    int64_t *const energy = d->call.extract_global(d->lmp, "eflag_atom");
+    int64_t *const virial = d->call.extract_global(d->lmp, "vflag_atom");
+    if (energy) *energy = -1;
+    if (virial) *virial = -1;
+}
+
+/* LAMMPS keeps the last step of which computes wanted per-atom energies or virials; fix external would give 0 for them. */
+static fastgdml_status require_what_models_have(const fastgdml_lammps *d, int64_t step_number)
+{
+    if (d->call.extract_global(d->lmp, "respa_levels"))
+        return gdml_fail(FASTGDML_ERROR_ARGUMENT,
+                         "LAMMPS calls no fix external on the steps of run_style respa, so the model would have no forces: "
+                         "take run_style verlet, or the pair style of contrib/lammps-plugin");
+    const int64_t *const energy = d->call.extract_global(d->lmp, "eflag_atom");
+    const int64_t *const virial = d->call.extract_global(d->lmp, "vflag_atom");
+    const int wants_energy = energy && *energy == step_number;
+    if (wants_energy || (virial && *virial == step_number))
+        return gdml_fail(FASTGDML_ERROR_ARGUMENT,
+                         "a compute of LAMMPS wants per-atom %s, which a model of the whole molecule does not have: leave "
+                         "out computes like pe/atom, stress/atom and heat/flux",
+                         wants_energy ? "energies" : "stresses");
+    gdml_lammps_forget_requests(d);                        /* of steps that may come again after reset_timestep */
+    return FASTGDML_SUCCESS;
+}
+
+static fastgdml_status step(fastgdml_lammps *d, int64_t step_number, int64_t n_local, const void *tags, double **x,
+                            double **f)
+{
+    fastgdml_status status = require_what_models_have(d, step_number);
+    if (!status) status = gdml_lammps_read_positions(d, n_local, tags, (const double *const *)x);
     if (!status) status = gdml_lammps_read_box(d);
     if (!status && !d->periodic_model) status = gdml_lammps_make_whole(d);
     if (status) return status;
@@ -261,34 +390,49 @@ static fastgdml_status step(fastgdml_lammps *d, int64_t n_local, const void *tag
  * a call that fails; the text goes there as the name of a fix, which the message of LAMMPS repeats. */
 static void stop(fastgdml_lammps *d, fastgdml_status status)
 {
+    const char *const reason = fastgdml_last_error();
+    const size_t length = strlen(reason) + sizeof "[fastgdml: ]";
     d->status = status;
-    snprintf(d->failure, sizeof d->failure, "%s", fastgdml_last_error());
-    char text[GDML_FAILURE_LENGTH + 16];
-    snprintf(text, sizeof text, "[fastgdml: %s]", d->failure);
-    d->call.set_energy(d->lmp, d->fix_id, NAN);
+    d->failure = malloc(length);
+    char *const text = malloc(length);
+    if (d->failure) strcpy(d->failure, reason);
+    if (text) snprintf(text, length, "[fastgdml: %s]", reason);
     d->call.force_timeout(d->lmp);
-    d->call.set_energy(d->lmp, text, NAN);
+    d->call.set_energy(d->lmp, text ? text : "[fastgdml: no memory]", NAN);
+    free(text);
 }
 
-static void run_step(fastgdml_lammps *d, int64_t n_local, const void *tags, double **x, double **f)
+/* What forces of a failure are. NaN, for nobody to take them for numbers; but velocities follow from them before the run
+ * ends, and where a barostat then finds the pressure to be NaN, it ends the run by an error of its own, which would hide
+ * the reason. There they are 0. When a run begins velocities do not follow. */
+static double force_of_failure(const fastgdml_lammps *d, int64_t step_number)
+{
+    const int64_t *const pressure = d->call.extract_global(d->lmp, "vflag_global");   /* the last step that wants it */
+    const int is_under_way = step_number == d->last_step + 1;
+    return is_under_way && (!pressure || *pressure == step_number) ? 0.0 : NAN;
+}
+
+static void run_step(fastgdml_lammps *d, int64_t step_number, int64_t n_local, const void *tags, double **x, double **f)
 {
     for (int64_t i = 0; i < n_local; ++i) f[i][0] = f[i][1] = f[i][2] = 0.0;  /* LAMMPS does not clear them */
     if (!d->status) {
-        const fastgdml_status status = step(d, n_local, tags, x, f);
+        const fastgdml_status status = step(d, step_number, n_local, tags, x, f);
         if (status) stop(d, status);
     }
-    if (d->status)
-        for (int64_t i = 0; i < n_local; ++i) f[i][0] = f[i][1] = f[i][2] = NAN;
+    if (d->status) {
+        const double force = force_of_failure(d, step_number);
+        for (int64_t i = 0; i < n_local; ++i) f[i][0] = f[i][1] = f[i][2] = force;
+        d->call.set_energy(d->lmp, d->fix_id, NAN);
+    }
+    d->last_step = step_number;
 }
 
 void gdml_lammps_step_4(void *driver, int64_t step_number, int n_local, int32_t *tags, double **x, double **f)
 {
-    (void)step_number;
-    run_step(driver, n_local, tags, x, f);
+    run_step(driver, step_number, n_local, tags, x, f);
 }
 
 void gdml_lammps_step_8(void *driver, int64_t step_number, int n_local, int64_t *tags, double **x, double **f)
 {
-    (void)step_number;
-    run_step(driver, n_local, tags, x, f);
+    run_step(driver, step_number, n_local, tags, x, f);
 }

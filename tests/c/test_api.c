@@ -472,6 +472,73 @@ static void cells_of_both_rules(void)
     }
 }
 
+/* A molecule of n atoms in a row is wrapped into a cell, wherever it lies, and comes back up to a shift. */
+static void wrapped_molecules_are_made_whole(void)
+{
+    enum { N = 5 };
+    const double cube[9] = {9, 0, 0, 0, 9, 0, 0, 0, 9}, skewed[9] = {9, 4, -3, 0, 8.5, 4, 0, 0, 9}, none[9] = {0};
+    const double *const cells[] = {cube, skewed};
+    fastgdml_model *model = check_model((check_recipe){.n_atoms = N, .n_train = 20, .n_perms = 2});
+    check_random random = {77};
+    for (int repetition = 0; repetition < 400; ++repetition) {
+        const double *const cell = cells[repetition % 2];
+        double r[3 * N], wrapped[3 * N], move[3], moved = 0, error = 0;
+        check_geometries(&random, 1, N, r);
+        for (int i = 0; i < 3; ++i) move[i] = 20 * check_uniform(&random);
+        for (int a = 0; a < N; ++a) {
+            double f[3];                                   /* upper triangular cells */
+            for (int i = 2; i >= 0; --i) {
+                f[i] = r[3 * a + i] += move[i];
+                for (int j = i + 1; j < 3; ++j) f[i] -= cell[3 * i + j] * f[j];
+                f[i] /= cell[4 * i];
+            }
+            for (int i = 0; i < 3; ++i) {
+                wrapped[3 * a + i] = r[3 * a + i];
+                for (int j = 0; j < 3; ++j) wrapped[3 * a + i] -= cell[3 * i + j] * floor(f[j]);
+            }
+        }
+        double whole[3 * N];
+        memcpy(whole, r, sizeof r);
+        CHECK(!fastgdml_make_whole(model, 1, cell, whole) && same_bits(3 * N, whole, r));
+        memcpy(whole, wrapped, sizeof wrapped);
+        CHECK(!fastgdml_make_whole(model, 1, cell, whole));
+        for (int i = 0; i < 3 * N; ++i) {
+            moved = fmax(moved, fabs(wrapped[i] - wrapped[i % 3] - r[i] + r[i % 3]));
+            error = fmax(error, fabs(whole[i] - whole[i % 3] - r[i] + r[i % 3]));
+        }
+        CHECK(error < 1e-12 && (moved > 1 || same_bits(3 * N, whole, wrapped)));
+        memcpy(whole, wrapped, sizeof wrapped);
+        CHECK(!fastgdml_make_whole(model, 1, none, whole) && same_bits(3 * N, whole, wrapped));
+    }
+    const double small[9] = {3, 0, 0, 0, 3, 0, 0, 0, 3};
+    double r[3 * N];
+    check_geometries(&random, 1, N, r);
+    CHECK(!fastgdml_make_whole(model, 1, small, r));       /* whole in a cell without meaning */
+    r[0] += 3;
+    CHECK_FAILS(fastgdml_make_whole(model, 1, small, r), FASTGDML_ERROR_GEOMETRY, "too small to tell where it ends");
+    const double large[9] = {20, 0, 0, 0, 20, 0, 0, 0, 20};
+    r[0] += 11;                                            /* 6 from the others, through the boundary */
+    CHECK_FAILS(fastgdml_make_whole(model, 1, large, r), FASTGDML_ERROR_GEOMETRY, "is the molecule whole?");
+    CHECK_FAILS(fastgdml_make_whole(NULL, 1, cube, r), FASTGDML_ERROR_ARGUMENT, "an argument is NULL");
+    CHECK_FAILS(fastgdml_make_whole(model, 1, NULL, r), FASTGDML_ERROR_ARGUMENT, "an argument is NULL");
+    CHECK_FAILS(fastgdml_make_whole(model, 1, cube, NULL), FASTGDML_ERROR_ARGUMENT, "an argument is NULL");
+    CHECK_FAILS(fastgdml_make_whole(model, -1, cube, r), FASTGDML_ERROR_ARGUMENT, "n_geo is -1");
+    CHECK(!fastgdml_make_whole(model, 0, cube, NULL));
+    fastgdml_model_free(model);
+}
+
+/* The text has the whole path, and of one that no system takes, its beginning. */
+static void long_texts_are_whole(void)
+{
+    static char path[20000];
+    fastgdml_model *model;
+    memset(path, 'x', 4000);
+    strcpy(path + 4000, ".end");
+    CHECK_FAILS(fastgdml_model_load(path, &model), FASTGDML_ERROR_FILE, ".end cannot be opened: ");
+    memset(path, 'x', sizeof path - 1);
+    CHECK_FAILS(fastgdml_model_load(path, &model), FASTGDML_ERROR_FILE, "xxx...");
+}
+
 int main(void)
 {
     version_of_the_library();
@@ -484,6 +551,8 @@ int main(void)
     each_thread_has_its_own_error();
 #endif
     units();
+    long_texts_are_whole();
+    wrapped_molecules_are_made_whole();
     molecules_of_all_sizes();
     cells_of_both_rules();
     return 0;

@@ -84,6 +84,30 @@ static void a_forked_child_predicts(const job *common)
     check_predictions(&parallel);                          /* and the parent goes on */
 }
 
+/* The same where the program has used OpenMP itself, and this library no threads before the fork. */
+static void a_child_of_a_program_with_openmp_predicts(const job *common)
+{
+#ifdef _OPENMP
+    int n_threads = 0;
+#pragma omp parallel num_threads(2) reduction(+ : n_threads)
+    n_threads += 1;
+    CHECK(n_threads == 2);
+#endif
+    job parallel = *common;
+    parallel.n_threads = 2;
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (!child) {
+        alarm(300);
+        check_predictions(&parallel);
+        check_predictions(&parallel);
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 /* Write a model to a file, free it, and load it from there. */
 static fastgdml_model *through_file(fastgdml_model *model, const char *path)
 {
@@ -109,6 +133,7 @@ int main(void)
     check_geometries(&random, N_GEO, N_ATOMS, r);
     CHECK(!fastgdml_predict(model, N_GEO, r, NULL, e, f, NULL, 1));
     const job common = {model, path, r, e, f, 1};
+    a_child_of_a_program_with_openmp_predicts(&common);
     run(evaluate, &common);
     run(make_and_free, &common);
     a_forked_child_predicts(&common);

@@ -1,4 +1,4 @@
-"""Keys of datasets and models: docs/reference/files.md lists what is typed, what loads, and what is written."""
+"""Keys of datasets, tasks and models: docs/reference/files.md lists what is typed, what loads, and what is written."""
 
 import inspect
 import re
@@ -14,9 +14,10 @@ from fastgdml.errors import FastGDMLError
 from fastgdml.evaluate import Errors
 from fastgdml.model import Model, load_model, save_model
 from fastgdml.npz import load_npz, save_npz
+from fastgdml.task import Task
 from fastgdml.train import GDMLTrain
 
-KINDS = {"Datasets": Dataset, "Models": Model}
+KINDS = {"Datasets": Dataset, "Tasks": Task, "Models": Model}
 
 
 def typed(kind):

@@ -1,0 +1,350 @@
+"""Energies and forces for the frames of any source, by a model or by a calculator of ASE.
+
+>>> from fastgdml.labelling import predict
+>>> predict("model.npz", ["trajectory.xyz"], "predictions.xyz")
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .convert import Reader, Report, Stage, UnitOptions, Work, WriteOptions, stream
+from .drivers.common import AnyModel, open_model, require_cell
+from .errors import DataError, FastGDMLError, UsageError
+from .evaluate import Errors, ErrorSums
+from .formats import Facts, Frames, ReadOptions
+from .formats.frames import difference_of_atoms
+from .formats.targets import target_format
+from .progress import Callback
+from .units import energy_factor, length_factor
+
+
+@dataclass
+class Prediction:
+    """What `predict` did.
+
+    Attributes
+    ----------
+    report : Report
+        What was read and written.
+    errors : Errors
+        Deviations from the labels of the input, in the units of `report`; empty dictionaries if it has none.
+    """
+
+    report: Report
+    errors: Errors
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How to predict.
+
+    Attributes
+    ----------
+    virial : bool
+        Also write virials.
+    any_cell : bool
+        Evaluate a model of one periodic cell also in other cells.
+    max_processes : int or None
+        Number of threads; all by default.
+    backend : {'cpu', 'gpu', 'auto'}
+        Where to predict.
+    """
+
+    virial: bool = False
+    any_cell: bool = False
+    max_processes: int | None = None
+    backend: str = "cpu"
+
+
+def predict(
+    model: AnyModel,
+    sources: Sequence[str | os.PathLike[str]],
+    target: str | os.PathLike[str],
+    options: PredictOptions | None = None,
+    read: ReadOptions | None = None,
+    units: UnitOptions | None = None,
+    write: WriteOptions | None = None,
+    callback: Callback | None = None,
+) -> Prediction:
+    """Predict the frames of sources, and compare with their labels where they have any.
+
+    Parameters
+    ----------
+    model : path-like, mapping or GDMLPredict
+        The model. Its units are those of the results, unless `units` says otherwise.
+    sources, target, read, units, write, callback
+        As in `fastgdml.convert.convert`. Sources that do not record units are taken to be in those of the model.
+    options : PredictOptions, optional
+        How to predict.
+
+    Raises
+    ------
+    DataError
+        If a frame has other atoms or another cell than the model, or cannot be evaluated, with its number.
+    FileFormatError
+        If a file cannot be read or written.
+    UsageError
+        If options contradict each other or the sources.
+    """
+    labels = ModelLabels(model, options or PredictOptions(), units or UnitOptions(), target_format(os.fspath(target)))
+    work = Work("Predicting", prepare=labels.prepare, job=_by(model))
+    report = stream(sources, target, read, labels.units, write, callback, work)
+    return Prediction(report, labels.sums.errors())
+
+
+def label_by_model(
+    sources: Sequence[str | os.PathLike[str]],
+    target: str | os.PathLike[str],
+    model: AnyModel,
+    options: PredictOptions | None = None,
+    read: ReadOptions | None = None,
+    units: UnitOptions | None = None,
+    write: WriteOptions | None = None,
+    callback: Callback | None = None,
+) -> Report:
+    """Make a dataset of geometries, with energies and forces by a model.
+
+    Parameters
+    ----------
+    sources, target, read, units, write, callback
+        As in `fastgdml.convert.convert`; labels that the sources have are replaced.
+    model : path-like, mapping or GDMLPredict
+        The model.
+    options : PredictOptions, optional
+        How to predict.
+    """
+    labels = ModelLabels(model, options or PredictOptions(), units or UnitOptions(), target_format(os.fspath(target)))
+    work = Work("Labelling", prepare=labels.prepare, job=_by(model))
+    return stream(sources, target, _geometries(read), labels.units, write, callback, work)
+
+
+def label_by_calculator(
+    sources: Sequence[str | os.PathLike[str]],
+    target: str | os.PathLike[str],
+    calculator: str | Callable[[], Any],
+    read: ReadOptions | None = None,
+    units: UnitOptions | None = None,
+    write: WriteOptions | None = None,
+    callback: Callback | None = None,
+) -> Report:
+    """Make a dataset of geometries, with energies and forces by a calculator of ASE.
+
+    Parameters
+    ----------
+    sources, target, read, units, write, callback
+        As in `fastgdml.convert.convert`; labels that the sources have are replaced.
+    calculator : str or callable
+        What makes a calculator: a callable without arguments, or its place as "module:name".
+
+    Notes
+    -----
+    If a calculation fails or the program is killed, the folder ``TARGET.part`` keeps what is done, for ``resume``.
+    """
+    labels = CalculatorLabels(calculator, units or UnitOptions(), target_format(os.fspath(target)))
+    work = Work("Labelling", prepare=labels.prepare, keep_on_error=True, job=_by(calculator))
+    return stream(sources, target, _geometries(read), labels.units, write, callback, work)
+
+
+def _geometries(read: ReadOptions | None) -> ReadOptions:
+    return replace(read or ReadOptions(), use_E=False, use_F=False)
+
+
+def _by(what: object) -> dict[str, Any]:
+    """Return what computes labels, as far as a later run can compare it."""
+    return {"by": os.fspath(what) if isinstance(what, str | os.PathLike) else "in memory"}
+
+
+class ModelLabels:
+    """Labels frames by a model.
+
+    Attributes
+    ----------
+    units : UnitOptions
+        For the reader, which shall give frames in the units of the model.
+    sums : ErrorSums
+        Deviations from labels of the frames, in the units of the results.
+    """
+
+    def __init__(self, model: AnyModel, options: PredictOptions, units: UnitOptions, kind: str) -> None:
+        self._predictor = predictor = open_model(model, options.max_processes, options.backend)
+        self._options = options
+        self._known = bool(predictor.e_unit and predictor.r_unit)
+        to_e_unit, to_r_unit = units.to_e_unit, units.to_r_unit
+        if kind == "traj":
+            to_e_unit, to_r_unit = to_e_unit or "eV", to_r_unit or "Ang"
+        if not self._known and (to_e_unit or to_r_unit):
+            raise UsageError(
+                "The model does not record its units, so nothing can be converted"
+                + (": write .xyz or .npz." if kind == "traj" else ": leave out --to.")
+            )
+        self._out = Facts(e_unit=to_e_unit or predictor.e_unit or None, r_unit=to_r_unit or predictor.r_unit or None)
+        self._e = self._r = 1.0
+        if self._known:
+            self._e = _size(energy_factor, predictor.e_unit, self._out.e_unit)
+            self._r = _size(length_factor, predictor.r_unit, self._out.r_unit)
+            units = replace(
+                units,
+                to_e_unit=predictor.e_unit,
+                to_r_unit=predictor.r_unit,
+                assumed_e_unit=predictor.e_unit,
+                assumed_r_unit=predictor.r_unit,
+            )
+        self.units = units
+        self.sums = ErrorSums()
+        self._where: Callable[[int], str] = str
+        self._checked: set[bytes] = set()
+
+    def prepare(self, reader: Reader) -> tuple[Stage, Facts]:
+        """Return what labels the frames of a reader, and what to record of them."""
+        self._where = reader.where
+        facts = replace(self._out, name=reader.facts.name, theory=self._theory() or None, perms=reader.facts.perms)
+        return self._label, facts
+
+    def _theory(self) -> str:
+        properties: Mapping[str, Any] = self._predictor.native.properties()
+        return str(properties["dataset_theory"])
+
+    def _label(self, frames: Frames) -> Frames:
+        predictor, where = self._predictor, self._where
+        if not np.array_equal(frames.z, predictor.z):
+            raise DataError(
+                f"{where(frames.first)}: {difference_of_atoms(predictor.z, frames.z)}, as the model has them."
+            )
+        lattice = self._lattice(frames)
+        R = frames.R.reshape(len(frames), -1)
+        E, F, *virial = predictor.predict(R, lattice=lattice, return_virial=self._options.virial)
+        F = F.reshape(frames.R.shape)
+        e, r = self._e, self._r
+        result = replace(
+            frames,
+            R=frames.R * r if r != 1 else frames.R,
+            E=E * e,
+            F=F * (e / r),
+            lattice=None if frames.lattice is None else frames.lattice * r,
+            virial=virial[0] * e if virial else None,
+        )
+        if frames.F is not None:
+            self.sums.add_forces(np.asarray(result.F), frames.F * (e / r))
+        if frames.E is not None:
+            self.sums.add_energies(np.asarray(result.E), frames.E * e)
+        return result
+
+    def _lattice(self, frames: Frames) -> npt.NDArray[np.float64] | None:
+        """Return the lattice to predict in; None is the model's own, or none."""
+        predictor = self._predictor
+        if not predictor.periodic:
+            if frames.lattice is not None:
+                raise DataError(
+                    f"{self._where(frames.first)}: it has a cell, but the model is one of a molecule. If the molecule "
+                    "is whole in these coordinates, leave the cell out with --no_cell."
+                )
+            return None
+        if frames.lattice is None:
+            if predictor.lattice is None:
+                raise DataError(f"{self._where(frames.first)}: it has no cell, and the model was trained in several.")
+            return None
+        if not self._options.any_cell:
+            for i, lattice in enumerate(frames.lattice):
+                key = lattice.tobytes()
+                if key in self._checked:
+                    continue
+                try:
+                    require_cell(predictor, lattice, "Its cell")
+                except DataError as error:
+                    text = str(error).replace("give any_cell=True", "give --any_cell")
+                    raise DataError(f"{self._where(frames.first + i)}: {text}") from None
+                if len(self._checked) > 10_000:
+                    self._checked.clear()
+                self._checked.add(key)
+        own = predictor.lattice
+        if own is not None and all(np.array_equal(lattice, own) for lattice in frames.lattice[:1]):
+            same = bool((frames.lattice == own).all())
+            return None if same else frames.lattice
+        return frames.lattice
+
+
+class CalculatorLabels:
+    """Labels frames by a calculator of ASE, one after the other, in eV and Angstrom.
+
+    Attributes
+    ----------
+    units : UnitOptions
+        For the reader.
+    """
+
+    def __init__(self, calculator: str | Callable[[], Any], units: UnitOptions, kind: str) -> None:
+        try:
+            import ase  # noqa: F401
+        except ImportError:
+            raise UsageError("Calculators are those of ASE: pip install 'fastgdml[ase]'") from None
+        self._name = calculator if isinstance(calculator, str) else getattr(calculator, "__name__", "calculator")
+        make = _factory(calculator) if isinstance(calculator, str) else calculator
+        try:
+            self._calculator = make()
+        except Exception as error:
+            raise UsageError(f"{self._name} made no calculator ({type(error).__name__}: {error}).") from error
+        self._out = Facts(e_unit=units.to_e_unit or "eV", r_unit=units.to_r_unit or "Ang")
+        if kind == "traj" and (self._out.e_unit, self._out.r_unit) != ("eV", "Ang"):
+            raise UsageError("Trajectories of ASE are in eV and Angstrom; leave out --to.")
+        self._e = _size(energy_factor, "eV", self._out.e_unit)
+        self._r = _size(length_factor, "Ang", self._out.r_unit)
+        self.units = replace(units, assumed_e_unit="eV", to_e_unit="eV", to_r_unit="Ang")
+        self._where: Callable[[int], str] = str
+
+    def prepare(self, reader: Reader) -> tuple[Stage, Facts]:
+        """Return what labels the frames of a reader, and what to record of them."""
+        self._where = reader.where
+        return self._label, replace(self._out, name=reader.facts.name, theory=self._name, perms=reader.facts.perms)
+
+    def _label(self, frames: Frames) -> Frames:
+        from ase import Atoms
+
+        E, F = np.empty(len(frames)), np.empty(frames.R.shape)
+        consistent = "free_energy" in getattr(self._calculator, "implemented_properties", ())
+        for i in range(len(frames)):
+            cell = None if frames.lattice is None else frames.lattice[i].T
+            atoms = Atoms(frames.z, frames.R[i], cell=cell, pbc=cell is not None)
+            atoms.calc = self._calculator
+            try:
+                # the energy whose negative gradient the forces are
+                E[i] = atoms.get_potential_energy(force_consistent=consistent)
+                F[i] = atoms.get_forces(apply_constraint=False)
+            except FastGDMLError:
+                raise
+            except Exception as error:
+                raise DataError(
+                    f"{self._where(frames.first + i)}: {self._name} failed ({type(error).__name__}: {error})."
+                ) from error
+        e, r = self._e, self._r
+        lattice = None if frames.lattice is None else frames.lattice * r
+        return replace(frames, R=frames.R * r, E=E * e, F=F * (e / r), lattice=lattice)
+
+
+def _size(factor: Callable[[str, str], float], unit: str, out: str | None) -> float:
+    if out is None or out == unit:
+        return 1.0
+    try:
+        return factor(unit, out)
+    except DataError as error:
+        raise UsageError(str(error)) from None
+
+
+def _factory(place: str) -> Callable[[], Any]:
+    module, _, name = place.partition(":")
+    if not module or not name:
+        raise UsageError(f"'{place}' names no calculator: give module:name, as ase.calculators.emt:EMT.")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"'{place}' cannot be imported ({error}).") from None
+    if not callable(found):
+        raise UsageError(f"'{place}' is no function or class that makes a calculator.")
+    return found
