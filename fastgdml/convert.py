@@ -31,14 +31,13 @@ from .formats.targets import NpzTarget, Target, open_target, require_free, targe
 from .group import check_perms
 from .progress import Callback, Step
 from .sampling import draw_stratified, draw_uniform, generator
+from .types import IntArray
 from .units import energy_factor, length_factor
 
 _log = logging.getLogger(__name__)
 
 # Descriptors that differ by less than this fraction belong to the same geometry.
 _SAME_GEOMETRY = 1e-9
-
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

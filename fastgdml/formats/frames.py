@@ -15,9 +15,7 @@ import numpy.typing as npt
 
 from ..elements import symbols_of
 from ..errors import DataError
-
-Array = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.integer[Any]]
+from ..types import Array, IntArray
 
 # Numbers (of R and F) in a chunk, and the most frames: enough to amortise Python, little enough for any machine.
 _CHUNK_NUMBERS = 400_000
