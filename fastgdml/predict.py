@@ -229,6 +229,36 @@ class GDMLPredict(LegacyPredict):
         cell = None if lattice is None else self._cell_of(lattice)
         return self._engine.predict(R, return_E, cell, return_virial, self.n_threads)
 
+    def hessian(self, R: npt.ArrayLike, lattice: npt.ArrayLike | None = None) -> Array:
+        """Return the second derivatives of the energy by the positions, d2E/dR2, exactly.
+
+        Parameters
+        ----------
+        R : array_like, shape (n_geo, 3 n_atoms)
+            Cartesian coordinates, or one geometry, as for `predict`.
+        lattice : array_like, shape (3, 3) or (n_geo, 3, 3), optional
+            Lattice vectors as columns, as for `predict`. They stay fixed; of a periodic system this is the matrix of
+            force constants at the Gamma point, all images of an atom moving together.
+
+        Returns
+        -------
+        ndarray, shape (n_geo, 3 n_atoms, 3 n_atoms)
+            In the unit of energy a squared unit of length; symmetric, to the last bit. Equations in src/hessian.c.
+
+        Raises
+        ------
+        DataError, UsageError
+            As of `predict`.
+        """
+        return self.predict_with_hessian(R, lattice)[2]
+
+    def predict_with_hessian(
+        self, R: npt.ArrayLike, lattice: npt.ArrayLike | None = None
+    ) -> tuple[Array, Array, Array]:
+        """Return energies (n_geo,), forces (n_geo, 3 n_atoms) and Hessians at once; see `predict` and `hessian`."""
+        cell = None if lattice is None else self._cell_of(lattice)
+        return self._engine.hessian(R, cell, self.n_threads)
+
     def _cell_of(self, lattice: npt.ArrayLike) -> Cell:
         """Return the cell of these lattice vectors, with the image rule of the model."""
         if self._image_rule is None:
