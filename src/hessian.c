@@ -27,11 +27,11 @@
  *
  * The energy does not change when all atoms are moved, so the rows and columns of the last atom are minus the sum of the
  * others: they are left out of (13). The lower and the upper triangle of the first sum hold the same, so what is summed
- * is C = sum (k b) a^T, a product of matrices, and C + C^T is taken at the end.
+ * is C = sum a (k b)^T, a product of matrices, and C + C^T is taken at the end.
  *
  * Pairs of atoms that no permutation moves give the same part of a, of J^T P_p^T v and of d . d, d . v under all of them.
  * Those come first, for a tile; then, for each permutation, what the other pairs add. Vector lanes run over training
- * points, in the product of matrices over its columns.
+ * points, as in prediction.c.
  */
 #include "arena.h"
 #include "gdml.h"
@@ -39,16 +39,19 @@
 
 static const double sqrt5 = 2.23606797749978969641;
 
-/* Points that are taken through the product of matrices at a time, so that its operands stay in the first cache. */
+/* Points under one permutation at a time, and columns (points and permutations) of one product of matrices: its operands
+ * stay in the second cache, the sums of its lanes cost little. */
 #define CHUNK 64
-/* Register blocking: vectors of points, for 3 coordinates of 2 arrays; rows and vectors of columns of the product. */
-#define PRODUCT_VECTORS 3   /* at most; the rest is taken by 2 or 1 */
+#define N_PRODUCT 512
+/* Register blocking: vectors of points, for 3 coordinates of 2 arrays; rows and columns of C. */
 #if GDML_LANES == 8
 #define SUM_VECTORS 4
-#define PRODUCT_ROWS 8
+#define ROWS 6
+#define COLUMNS 4            /* ROWS COLUMNS is a multiple of the lanes */
 #else
 #define SUM_VECTORS 2
-#define PRODUCT_ROWS 4
+#define ROWS 4
+#define COLUMNS 3
 #endif
 
 /* What a pair contributes to an atom: the derivative of its descriptor by the position of the atom. */
@@ -63,7 +66,7 @@ enum { FIXED, MOVING };
 /* What is the same for all tiles, of one geometry. */
 typedef struct {
     double *y;                /* [D]  descriptor, scaled like the training points */
-    double *moved;            /* [n_columns]  J^T y */
+    double *moved;            /* [n_coord]  J^T y */
     int64_t *row;             /* [D]  where the training data of each fixed pair are; -1 for the others */
     double *y_row;            /* [D]  y of the fixed pairs, in the order of the training data */
     int64_t *begin[2];        /* [N]  into the terms of each atom but the last */
@@ -71,19 +74,18 @@ typedef struct {
 } prepared_query;
 
 typedef struct {
-    double *base_a, *base_c;  /* [n_columns][tile]  the part of a and of c = J^T P_p^T v that fixed pairs have */
+    double *base_a, *base_c;  /* [n_coord][tile]  the part of a and of c = J^T P_p^T v that fixed pairs have */
     double *base_s, *base_t;  /* [tile]  the same of |d|^2 and d . v */
-    double *a, *c;            /* [n_columns][CHUNK] */
-    double *b;                /* [CHUNK][n_columns]  k b */
+    double *a, *b;            /* [n_coord][N_PRODUCT]  a and k b */
     double *half, *decay;     /* [CHUNK]  (t / rho + e) / 2, and k */
     int64_t *row;             /* [D]  where the training data of each moving pair are, under one permutation */
     double *y_row;            /* [D]  y of the moving pairs, in the order of the training data */
 } hessian_workspace;
 
-/* The coordinates of all atoms but the last, padded: the rows and columns of C. */
-static int64_t n_columns_of(const gdml_predictor *m)
+/* The coordinates of all atoms but the last: the rows and columns of C. */
+static int64_t n_coord_of(const gdml_predictor *m)
 {
-    return (3 * (m->n_atoms - 1) + GDML_MAX_LANES - 1) / GDML_MAX_LANES * GDML_MAX_LANES;
+    return 3 * (m->n_atoms - 1);
 }
 
 static prepared_query query_layout(const gdml_predictor *m, arena *a)
@@ -91,7 +93,7 @@ static prepared_query query_layout(const gdml_predictor *m, arena *a)
     const int64_t n_atoms = m->n_atoms, n_desc = n_atoms * (n_atoms - 1) / 2;
     prepared_query q;
     q.y = take(a, n_desc);
-    q.moved = take(a, n_columns_of(m));
+    q.moved = take(a, n_coord_of(m));
     q.row = (int64_t *)take(a, n_desc);
     q.y_row = take(a, n_desc);
     for (int part = FIXED; part <= MOVING; ++part) {
@@ -103,15 +105,14 @@ static prepared_query query_layout(const gdml_predictor *m, arena *a)
 
 static hessian_workspace hessian_layout(const gdml_predictor *m, arena *a)
 {
-    const int64_t n_desc = m->n_atoms * (m->n_atoms - 1) / 2, n_columns = n_columns_of(m);
+    const int64_t n_desc = m->n_atoms * (m->n_atoms - 1) / 2, n_coord = n_coord_of(m);
     hessian_workspace w;
-    w.base_a = take(a, n_columns * m->tile);
-    w.base_c = take(a, n_columns * m->tile);
+    w.base_a = take(a, n_coord * m->tile);
+    w.base_c = take(a, n_coord * m->tile);
     w.base_s = take(a, m->tile);
     w.base_t = take(a, m->tile);
-    w.a = take(a, n_columns * CHUNK);
-    w.c = take(a, n_columns * CHUNK);
-    w.b = take(a, CHUNK * n_columns);
+    w.a = take(a, n_coord * N_PRODUCT);
+    w.b = take(a, n_coord * N_PRODUCT);
     w.half = take(a, CHUNK);
     w.decay = take(a, CHUNK);
     w.row = (int64_t *)take(a, n_desc);
@@ -135,7 +136,7 @@ static size_t hessian_scratch(const gdml_predictor *m)
 
 static int64_t hessian_sums(const gdml_predictor *m)
 {
-    return n_columns_of(m) * n_columns_of(m) + 1;
+    return n_coord_of(m) * n_coord_of(m) + 1;
 }
 
 static int part_of(const gdml_predictor *m, int64_t class_index)
@@ -169,7 +170,7 @@ static void hessian_prepare(const gdml_predictor *m, const gdml_query *query, vo
         q.row[l] = -1;
     }
     put_rows(m, FIXED, 0, q.y, q.row, q.y_row);
-    memset(q.moved, 0, sizeof(double) * (size_t)n_columns_of(m));
+    memset(q.moved, 0, sizeof(double) * (size_t)n_coord_of(m));
     int64_t n_terms[2] = {0, 0};
     for (int64_t i = 0; i + 1 < n_atoms; ++i) {
         q.begin[FIXED][i] = n_terms[FIXED];
@@ -228,63 +229,6 @@ static void distances(const gdml_predictor *m, int part, int64_t n_points, const
     for (; j < n_points; j += W) distances_block(1, m, part, x + j, v + j, y, s + j, t + j);
 }
 
-/* a = base_a - sum g x, c = base_c + sum g v over the terms of one atom, for `vectors` vectors of points. */
-INLINE void to_atom_block(const int vectors, const term *terms, const term *end, const int64_t *row, int64_t tile,
-                          const double *x, const double *v, const double *base_a, const double *base_c,
-                          int64_t base_stride, double *a_out, double *c_out, int64_t stride)
-{
-    vd a[3 * SUM_VECTORS], c[3 * SUM_VECTORS];
-    UNROLL
-    for (int k = 0; k < 3; ++k) {
-        UNROLL
-        for (int i = 0; i < vectors; ++i) {
-            a[k * vectors + i] = load(base_a + k * base_stride + i * W);
-            c[k * vectors + i] = load(base_c + k * base_stride + i * W);
-        }
-    }
-    for (; terms < end; ++terms) {
-        const double *xl = x + row[terms->pair] * tile, *vl = v + row[terms->pair] * tile;
-        const vd g[3] = {splat(terms->g[0]), splat(terms->g[1]), splat(terms->g[2])};
-        UNROLL
-        for (int i = 0; i < vectors; ++i) {
-            const vd xi = load(xl + i * W), vi = load(vl + i * W);
-            UNROLL
-            for (int k = 0; k < 3; ++k) {
-                a[k * vectors + i] -= g[k] * xi;
-                c[k * vectors + i] += g[k] * vi;
-            }
-        }
-    }
-    UNROLL
-    for (int k = 0; k < 3; ++k) {
-        UNROLL
-        for (int i = 0; i < vectors; ++i) {
-            store(a_out + k * stride + i * W, a[k * vectors + i]);
-            store(c_out + k * stride + i * W, c[k * vectors + i]);
-        }
-    }
-}
-
-/* All atoms but the last, with the terms of one part. Arrays base [n_columns][base_stride] and out [n_columns][stride]
- * may be the same. */
-static void to_atoms(const gdml_predictor *m, const prepared_query *q, int part, const int64_t *row, int64_t n_points,
-                     const double *x, const double *v, const double *base_a, const double *base_c, int64_t base_stride,
-                     double *a, double *c, int64_t stride)
-{
-    for (int64_t atom = 0; atom + 1 < m->n_atoms; ++atom) {
-        const term *first = q->terms[part] + q->begin[part][atom], *end = q->terms[part] + q->begin[part][atom + 1];
-        const double *from_a = base_a + 3 * atom * base_stride, *from_c = base_c + 3 * atom * base_stride;
-        double *to_a = a + 3 * atom * stride, *to_c = c + 3 * atom * stride;
-        int64_t j = 0;
-        for (; j + SUM_VECTORS * W <= n_points; j += SUM_VECTORS * W)
-            to_atom_block(SUM_VECTORS, first, end, row, m->tile, x + j, v + j, from_a + j, from_c + j, base_stride,
-                          to_a + j, to_c + j, stride);
-        for (; j < n_points; j += W)
-            to_atom_block(1, first, end, row, m->tile, x + j, v + j, from_a + j, from_c + j, base_stride, to_a + j,
-                          to_c + j, stride);
-    }
-}
-
 /* From |d|^2 and d . v in half and decay: what (14) multiplies a by, and k. Returns the terms of (12). */
 static double weigh(int64_t n_points, const double *e, double *half, double *decay)
 {
@@ -304,99 +248,142 @@ static double weigh(int64_t n_points, const double *e, double *half, double *dec
     return vsum(total);
 }
 
-/* b [n_points][n_columns] = k (half a - c), transposed. */
-static void put_b(int64_t n_points, int64_t n_columns, const double *a, const double *c, const double *half,
-                  const double *decay, double *b)
+/* Where a and c start from, or what becomes of them, for all atoms: rows `stride` apart. */
+typedef struct {
+    double *a, *c;
+    int64_t stride;
+} atom_arrays;
+
+/* a = from.a - sum g x, c = from.c + sum g v over the terms of one atom, for `vectors` vectors of points. With `half`,
+ * equation (14): k b instead of c. */
+INLINE void to_atom_block(const int vectors, const term *terms, const term *end, const int64_t *row, int64_t tile,
+                          const double *x, const double *v, const double *half, const double *decay, atom_arrays from,
+                          atom_arrays to)
 {
-    for (int64_t j = 0; j < n_points; j += W) {
-        const vd f = load(half + j), k = load(decay + j);
-        for (int64_t i = 0; i < n_columns; i += W) {
-            vd square[W];
+    vd a[3 * SUM_VECTORS], c[3 * SUM_VECTORS];
+    UNROLL
+    for (int k = 0; k < 3; ++k) {
+        UNROLL
+        for (int i = 0; i < vectors; ++i) {
+            a[k * vectors + i] = load(from.a + k * from.stride + i * W);
+            c[k * vectors + i] = load(from.c + k * from.stride + i * W);
+        }
+    }
+    for (; terms < end; ++terms) {
+        const double *xl = x + row[terms->pair] * tile, *vl = v + row[terms->pair] * tile;
+        const vd g[3] = {splat(terms->g[0]), splat(terms->g[1]), splat(terms->g[2])};
+        UNROLL
+        for (int i = 0; i < vectors; ++i) {
+            const vd xi = load(xl + i * W), vi = load(vl + i * W);
             UNROLL
-            for (int l = 0; l < W; ++l)
-                square[l] = k * (f * load(a + (i + l) * CHUNK + j) - load(c + (i + l) * CHUNK + j));
-            transpose(square);
-            UNROLL
-            for (int l = 0; l < W; ++l) store(b + (j + l) * n_columns + i, square[l]);
+            for (int k = 0; k < 3; ++k) {
+                a[k * vectors + i] -= g[k] * xi;
+                c[k * vectors + i] += g[k] * vi;
+            }
+        }
+    }
+    UNROLL
+    for (int i = 0; i < vectors; ++i) {
+        const vd f = half ? load(half + i * W) : splat(0.0), kb = half ? load(decay + i * W) : splat(0.0);
+        UNROLL
+        for (int k = 0; k < 3; ++k) {
+            const vd ak = a[k * vectors + i], ck = c[k * vectors + i];
+            store(to.a + k * to.stride + i * W, ak);
+            store(to.c + k * to.stride + i * W, half ? kb * (f * ak - ck) : ck);
         }
     }
 }
 
-/* C += a b for `rows` rows and `vectors` vectors of columns; C [][n_columns]. */
-INLINE void product_block(const int rows, const int vectors, int64_t n_points, const double *a, const double *b,
-                          int64_t n_columns, double *out)
+INLINE atom_arrays moved_by(atom_arrays arrays, int64_t offset)
 {
-    vd sum[PRODUCT_ROWS * PRODUCT_VECTORS];
-    UNROLL
-    for (int i = 0; i < rows; ++i) {
-        UNROLL
-        for (int k = 0; k < vectors; ++k) sum[i * vectors + k] = load(out + i * n_columns + k * W);
+    return (atom_arrays){arrays.a + offset, arrays.c + offset, arrays.stride};
+}
+
+/* All atoms but the last, with the terms of fixed pairs (half NULL), or of moving pairs. */
+INLINE void to_atoms(const gdml_predictor *m, const int64_t *begin, const term *terms, const int64_t *row,
+                     int64_t n_points, const double *x, const double *v, const double *half, const double *decay,
+                     atom_arrays from, atom_arrays to)
+{
+    for (int64_t atom = 0; atom + 1 < m->n_atoms; ++atom) {
+        const term *first = terms + begin[atom], *end = terms + begin[atom + 1];
+        const atom_arrays from_atom = moved_by(from, 3 * atom * from.stride), to_atom = moved_by(to, 3 * atom * to.stride);
+        int64_t j = 0;
+        for (; j + SUM_VECTORS * W <= n_points; j += SUM_VECTORS * W)
+            to_atom_block(SUM_VECTORS, first, end, row, m->tile, x + j, v + j, half ? half + j : NULL, decay + j,
+                          moved_by(from_atom, j), moved_by(to_atom, j));
+        for (; j < n_points; j += W)
+            to_atom_block(1, first, end, row, m->tile, x + j, v + j, half ? half + j : NULL, decay + j,
+                          moved_by(from_atom, j), moved_by(to_atom, j));
     }
-    for (int64_t j = 0; j < n_points; ++j, b += n_columns) {
-        vd bk[PRODUCT_VECTORS];
+}
+
+/* C += a b^T for `rows` rows and `columns` columns of C [][n_coord]; a, b [][N_PRODUCT], of which n are used. */
+INLINE void product_block(const int rows, const int columns, int64_t n, const double *a, const double *b,
+                          int64_t n_coord, double *out)
+{
+    enum { GROUPS = (ROWS * COLUMNS + W - 1) / W };
+    vd acc[GROUPS * W];
+    UNROLL
+    for (int i = 0; i < GROUPS * W; ++i) acc[i] = splat(0.0);
+    for (int64_t j = 0; j < n; j += W) {
+        vd bk[COLUMNS];
         UNROLL
-        for (int k = 0; k < vectors; ++k) bk[k] = load(b + k * W);
+        for (int k = 0; k < columns; ++k) bk[k] = load(b + k * N_PRODUCT + j);
         UNROLL
         for (int i = 0; i < rows; ++i) {
-            const vd ai = splat(a[i * CHUNK + j]);
+            const vd ai = load(a + i * N_PRODUCT + j);
             UNROLL
-            for (int k = 0; k < vectors; ++k) sum[i * vectors + k] += ai * bk[k];
+            for (int k = 0; k < columns; ++k) acc[i * columns + k] += ai * bk[k];
         }
     }
+    double sums[GROUPS * W];
+    UNROLL
+    for (int i = 0; i < rows * columns; i += W) store(sums + i, vsum_each(acc + i));
     UNROLL
     for (int i = 0; i < rows; ++i) {
         UNROLL
-        for (int k = 0; k < vectors; ++k) store(out + i * n_columns + k * W, sum[i * vectors + k]);
+        for (int k = 0; k < columns; ++k) out[i * n_coord + k] += sums[i * columns + k];
     }
 }
 
-INLINE void product_columns(const int vectors, int64_t n_rows, int64_t n_points, const double *a, const double *b,
-                            int64_t n_columns, double *out)
-{
-    int64_t i = 0;
-    for (; i + PRODUCT_ROWS <= n_rows; i += PRODUCT_ROWS)
-        product_block(PRODUCT_ROWS, vectors, n_points, a + i * CHUNK, b, n_columns, out + i * n_columns);
-    for (; PRODUCT_ROWS > 4 && i + 4 <= n_rows; i += 4)
-        product_block(4, vectors, n_points, a + i * CHUNK, b, n_columns, out + i * n_columns);
-    switch (n_rows - i) {
-    case 3: product_block(3, vectors, n_points, a + i * CHUNK, b, n_columns, out + i * n_columns); break;
-    case 2: product_block(2, vectors, n_points, a + i * CHUNK, b, n_columns, out + i * n_columns); break;
-    case 1: product_block(1, vectors, n_points, a + i * CHUNK, b, n_columns, out + i * n_columns); break;
-    }
-}
-
-static void product(int64_t n_rows, int64_t n_points, const double *a, const double *b, int64_t n_columns, double *out)
+INLINE void product_rows(const int rows, int64_t n, const double *a, const double *b, int64_t n_coord, double *out)
 {
     int64_t k = 0;
-    for (; k + PRODUCT_VECTORS * W <= n_columns; k += PRODUCT_VECTORS * W)
-        product_columns(PRODUCT_VECTORS, n_rows, n_points, a, b + k, n_columns, out + k);
-    switch ((n_columns - k) / W) {
-    case 2: product_columns(2, n_rows, n_points, a, b + k, n_columns, out + k); break;
-    case 1: product_columns(1, n_rows, n_points, a, b + k, n_columns, out + k); break;
-    }
+    for (; k + COLUMNS <= n_coord; k += COLUMNS)
+        product_block(rows, COLUMNS, n, a, b + k * N_PRODUCT, n_coord, out + k);
+    for (; k + 3 <= n_coord; k += 3) product_block(rows, 3, n, a, b + k * N_PRODUCT, n_coord, out + k);
+    for (; k < n_coord; ++k) product_block(rows, 1, n, a, b + k * N_PRODUCT, n_coord, out + k);
 }
 
-/* sums: C^T [n_columns][n_columns], then the sum of equation (12) */
+static void product(int64_t n, const double *a, const double *b, int64_t n_coord, double *out)
+{
+    int64_t i = 0;
+    for (; i + ROWS <= n_coord; i += ROWS)
+        product_rows(ROWS, n, a + i * N_PRODUCT, b, n_coord, out + i * n_coord);
+    for (; i + 3 <= n_coord; i += 3) product_rows(3, n, a + i * N_PRODUCT, b, n_coord, out + i * n_coord);
+    for (; i < n_coord; ++i) product_rows(1, n, a + i * N_PRODUCT, b, n_coord, out + i * n_coord);
+}
+
+/* sums: C [n_coord][n_coord], then the sum of equation (12) */
 static void hessian_tile(const gdml_predictor *m, int64_t tile_index, const void *prepared, double *sums, void *scratch)
 {
-    const int64_t n_desc = m->n_atoms * (m->n_atoms - 1) / 2, tile = m->tile, n_columns = n_columns_of(m);
-    const int64_t n_rows = 3 * (m->n_atoms - 1);
+    const int64_t n_desc = m->n_atoms * (m->n_atoms - 1) / 2, tile = m->tile, n_coord = n_coord_of(m);
     const double *x = m->train + 2 * tile_index * n_desc * tile, *v = x + n_desc * tile;
     const double *e = m->energy ? m->energy + tile_index * tile : NULL;
     arena arena_of_query = {(char *)prepared, 0}, arena_of_tile = {scratch, 0};
     const prepared_query q = query_layout(m, &arena_of_query);
     const hessian_workspace w = hessian_layout(m, &arena_of_tile);
+    const atom_arrays base = {w.base_a, w.base_c, tile}, operands = {w.a, w.b, N_PRODUCT};
     double total = 0.0;
+    int64_t n_waiting = 0;                                 /* columns of the product that is to come */
 
-    for (int64_t i = 0; i < n_columns; ++i)
+    for (int64_t i = 0; i < n_coord; ++i)
         for (int64_t j = 0; j < tile; ++j) w.base_a[i * tile + j] = q.moved[i];
-    memset(w.base_c, 0, sizeof(double) * (size_t)(n_columns * tile));
+    memset(w.base_c, 0, sizeof(double) * (size_t)(n_coord * tile));
     memset(w.base_s, 0, sizeof(double) * (size_t)tile);
     memset(w.base_t, 0, sizeof(double) * (size_t)tile);
-    memset(w.a + n_rows * CHUNK, 0, sizeof(double) * (size_t)((n_columns - n_rows) * CHUNK));
-    memset(w.c + n_rows * CHUNK, 0, sizeof(double) * (size_t)((n_columns - n_rows) * CHUNK));
     distances(m, FIXED, tile, x, v, q.y_row, w.base_s, w.base_t);
-    to_atoms(m, &q, FIXED, q.row, tile, x, v, w.base_a, w.base_c, tile, w.base_a, w.base_c, tile);
+    to_atoms(m, q.begin[FIXED], q.terms[FIXED], q.row, tile, x, v, NULL, w.decay, base, base);
 
     for (int64_t p = 0; p < m->n_perms; ++p) {
         put_rows(m, MOVING, p, q.y, w.row, w.y_row);
@@ -406,12 +393,17 @@ static void hessian_tile(const gdml_predictor *m, int64_t tile_index, const void
             memcpy(w.decay, w.base_t + j, sizeof(double) * (size_t)n);
             distances(m, MOVING, n, x + j, v + j, w.y_row, w.half, w.decay);
             total += weigh(n, e ? e + j : NULL, w.half, w.decay);
-            to_atoms(m, &q, MOVING, w.row, n, x + j, v + j, w.base_a + j, w.base_c + j, tile, w.a, w.c, CHUNK);
-            put_b(n, n_columns, w.a, w.c, w.half, w.decay, w.b);
-            product(n_rows, n, w.a, w.b, n_columns, sums);
+            if (n_waiting + n > N_PRODUCT) {
+                product(n_waiting, w.a, w.b, n_coord, sums);
+                n_waiting = 0;
+            }
+            to_atoms(m, q.begin[MOVING], q.terms[MOVING], w.row, n, x + j, v + j, w.half, w.decay, moved_by(base, j),
+                     moved_by(operands, n_waiting));
+            n_waiting += n;
         }
     }
-    sums[n_columns * n_columns] += total;
+    product(n_waiting, w.a, w.b, n_coord, sums);
+    sums[n_coord * n_coord] += total;
 }
 
 /* Add the block of a pair of atoms m and n to the matrix [3 N][3 N]. */
@@ -430,11 +422,11 @@ static void add_block(int64_t n_coord, int64_t m, int64_t n, const double *block
 static void hessian_collect(const gdml_predictor *m, const gdml_query *query, const double *sums, double scale,
                             double *hessian)
 {
-    const int64_t n_atoms = m->n_atoms, n_coord = 3 * n_atoms, last = n_coord - 3, n_columns = n_columns_of(m);
-    const double front = 5.0 * sqrt5 / (3.0 * m->sig * m->sig * m->sig), weight = sums[n_columns * n_columns];
+    const int64_t n_atoms = m->n_atoms, n_coord = 3 * n_atoms, last = n_coord_of(m);
+    const double front = 5.0 * sqrt5 / (3.0 * m->sig * m->sig * m->sig), weight = sums[last * last];
     for (int64_t i = 0; i < last; ++i) {
         double *row = hessian + i * n_coord;
-        for (int64_t k = 0; k < last; ++k) row[k] = front * (sums[i * n_columns + k] + sums[k * n_columns + i]);
+        for (int64_t k = 0; k < last; ++k) row[k] = front * (sums[i * last + k] + sums[k * last + i]);
         for (int k = 0; k < 3; ++k) row[last + k] = 0.0;
         for (int64_t k = 0; k < last; ++k) row[last + k % 3] -= row[k];
     }
