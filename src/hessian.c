@@ -43,11 +43,13 @@ static const double sqrt5 = 2.23606797749978969641;
  * stay in the second cache, the sums of its lanes cost little. */
 #define CHUNK 64
 #define N_PRODUCT 512
+/* From one row of the operands to the next: rows a power of two apart would share few lines of the cache. */
+#define STRIDE (N_PRODUCT + 8)
 /* Register blocking: vectors of points, for 3 coordinates of 2 arrays; rows and columns of C. */
 #if GDML_LANES == 8
-#define SUM_VECTORS 4
-#define ROWS 6
-#define COLUMNS 4            /* ROWS COLUMNS is a multiple of the lanes */
+#define SUM_VECTORS 3
+#define ROWS 4
+#define COLUMNS 4
 #else
 #define SUM_VECTORS 2
 #define ROWS 4
@@ -76,7 +78,7 @@ typedef struct {
 typedef struct {
     double *base_a, *base_c;  /* [n_coord][tile]  the part of a and of c = J^T P_p^T v that fixed pairs have */
     double *base_s, *base_t;  /* [tile]  the same of |d|^2 and d . v */
-    double *a, *b;            /* [n_coord][N_PRODUCT]  a and k b */
+    double *a, *b;            /* [n_coord][STRIDE]  a and k b */
     double *half, *decay;     /* [CHUNK]  (t / rho + e) / 2, and k */
     int64_t *row;             /* [D]  where the training data of each moving pair are, under one permutation */
     double *y_row;            /* [D]  y of the moving pairs, in the order of the training data */
@@ -111,8 +113,8 @@ static hessian_workspace hessian_layout(const gdml_predictor *m, arena *a)
     w.base_c = take(a, n_coord * m->tile);
     w.base_s = take(a, m->tile);
     w.base_t = take(a, m->tile);
-    w.a = take(a, n_coord * N_PRODUCT);
-    w.b = take(a, n_coord * N_PRODUCT);
+    w.a = take(a, n_coord * STRIDE);
+    w.b = take(a, n_coord * STRIDE);
     w.half = take(a, CHUNK);
     w.decay = take(a, CHUNK);
     w.row = (int64_t *)take(a, n_desc);
@@ -274,7 +276,9 @@ INLINE void to_atom_block(const int vectors, const term *terms, const term *end,
         const vd g[3] = {splat(terms->g[0]), splat(terms->g[1]), splat(terms->g[2])};
         UNROLL
         for (int i = 0; i < vectors; ++i) {
-            const vd xi = load(xl + i * W), vi = load(vl + i * W);
+            vd xi = load(xl + i * W), vi = load(vl + i * W);
+            KEEP_IN_REGISTER(xi);
+            KEEP_IN_REGISTER(vi);
             UNROLL
             for (int k = 0; k < 3; ++k) {
                 a[k * vectors + i] -= g[k] * xi;
@@ -304,20 +308,23 @@ INLINE void to_atoms(const gdml_predictor *m, const int64_t *begin, const term *
                      int64_t n_points, const double *x, const double *v, const double *half, const double *decay,
                      atom_arrays from, atom_arrays to)
 {
-    for (int64_t atom = 0; atom + 1 < m->n_atoms; ++atom) {
-        const term *first = terms + begin[atom], *end = terms + begin[atom + 1];
-        const atom_arrays from_atom = moved_by(from, 3 * atom * from.stride), to_atom = moved_by(to, 3 * atom * to.stride);
-        int64_t j = 0;
-        for (; j + SUM_VECTORS * W <= n_points; j += SUM_VECTORS * W)
-            to_atom_block(SUM_VECTORS, first, end, row, m->tile, x + j, v + j, half ? half + j : NULL, decay + j,
-                          moved_by(from_atom, j), moved_by(to_atom, j));
-        for (; j < n_points; j += W)
-            to_atom_block(1, first, end, row, m->tile, x + j, v + j, half ? half + j : NULL, decay + j,
-                          moved_by(from_atom, j), moved_by(to_atom, j));
+    for (int64_t j = 0, n; j < n_points; j += n) {
+        n = j + SUM_VECTORS * W <= n_points ? SUM_VECTORS * W : W;
+        for (int64_t atom = 0; atom + 1 < m->n_atoms; ++atom) {
+            const term *first = terms + begin[atom], *end = terms + begin[atom + 1];
+            const atom_arrays from_atom = moved_by(from, 3 * atom * from.stride + j);
+            const atom_arrays to_atom = moved_by(to, 3 * atom * to.stride + j);
+            const double *half_of_points = half ? half + j : NULL;
+            if (n > W)
+                to_atom_block(SUM_VECTORS, first, end, row, m->tile, x + j, v + j, half_of_points, decay + j, from_atom,
+                              to_atom);
+            else
+                to_atom_block(1, first, end, row, m->tile, x + j, v + j, half_of_points, decay + j, from_atom, to_atom);
+        }
     }
 }
 
-/* C += a b^T for `rows` rows and `columns` columns of C [][n_coord]; a, b [][N_PRODUCT], of which n are used. */
+/* C += a b^T for `rows` rows and `columns` columns of C [][n_coord]; a, b [][STRIDE], of which n are used. */
 INLINE void product_block(const int rows, const int columns, int64_t n, const double *a, const double *b,
                           int64_t n_coord, double *out)
 {
@@ -328,10 +335,14 @@ INLINE void product_block(const int rows, const int columns, int64_t n, const do
     for (int64_t j = 0; j < n; j += W) {
         vd bk[COLUMNS];
         UNROLL
-        for (int k = 0; k < columns; ++k) bk[k] = load(b + k * N_PRODUCT + j);
+        for (int k = 0; k < columns; ++k) {
+            bk[k] = load(b + k * STRIDE + j);
+            KEEP_IN_REGISTER(bk[k]);
+        }
         UNROLL
         for (int i = 0; i < rows; ++i) {
-            const vd ai = load(a + i * N_PRODUCT + j);
+            vd ai = load(a + i * STRIDE + j);
+            KEEP_IN_REGISTER(ai);
             UNROLL
             for (int k = 0; k < columns; ++k) acc[i * columns + k] += ai * bk[k];
         }
@@ -350,18 +361,18 @@ INLINE void product_rows(const int rows, int64_t n, const double *a, const doubl
 {
     int64_t k = 0;
     for (; k + COLUMNS <= n_coord; k += COLUMNS)
-        product_block(rows, COLUMNS, n, a, b + k * N_PRODUCT, n_coord, out + k);
-    for (; k + 3 <= n_coord; k += 3) product_block(rows, 3, n, a, b + k * N_PRODUCT, n_coord, out + k);
-    for (; k < n_coord; ++k) product_block(rows, 1, n, a, b + k * N_PRODUCT, n_coord, out + k);
+        product_block(rows, COLUMNS, n, a, b + k * STRIDE, n_coord, out + k);
+    for (; k + 3 <= n_coord; k += 3) product_block(rows, 3, n, a, b + k * STRIDE, n_coord, out + k);
+    for (; k < n_coord; ++k) product_block(rows, 1, n, a, b + k * STRIDE, n_coord, out + k);
 }
 
 static void product(int64_t n, const double *a, const double *b, int64_t n_coord, double *out)
 {
     int64_t i = 0;
     for (; i + ROWS <= n_coord; i += ROWS)
-        product_rows(ROWS, n, a + i * N_PRODUCT, b, n_coord, out + i * n_coord);
-    for (; i + 3 <= n_coord; i += 3) product_rows(3, n, a + i * N_PRODUCT, b, n_coord, out + i * n_coord);
-    for (; i < n_coord; ++i) product_rows(1, n, a + i * N_PRODUCT, b, n_coord, out + i * n_coord);
+        product_rows(ROWS, n, a + i * STRIDE, b, n_coord, out + i * n_coord);
+    for (; i + 3 <= n_coord; i += 3) product_rows(3, n, a + i * STRIDE, b, n_coord, out + i * n_coord);
+    for (; i < n_coord; ++i) product_rows(1, n, a + i * STRIDE, b, n_coord, out + i * n_coord);
 }
 
 /* sums: C [n_coord][n_coord], then the sum of equation (12) */
@@ -373,7 +384,7 @@ static void hessian_tile(const gdml_predictor *m, int64_t tile_index, const void
     arena arena_of_query = {(char *)prepared, 0}, arena_of_tile = {scratch, 0};
     const prepared_query q = query_layout(m, &arena_of_query);
     const hessian_workspace w = hessian_layout(m, &arena_of_tile);
-    const atom_arrays base = {w.base_a, w.base_c, tile}, operands = {w.a, w.b, N_PRODUCT};
+    const atom_arrays base = {w.base_a, w.base_c, tile}, operands = {w.a, w.b, STRIDE};
     double total = 0.0;
     int64_t n_waiting = 0;                                 /* columns of the product that is to come */
 
