@@ -107,7 +107,7 @@ def test_bits_do_not_depend_on_threads_or_batches(n_train, energies, isa):
 
 
 def stationary(predictor, r, free=slice(None)):
-    """The nearest place without force on the free coordinates, by Newton's method; what costs nothing stays as it is."""
+    """A place without force on the free coordinates, by Newton's method; motions that cost nothing are left out."""
     r = r.ravel().copy()
     for _ in range(200):
         _, (f,), (H,) = predictor.predict_with_hessian(r)
@@ -127,11 +127,9 @@ def test_six_zero_modes_of_a_molecule(ethanol_model, ethanol):
     assert curvature[5] < 1e-6 < 1.0 < curvature[6]
 
 
-@pytest.mark.parametrize(
-    "places", [[[0, 0, 0], [0, 0, 2.0]], [[0, 0, 0], [0, 0, 2.0], [0, 0, 4.1]]], ids=["two", "three"]
-)
-def test_five_zero_modes_of_a_linear_molecule(places):
-    places = np.array(places)
+@pytest.mark.parametrize("heights", [[0.0, 2.0], [0.0, 2.0, 4.1]], ids=["two atoms", "three atoms"])
+def test_five_zero_modes_of_a_linear_molecule(heights):
+    places = np.array([[0.0, 0.0, z] for z in heights])
     R = places + np.random.default_rng(0).uniform(-0.2, 0.2, (60, *places.shape))
     E, F = springs(R, None)
     dataset = create_dataset("chain", "morse", [6, 7, 8][: len(places)], R, F, E)
@@ -196,7 +194,7 @@ def test_input_is_checked_as_for_predict():
         GPUPredictor.from_model(model, np).hessian(broken)
     with pytest.raises(UsageError, match="without lattice"):
         predictor.hessian(R, lattice=np.eye(3))
-    several, R, lattice = KINDS["any cell"]()
+    several, R, _ = KINDS["any cell"]()
     with pytest.raises(UsageError, match="lattice"):
         GDMLPredict(several).hessian(R)
 

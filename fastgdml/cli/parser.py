@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._version import __version__
-from .data_parser import add_data_commands, positive_int, seed
+from .data_parser import add_data_commands, add_vibrations, positive_int, seed
 
 _DATASET_HELP = "dataset file (.npz), name of a shipped example (ethanol), or fingerprint"
 
@@ -83,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     reset = add("reset", "reset", "delete all caches")
 
     add_data_commands(add)
+    add_vibrations(add)
 
     for command in (everything, create):
         command.add_argument(

@@ -26,7 +26,7 @@ FLOORS = (
     "legacy gpu training_checks",
     "predict",
     "evaluate early_stop drivers",
-    "train labelling",
+    "train labelling vibrations",
     "search",
     "cluster report",
     "cli",
@@ -37,7 +37,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 # Heavy, or of use to some only: imported inside functions, but for each other.
 LATE = {"gpu", "cluster", "report"}
 # Who may import these at all.
-IMPORTED_BY = {"cli": {"compat"}, "drivers": {"compat", "labelling"}, "compat": set()}
+IMPORTED_BY = {"cli": {"compat"}, "drivers": {"compat", "labelling", "vibrations"}, "compat": set()}
 # What prints, or reads a command line; the library logs and raises.
 CONSOLE = {"cli", "compat", "c_library"}
 CONSOLE_MODULES = {"argparse", "rich"}
