@@ -88,8 +88,11 @@ class Engine(ABC):
         """Predict from descriptors (n_geo, D) and compressed Jacobians (n_geo, D, 3); otherwise as `predict`."""
 
     @abstractmethod
-    def with_coefficients(self, v: Array, alphas_E: Array | None = None) -> Engine:
-        """Return an engine with other coefficients, J alpha (M, D) and perhaps those of energy constraints (M,)."""
+    def with_coefficients(self, v: Array, alphas_E: Array | None = None, c: float | None = None) -> Engine:
+        """Return an engine with other coefficients: J alpha (M, D), those of energy constraints (M,), and the constant.
+
+        Without the last, the constant stays as it is.
+        """
 
     @abstractmethod
     def batch_size(self, n_geo: int) -> int | None:
@@ -169,9 +172,9 @@ class NativeEngine(Engine):
         self.native.predict_descriptors(x, g, E, F, n_threads)
         return (E, F) if return_E else (F,)
 
-    def with_coefficients(self, v: Array, alphas_E: Array | None = None) -> NativeEngine:
+    def with_coefficients(self, v: Array, alphas_E: Array | None = None, c: float | None = None) -> NativeEngine:
         """See `Engine.with_coefficients`."""
-        arrays = self.arrays.with_coefficients(v, alphas_E)
+        arrays = self.arrays.with_coefficients(v, alphas_E, c)
         return NativeEngine(arrays.native(), arrays)
 
     def batch_size(self, n_geo: int) -> int | None:

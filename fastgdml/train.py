@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .backend import array_module, resolve_backend
 from .cell import Cell
-from .descriptor import from_R, tril_perms_lin
+from .descriptor import from_R, jacobian_dot, tril_perms_lin
 from .diagnostics import Finding
 from .early_stop import EarlyStop
 from .errors import DataError, InsufficientMemoryError
@@ -26,6 +26,7 @@ from .progress import Callback, Step
 from .sampling import draw_stratified, generator
 from .solvers.choice import Solution, SolverOptions, choose, run
 from .solvers.equations import TrainingEquations
+from .solvers.jackknife import Jackknife
 from .solvers.processor import processor
 from .task import Task, TaskArrays
 from .task_creation import TaskOptions, create_task, task_of_model
@@ -167,7 +168,7 @@ class GDMLTrain:
 
     # ---- models -------------------------------------------------------------------------------------------------
 
-    def train(
+    def train(  # noqa: PLR0913 (sgdml's signature, and ours)
         self,
         task: Mapping[str, Any],
         save_progr_callback: Callable[[Model], None] | None = None,
@@ -176,6 +177,8 @@ class GDMLTrain:
         tol: float = 1e-4,
         max_iter: int | None = None,
         held_out: tuple[Array, Array] | tuple[Array, Array, Array | None] | None = None,
+        n_std: int = 0,
+        std_groups: npt.ArrayLike | None = None,
     ) -> Model:
         """Train a model.
 
@@ -198,6 +201,12 @@ class GDMLTrain:
             Geometries and forces that are not trained on; conjugate gradients stop early when the mean absolute error
             on them no longer falls, with the coefficients that had the smallest. A third element holds their lattice
             vectors, (3, 3) or (n, 3, 3), by default those of the model.
+        n_std : int
+            Samples for standard deviations of predictions, 16 for example; see docs/theory/uncertainty.md. They need
+            the closed form, and a model grows by as many times the size of its coefficients.
+        std_groups : array_like of int, shape (M,), optional
+            Training points with the same number are left out together. Give one number to those of one trajectory that
+            are near in time: correlated points make the deviations too small.
 
         Returns
         -------
@@ -214,7 +223,9 @@ class GDMLTrain:
             If the kernel matrix is singular.
         """
         arrays = TaskArrays.of(task)
-        options = SolverOptions(solver, tol, max_iter, self._max_memory, arrays.start, arrays.columns)
+        options = SolverOptions(
+            solver, tol, max_iter, self._max_memory, arrays.start, arrays.columns, n_std, std_groups
+        )
 
         step = Step(callback, "Generating descriptors and their Jacobians")
         x, g = from_R(arrays.R, arrays.cell, self._n_threads)
@@ -254,7 +265,24 @@ class GDMLTrain:
             self._report(check_predictions(solution, arrays, labels, x, E, F))
             if arrays.E is not None and arrays.fits_constant:
                 model["c"] = float(np.mean(arrays.E - E))
+        if solution.jackknife is not None:
+            model |= self._samples(model, solution.jackknife, x, g)
         return model
+
+    def _samples(self, model: Model, found: Jackknife, x: Array, g: Array) -> Model:
+        """Return the entries of a model for standard deviations, from the descriptors of its training points."""
+        v = np.array([jacobian_dot(g, alphas.reshape(len(x), -1)) for alphas in found.alphas_F])
+        entries: dict[str, Any] = {"std_R_d_desc_alpha": v, "std_scale": 1.0}
+        entries["loo_f"] = model["std"] * found.residuals.reshape(len(x), -1, 3)
+        entries["std_c"] = np.zeros(len(v))
+        if found.alphas_E is not None:
+            entries["std_alphas_E"] = found.alphas_E
+        elif model["use_E"]:
+            # Each sample has its own constant, as the model has.
+            for s, sample in enumerate(v):
+                E, _ = self._predict_training_set(cast(Model, {**model, "R_d_desc_alpha": sample, "c": 0.0}), x, g)
+                entries["std_c"][s] = -float(np.mean(E))
+        return cast(Model, entries)
 
     def _report(self, findings: list[Finding]) -> None:
         """Warn of findings, of each once: trainings with other parameters meet the same data."""

@@ -203,6 +203,18 @@ def build_parser() -> argparse.ArgumentParser:
             action="store_true",
             help="stop conjugate gradients when the force error on the validation points no longer falls",
         )
+    for command in (everything, train):
+        command.add_argument(
+            "--std",
+            dest="n_std",
+            metavar="<n>",
+            type=positive_int,
+            default=0,
+            help="samples for standard deviations of predictions, as 16; needs the closed form (default: none)",
+        )
+    test.add_argument(
+        "--std", dest="std", action="store_true", help="also compare the standard deviations of the model with errors"
+    )
     for command in (everything, train, resume, validate, test):
         command.add_argument(
             "-m",

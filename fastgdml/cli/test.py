@@ -12,10 +12,11 @@ import numpy as np
 from ..dataset import Dataset, check_same_system, load_dataset
 from ..diagnostics import check_energy_deviations
 from ..errors import FileFormatError
-from ..evaluate import Errors, draw_test_points
+from ..evaluate import Calibration, Errors, calibration, draw_test_points
 from ..flat import flat_entries
 from ..model import is_validated, load_model
 from ..npz import is_flat, text
+from ..predict import GDMLPredict
 from ..sampling import new_seed
 from .console import Console
 from .files import files_of, require_update, update_model
@@ -56,6 +57,9 @@ def test_model(args: argparse.Namespace, path: Path, dataset: Dataset, n_test: i
         unrecorded = unrecorded or "the forces are all zero"
     errors = measure_errors(model, dataset, idxs, args, console, "Testing", path if flat else None)
     _print_errors(console, model, dataset, errors)
+    if getattr(args, "std", False):
+        predictor = GDMLPredict(path if flat else model, max_processes=args.max_processes, backend=args.backend)
+        _print_calibration(console, calibration(predictor, dataset, idxs, bool(model["use_E"])), model, dataset)
     if "energy" in errors.mae:
         deviations = (errors.mean["energy"], errors.mae["energy"], errors.rmse["energy"])
         for finding in check_energy_deviations(*deviations, len(idxs)):
@@ -84,6 +88,25 @@ def _why_not_recorded(path: Path) -> str:
     except FileFormatError as error:
         return str(error).rstrip(".")
     return ""
+
+
+def _print_calibration(console: Console, found: Calibration, model: Mapping[str, Any], dataset: Dataset) -> None:
+    _, f_unit = units({**dataset, **model})
+    console.heading("Standard deviations (1 is right, above 1 they are too small)")
+    rows = [("Forces", f"error / deviation {found.force_ratio:.2f}")]
+    if found.energy_ratio is not None:
+        rows.append(("Energy", f"error / deviation {found.energy_ratio:.2f}"))
+    rows.append(("Ranks", f"correlation {found.rank_correlation:.2f} of errors and deviations of geometries"))
+    if "loo_f" in model:
+        left_out = np.asarray(model["loo_f"])
+        mae, rmse = float(np.abs(left_out).mean()), float(np.sqrt((left_out**2).mean()))
+        rows.append(("Leave-one-out", f"{mae:.4f} / {rmse:.4f} {f_unit} (MAE / RMSE of the training points)"))
+    rows += [
+        (f"Part {i + 1} of {len(found.bins)}", f"deviation {deviation:.4f}, error {error:.4f} {f_unit}")
+        for i, (deviation, error) in enumerate(found.bins)
+    ]
+    console.properties(rows)
+    console.text()
 
 
 def _print_errors(console: Console, model: Mapping[str, Any], dataset: Dataset, errors: Errors) -> None:

@@ -20,7 +20,7 @@ from ..train import GDMLTrain
 from ..units import Units, conversion
 from .console import Console
 from .files import files_of, list_files, update_model
-from .validate import validate_model
+from .validate import validate_model, with_scale
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +104,10 @@ def train_task(
             tol=args.tol,
             max_iter=args.max_iter,
             held_out=held_out,
+            n_std=getattr(args, "n_std", 0),  # `resume` has none
         )
+    if "std_R_d_desc_alpha" in model:
+        model = with_scale(model, valid_dataset, args, console)
     update_model(model_path, model)
     checkpoint.unlink(missing_ok=True)
     return model

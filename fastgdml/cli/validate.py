@@ -11,7 +11,7 @@ import numpy as np
 
 from ..dataset import Dataset, check_same_system, load_dataset
 from ..errors import NoPointsLeftError, UsageError
-from ..evaluate import Errors, prediction_errors
+from ..evaluate import Errors, calibration, prediction_errors
 from ..flat import flat_entries
 from ..model import Model, is_validated, load_model
 from ..npz import is_flat, text
@@ -108,6 +108,23 @@ def measure_errors(
     energy = f"energy {errors.mae['energy']:.3f}/{errors.rmse['energy']:.3f}, " if use_E else ""
     step.done(f"{energy}forces {errors.mae['force']:.3f}/{errors.rmse['force']:.3f} (MAE/RMSE)")
     return errors
+
+
+def with_scale(model: Model, dataset: Dataset, args: argparse.Namespace, console: Console) -> Model:
+    """Return the model with standard deviations scaled to the errors on its validation points."""
+    idxs = np.asarray(model["idxs_valid"], dtype=np.int64)
+    if len(idxs) < 2 or not np.any(dataset["F"][idxs]):
+        console.warning("There are too few validation points to scale the standard deviations.")
+        return model
+    step = Step(console.progress, f"Standard deviations on {len(idxs):,} points")
+    predictor = GDMLPredict(model, max_processes=args.max_processes, backend=args.backend)
+    found = calibration(predictor, dataset, idxs, use_E=False)
+    loo = float(np.abs(model["loo_f"]).mean())
+    step.done(
+        f"scale {found.force_ratio:.2f}, rank correlation {found.rank_correlation:.2f}, leave-one-out MAE {loo:.3f}"
+    )
+    scale = found.force_ratio if np.isfinite(found.force_ratio) else 1.0
+    return cast(Model, {**model, "std_scale": float(model["std_scale"]) * scale})
 
 
 def with_errors(model: Mapping[str, Any], errors: Errors) -> Model:

@@ -102,10 +102,10 @@ class GPUPredictor(Engine):
         arrays = ModelArrays.of(model)
         return cls(arrays.native(), arrays, xp, devices, precision)
 
-    def with_coefficients(self, v: Any, alphas_E: Any = None) -> GPUPredictor:
+    def with_coefficients(self, v: Any, alphas_E: Any = None, c: float | None = None) -> GPUPredictor:
         """See `Engine.with_coefficients`."""
         arrays = self.arrays.with_coefficients(
-            np.asarray(to_numpy(v), dtype=np.float64), None if alphas_E is None else to_numpy(alphas_E)
+            np.asarray(to_numpy(v), dtype=np.float64), None if alphas_E is None else to_numpy(alphas_E), c
         )
         return GPUPredictor(arrays.native(), arrays, self.xp, self._devices, self._precision)
 

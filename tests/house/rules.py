@@ -23,7 +23,7 @@ FLOORS = (
     "task_creation labels model convert",
     "model_arrays inspection",
     "solvers flat exchange engine",
-    "legacy gpu training_checks",
+    "legacy gpu training_checks uncertainty",
     "predict",
     "evaluate early_stop drivers",
     "train labelling vibrations",
