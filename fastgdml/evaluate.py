@@ -138,11 +138,12 @@ def calibration(
         parts.append((error_F, (F_std**2).mean(axis=1), error_E, E_std))
     error_F, variance_F, error_E, E_std = (np.concatenate(column) for column in zip(*parts, strict=True))
     ranks = np.argsort(np.argsort([error_F, variance_F], axis=1), axis=1)
+    correlation: Array = np.asarray(np.corrcoef(ranks))
     order = np.array_split(np.argsort(variance_F), min(n_bins, len(idxs)))
     return Calibration(
         force_ratio=_ratio(error_F, variance_F),
         energy_ratio=_ratio(error_E**2, E_std**2) if use_E else None,
-        rank_correlation=float(np.corrcoef(ranks)[0, 1]),
+        rank_correlation=float(correlation[0, 1]),
         bins=np.sqrt([(variance_F[part].mean(), error_F[part].mean()) for part in order]),
     )
 

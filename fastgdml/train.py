@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .backend import array_module, resolve_backend
 from .cell import Cell
-from .descriptor import from_R, jacobian_dot, tril_perms_lin
+from .descriptor import from_R, tril_perms_lin
 from .diagnostics import Finding
 from .early_stop import EarlyStop
 from .errors import DataError, InsufficientMemoryError
@@ -26,7 +26,6 @@ from .progress import Callback, Step
 from .sampling import draw_stratified, generator
 from .solvers.choice import Solution, SolverOptions, choose, run
 from .solvers.equations import TrainingEquations
-from .solvers.jackknife import Jackknife
 from .solvers.processor import processor
 from .task import Task, TaskArrays
 from .task_creation import TaskOptions, create_task, task_of_model
@@ -34,6 +33,7 @@ from .threads import resolve_n_threads
 from .training_checks import check_predictions, check_training_data, check_training_energies
 from .training_set import TrainingSet
 from .types import Array, IntArray
+from .uncertainty import sample_entries
 
 _log = logging.getLogger(__name__)
 
@@ -266,23 +266,8 @@ class GDMLTrain:
             if arrays.E is not None and arrays.fits_constant:
                 model["c"] = float(np.mean(arrays.E - E))
         if solution.jackknife is not None:
-            model |= self._samples(model, solution.jackknife, x, g)
+            model |= cast(Model, sample_entries(model, solution.jackknife, x, g, self._n_threads))
         return model
-
-    def _samples(self, model: Model, found: Jackknife, x: Array, g: Array) -> Model:
-        """Return the entries of a model for standard deviations, from the descriptors of its training points."""
-        v = np.array([jacobian_dot(g, alphas.reshape(len(x), -1)) for alphas in found.alphas_F])
-        entries: dict[str, Any] = {"std_R_d_desc_alpha": v, "std_scale": 1.0}
-        entries["loo_f"] = model["std"] * found.residuals.reshape(len(x), -1, 3)
-        entries["std_c"] = np.zeros(len(v))
-        if found.alphas_E is not None:
-            entries["std_alphas_E"] = found.alphas_E
-        elif model["use_E"]:
-            # Each sample has its own constant, as the model has.
-            for s, sample in enumerate(v):
-                E, _ = self._predict_training_set(cast(Model, {**model, "R_d_desc_alpha": sample, "c": 0.0}), x, g)
-                entries["std_c"][s] = -float(np.mean(E))
-        return cast(Model, entries)
 
     def _report(self, findings: list[Finding]) -> None:
         """Warn of findings, of each once: trainings with other parameters meet the same data."""

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from .cell import Cell
-from .engine import Engine
+from .descriptor import jacobian_dot
+from .engine import Engine, NativeEngine
 from .errors import DataError
-from .model_arrays import energy_coefficients
+from .model_arrays import ModelArrays, energy_coefficients
+from .solvers.jackknife import Jackknife
 from .types import Array
 
 
@@ -95,3 +97,35 @@ class Deviations:
             squared_F = squared_F + (F.reshape(len(F), -1, 3) ** 2).mean(axis=2)
         count = len(self._engines)
         return self._scale * (squared_E / count) ** 0.5, self._scale * (squared_F / count) ** 0.5
+
+
+def sample_entries(model: Mapping[str, Any], found: Jackknife, x: Array, g: Array, n_threads: int) -> dict[str, Any]:
+    """Return the entries of a model that hold its samples.
+
+    Parameters
+    ----------
+    model : mapping
+        The model.
+    found : Jackknife
+        Samples and residuals.
+    x, g : ndarray, shapes (M, D) and (M, D, 3)
+        Descriptors and Jacobians of the training points.
+    n_threads : int
+        Number of threads.
+    """
+    v = np.array([jacobian_dot(g, alphas.reshape(len(x), -1)) for alphas in found.alphas_F])
+    entries: dict[str, Any] = {
+        "std_R_d_desc_alpha": v,
+        "std_c": np.zeros(len(v)),
+        "std_scale": 1.0,
+        "loo_f": model["std"] * found.residuals.reshape(len(x), -1, 3),
+    }
+    if found.alphas_E is not None:
+        entries["std_alphas_E"] = found.alphas_E
+    elif model["use_E"]:
+        # Each sample has its own constant, as the model has.
+        arrays = ModelArrays.of(model)
+        for s, sample in enumerate(v):
+            engine = NativeEngine(arrays.with_coefficients(sample, None, 0.0).native())
+            entries["std_c"][s] = -engine.predict_descriptors(x, g, True, n_threads)[0].mean()
+    return entries
