@@ -61,7 +61,6 @@ from .task_folder import (
 )
 from .train import GDMLTrain
 
-
 DEFAULT_SIGMAS = tuple(range(10, 100, 10))
 
 
