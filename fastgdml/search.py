@@ -61,8 +61,9 @@ from .task_folder import (
 )
 from .train import GDMLTrain
 
-DEFAULT_SIGMAS = tuple(range(10, 100, 10))
+__all__ = ["SearchOptions", "Trainer", "create", "remove", "resume", "run", "select", "selected"]
 
+DEFAULT_SIGMAS = tuple(range(10, 100, 10))
 
 Source = Mapping[str, Any] | str | os.PathLike[str]
 
@@ -89,9 +90,6 @@ class SearchOptions(TaskOptions):
     valid_dataset: Source | None = None
     directory: str | os.PathLike[str] | None = None
     overwrite: bool = False
-
-
-__all__ = ["SearchOptions", "Trainer", "create", "remove", "resume", "run", "select", "selected"]
 
 
 # ---- tasks ------------------------------------------------------------------------------------------------------
@@ -372,9 +370,8 @@ class _Search:
                 future.cancel()
 
     def _submitted(self, executor: Executor) -> dict[int, Future]:
-        points = {i: None if self._alone else work.validation for i, work in enumerate(self.tasks)}
         return {
-            i: executor.submit(train_and_validate, self._trainer, work.task, work.validation, points[i] is not None)
+            i: executor.submit(train_and_validate, self._trainer, work.task, work.validation, not self._alone)
             for i, work in enumerate(self.tasks)
             if not self._is_there(work) and not self._is_skipped(work)
         }
