@@ -145,7 +145,6 @@ class GDMLPredict(LegacyPredict):
     def __copy__(self) -> Self:
         copied = type(self).__new__(type(self))
         copied.__dict__.update(self.__dict__)
-        copied.__dict__.pop("_glob_id", None)
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -250,6 +249,11 @@ class GDMLPredict(LegacyPredict):
     def has_std(self) -> bool:
         """Whether the model has samples for standard deviations."""
         return self._samples is not None
+
+    @property
+    def std_scale(self) -> float:
+        """What standard deviations are multiplied by; 1 without any."""
+        return 1.0 if self._samples is None else self._samples.scale
 
     def _deviations_or_raise(self) -> Deviations:
         if self._samples is None:

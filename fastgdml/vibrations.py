@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .convert import Reader, UnitOptions
 from .drivers.common import AnyModel, open_model
 from .errors import DataError, UsageError
 from .formats import ReadOptions
@@ -22,6 +21,7 @@ from .formats.frames import difference_of_atoms
 from .npz import TEXT, replacing
 from .predict import GDMLPredict
 from .progress import Callback, Step
+from .reading import Reader, UnitOptions
 from .types import Array
 from .units import length_factor
 

@@ -118,7 +118,7 @@ def invert_factor(double[::1] a, int n):
 
 
 def factor_columns(const double[::1] a, int64_t n, int64_t first, int64_t last, double[:, ::1] out):
-    """Write columns first to last of a packed lower triangle to out (n, last - first), with zeros above the diagonal."""
+    """Write columns first to last of a packed lower triangle to out (n, last - first), zeros above the diagonal."""
     cdef int64_t r, c
     with nogil:
         for r in range(n):
