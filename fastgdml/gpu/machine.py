@@ -29,7 +29,7 @@ class Device(Machine):
     of_memory = " of device memory"
     # Of the order of an A100 or H100 in double precision, and fixed, like those of the processor. Bytes: U is in double
     # precision here, which the model of cost does not know; half the bandwidth says the same.
-    rates = Rates(blas=30e12, kernels=15e12, bytes=1e12)
+    rates = Rates(factor=30e12, entries=15e9, blas=30e12, kernels=15e12, bytes=1e12)
     compares = False
 
     def __init__(self, xp: ModuleType) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -29,11 +30,14 @@ class Iterate:
         Number of the step; 0 is the starting point.
     residual : float
         Norm of b - A x.
+    energy : float
+        r P^-1 r of the residual r before this step; not a number at the starting point.
     """
 
     x: Array
     step: int
     residual: float
+    energy: float = math.nan
 
 
 def iterate(operator: Operator, preconditioner: Operator, b: Array, x0: Array | None = None) -> Iterator[Iterate]:
@@ -78,7 +82,7 @@ def iterate(operator: Operator, preconditioner: Operator, b: Array, x0: Array | 
         if state.step % _TRUE_RESIDUAL_INTERVAL == 0:
             updated, r = r, b - operator(x)
             restart = bool(np.linalg.norm(r - updated) > _ROUNDING * np.linalg.norm(r))
-        state.residual = float(np.linalg.norm(r))
+        state.residual, state.energy = float(np.linalg.norm(r)), rz
         yield state
         z = preconditioner(r)
         beta = 0.0 if restart else float(z @ (r - previous)) / rz
