@@ -23,7 +23,7 @@ from .convergence import Convergence
 from .cost import SHARES, Cost, column_counts
 from .equations import TrainingEquations
 from .machine import Machine
-from .rigid import drop_rigid_motions, remove_rigid_motions
+from .rigid import remove_rigid_motions
 
 # Of each inducing point a quarter of the coordinates is taken, of four times as many points: fewer steps for the same
 # number of columns.
@@ -137,8 +137,7 @@ class IterativeSolver:
         self.n_train, self._n_force, self._n_coord = training.n_train, 3 * training.n_atoms, training.n_coord
         forces = remove_rigid_motions(equations.R, equations.y, equations.periodic)
         self._y = equations.by_point(forces, equations.y_E).ravel()
-        with threadpool_limits(limits=1, user_api="blas"):
-            self._kept = drop_rigid_motions(equations.R, equations.periodic, training.energies).kept
+        self._kept = equations.reduction.kept
         self.operator = machine.operator(training)
 
     @property
