@@ -38,6 +38,15 @@ def test_steps_left_are_estimated(power, whole):
             assert 0.4 < convergence.steps_left() / (whole - t) < 2.5 or whole - t < 0.2 * whole
 
 
+def test_a_slow_beginning_does_not_count():
+    """What a warm start does: nothing in the first ten of 200 steps, then a constant rate."""
+    convergence = Convergence(1.0, 1e-4)
+    for t in range(150):
+        convergence.record(math.exp(-2 * math.log(1e4) * max(t - 10, 0) / 190))
+        if t > 20:
+            assert 0.9 < convergence.steps_left() / (200 - t) < 2.1
+
+
 def test_nothing_falls():
     convergence = Convergence(1.0, 1e-4)
     assert convergence.steps_left() == math.inf
