@@ -39,7 +39,7 @@ class Device(Machine):
 
     def __init__(self, xp: ModuleType) -> None:
         self.xp = xp
-        self._divided: DividedTraining | None = None
+        self._kept: DividedTraining | None = None
 
     def limit(self, max_memory: float | None) -> float:
         """Return the bytes that are free on the device, or the limit given if that is less."""
@@ -56,7 +56,9 @@ class Device(Machine):
         on_assembled: Callable[[], None] | None = None,
     ) -> Factor | None:
         """Assemble and factor a full square matrix, in place."""
-        return cholesky.factor(training, rows, blocks, progress, on_assembled, xp=self.xp)
+        release(self.xp)
+        here = self._on_devices(training, several=False).here[0]
+        return cholesky.factor(here, rows, blocks, progress, on_assembled, xp=self.xp)
 
     def closed_form_memory(self, equations: TrainingEquations) -> int:
         """Return the bytes of device memory that the closed form needs; see `cholesky.memory_estimate`."""
@@ -98,9 +100,10 @@ class Device(Machine):
         with on_device(number, self.xp):
             return self.limit(None)
 
-    def _on_devices(self, training: TrainingSet) -> DividedTraining:
-        """Return a training set on all devices of an iteration; the last one is kept there."""
-        if self._divided is None or self._divided.training is not training:
-            self._divided = None  # its memory comes first
-            self._divided = DividedTraining.of(training, self.xp, self._helpers)
-        return self._divided
+    def _on_devices(self, training: TrainingSet, several: bool = True) -> DividedTraining:
+        """Return a training set on the devices of an iteration, or at least on the first; the last one is kept."""
+        kept, numbers = self._kept, self._helpers if several else visible_devices(self.xp)[:1]
+        if kept is None or kept.training is not training or len(kept.devices) < min(len(numbers), training.n_train):
+            self._kept = kept = None  # its memory comes first
+            self._kept = kept = DividedTraining.of(training, self.xp, numbers)
+        return kept

@@ -68,9 +68,9 @@ class _Rows:
         here, own = divided.here[k], divided.here[k].part(slice(divided.points[k].start, divided.points[k].stop))
         self._all_g, self._x, self._g = here.g, own.x, own.g
         self._a, self._b = (xp.asarray(atom) for atom in np.tril_indices(self._n_atoms, -1))
-        # A model whose coefficients are replaced at each product.
-        z, x = np.zeros(self._n_atoms, dtype=int), training.x
-        arrays = ModelArrays(z, training.tables.pair, x, np.broadcast_to(0.0, x.shape), None, training.sig, 1.0, 0.0)
+        # A model whose coefficients are replaced at each product: a single zero until then.
+        z, zero, tables, sig = np.zeros(self._n_atoms, dtype=int), np.zeros(()), training.tables, training.sig
+        arrays = ModelArrays(z, tables.pair, training.x, zero, None, float(sig), 1.0, 0.0)
         self._model = DeviceModel(arrays, xp, x=here.x)
         self._bulk = Bulk(self._model)
         # Of a batch; chosen at the first product, when all else has its memory.

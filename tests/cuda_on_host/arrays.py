@@ -62,7 +62,11 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         if name.startswith("__"):  # interfaces by which others would take the memory
             raise AttributeError(name)
         value = getattr(self.host, name)
-        return _delegate(value, self.device) if callable(value) else _wrap(value, self.device)
+        return functools.partial(self._call, value) if callable(value) else _wrap(value, self.device)
+
+    def _call(self, method, *args, **kwargs):
+        _unwrap(self)
+        return _delegate(method, self.device)(*args, **kwargs)
 
     def __getitem__(self, key):
         return _wrap(self.host[_unwrap(key)], self.device)
@@ -162,6 +166,7 @@ class HostCupy(_Namespace):
 
     def __init__(self, free_bytes=2**30, max_shared_bytes=227 * 1024, n_devices=1):
         super().__init__(np)
+        runtime.order.forget()
         self.free_bytes = free_bytes
         cuda_runtime = types.SimpleNamespace(
             memGetInfo=lambda: (self.free_bytes, 2 * self.free_bytes),

@@ -53,6 +53,10 @@ class Order:
     """
 
     def __init__(self):
+        self.forget()
+
+    def forget(self):
+        """Start anew: what was copied before is done."""
         self.steps = collections.Counter()
         self._known = collections.defaultdict(collections.Counter)
         self._copies = []
@@ -69,9 +73,9 @@ class Order:
         """Note an access to memory between two addresses."""
         self.steps[device] += 1
         for low, high, by, step, _, is_target in self._copies:
-            if by != device and low < bounds[1] and bounds[0] < high and (is_target or writes):
-                if step > self._known[device][by]:
-                    raise RaceError(f"device {device} uses an array that device {by} may still copy")
+            overlaps = by != device and low < bounds[1] and bounds[0] < high and (is_target or writes)
+            if overlaps and step > self._known[device][by]:
+                raise RaceError(f"device {device} uses an array that device {by} may still copy")
 
     def copy(self, by, other, target, source, size):
         """Note a copy that device `by` does, between it and another one."""
@@ -112,7 +116,6 @@ def memcpy_async(target, source, size, kind, stream):
     """Copy on a stream, given by its address as CuPy's runtime takes it."""
     if stream != current_stream().ptr:
         raise RuntimeError("the stand-in copies on the current stream only")
-
 
     def copy():
         count("to_device" if kind == 1 else "to_host", size)
