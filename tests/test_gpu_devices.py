@@ -3,7 +3,7 @@
 import cuda_on_host
 import numpy as np
 import pytest
-from support.gpu_checks import assert_close
+from support.gpu_checks import assert_close, check_low_rank
 from support.molecules import cyclic_group, random_molecules, symmetric_group_of_three
 
 from fastgdml.gpu import machine
@@ -49,19 +49,8 @@ def equations_of(n_train=11, energies=True):
 
 @pytest.mark.parametrize(("n_rows", "n_columns"), [(1, 1), (5, 3), (33, 64), (300, 257), (1030, 40)])
 def test_products_with_the_low_rank_part(n_rows, n_columns, host_cupy):
-    rng = np.random.default_rng(0)
-    U, b, t = rng.normal(size=(n_rows, n_columns)), rng.normal(size=n_rows), rng.normal(size=n_columns)
-    rounded = U.astype(np.float32).astype(np.float64)
     for xp in (np, host_cupy):
-        low_rank = LowRank(n_rows, n_columns, xp)
-        half = n_rows // 2
-        for rows in (slice(0, half), slice(half, n_rows)):
-            taken = low_rank.set_rows(rows.start, xp.asarray(U[rows]))
-            np.testing.assert_array_equal(np.asarray(getattr(taken, "host", taken)), rounded[rows])
-        assert_close(low_rank.project(xp.asarray(b)), rounded.T @ b, 1e-13)
-        left = xp.asarray(b.copy())
-        low_rank.subtract(xp.asarray(t), left)
-        assert_close(left, b - rounded @ t, 1e-13)
+        check_low_rank(n_rows, n_columns, xp)
     assert LowRank.memory(n_rows, n_columns) == 4 * n_rows * -(-n_columns // 32) * 32
 
 

@@ -19,7 +19,8 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     def get(self, stream=None, order="C", out=None, blocking=True):
         """Return a copy on the host."""
         runtime.refuse_in_capture()
-        _unwrap(self)
+        # From whichever device it is on.
+        runtime.order.access(self.device.id, np.lib.array_utils.byte_bounds(self.host), writes=False)
         runtime.count("to_host", self.host.nbytes)
         if out is None:
             return self.host.copy("K")
@@ -208,8 +209,7 @@ class HostCupy(_Namespace):
     def asarray(self, a, dtype=None, order=None):
         """Copy what lies on the host, as CuPy does; leave alone what lies on the device."""
         if isinstance(a, DeviceArray):
-            _unwrap(a)
-            return DeviceArray(np.asarray(a.host, dtype=dtype, order=order), a.device)
+            return DeviceArray(np.asarray(_unwrap(a), dtype=dtype, order=order), a.device)
         return self.array(a, dtype, order=order or "K")
 
     def array(self, a, dtype=None, copy=True, order="K"):
