@@ -56,7 +56,7 @@ class Device(Machine):
         on_assembled: Callable[[], None] | None = None,
     ) -> Factor | None:
         """Assemble and factor a full square matrix, in place."""
-        release(self.xp)
+        cholesky.require_memory(training, rows, blocks, self.xp)
         here = self._on_devices(training, several=False).here[0]
         return cholesky.factor(here, rows, blocks, progress, on_assembled, xp=self.xp)
 
