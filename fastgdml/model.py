@@ -19,7 +19,7 @@ from .cell import Cell, image_rule_of
 from .descriptor import jacobian_dot, n_pairs, perms_from_lin
 from .entries import MODEL_FORMS, check_forms
 from .errors import DataError
-from .npz import MODEL, SGDML_MODEL, load_npz, save_npz
+from .npz import load_npz, save_npz
 from .task import require_type
 from .types import Array, IntArray, Integers, Number, Text
 
@@ -119,8 +119,8 @@ def _storable(entries: dict[str, Any], path: str | os.PathLike[str]) -> dict[str
 
 
 def save_model(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:
-    """Write a model file, atomically and without pickles. Only a model is replaced, of fastgdml or of sgdml."""
-    save_npz(path, model, also=(MODEL, SGDML_MODEL))
+    """Write a model file, atomically and without pickles. Only a model is replaced."""
+    save_npz(path, model)
 
 
 def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
