@@ -1,0 +1,315 @@
+"""Facts of a model: read from its entries, measured on a dataset."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..cell import image_rule_of
+from ..config import configuration
+from ..dataset import check_same_system, lattice_of, load_dataset, take_points
+from ..elements import SYMBOLS
+from ..errors import NoPointsLeftError
+from ..evaluate import draw_test_points
+from ..flat import flat_entries
+from ..formats.frames import formula
+from ..learning_curve import CurvePoint
+from ..model import is_validated, load_model
+from ..npz import is_flat, text
+from ..overlap import seen_points
+from ..predict import GDMLPredict
+from ..progress import Callback, Step
+from ..threads import resolve_n_threads
+from ..types import Array
+from ..units import Units, conversion
+from .accuracy import Predictions, accuracy
+from .facts import Accuracy, Facts, Molecule, Origin, Timing, Trial
+from .structure import cycles_of, embedded, geometry_of, orbits_of
+
+_log = logging.getLogger(__name__)
+
+# Geometries predicted between two progress reports.
+_CHUNK = 500
+# Permutations whose cycles are listed.
+_N_CYCLES = 24
+# Seconds that a measurement of speed takes, about.
+_SECONDS = 0.4
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a report is made from, beside the model.
+
+    Attributes
+    ----------
+    dataset : mapping or path-like, optional
+        Labelled geometries to compare with: those that the model has not seen.
+    n_test : int
+        Most geometries to compare with.
+    seed : int
+        Seed of their draw.
+    search : sequence of path-like
+        Models of the search for sigma, which the file of a selected model does not hold.
+    learning_curve : sequence of CurvePoint
+        A learning curve to show.
+    n_worst : int
+        Number of geometries with large errors to draw.
+    timing : bool
+        Whether to measure the speed of predictions.
+    """
+
+    dataset: Mapping[str, Any] | str | os.PathLike[str] | None = None
+    n_test: int = 2000
+    seed: int = 0
+    search: Sequence[str | os.PathLike[str]] = ()
+    learning_curve: Sequence[CurvePoint] = field(default_factory=list)
+    n_worst: int = 4
+    timing: bool = True
+
+
+def gather(
+    model: str | os.PathLike[str],
+    sources: Sources | None = None,
+    max_processes: int | None = None,
+    callback: Callback | None = None,
+) -> Facts:
+    """Gather the facts about a model.
+
+    Parameters
+    ----------
+    model : path-like
+        Model file, also a flat one.
+    sources : Sources, optional
+        What else to look at.
+    max_processes : int, optional
+        Number of threads. All by default.
+    callback : callable, optional
+        Progress; see `fastgdml.progress.Callback`.
+
+    Returns
+    -------
+    Facts
+
+    Raises
+    ------
+    FileFormatError, DataError
+        If a file cannot be used.
+    UsageError
+        If the dataset is of other atoms.
+    """
+    sources = sources or Sources()
+    flat = is_flat(model)
+    entries: Mapping[str, Any] = flat_entries(model) if flat else load_model(model)
+    predictor = GDMLPredict(model if flat else entries, max_processes=max_processes)
+    dataset = sources.dataset
+    if isinstance(dataset, str | os.PathLike):
+        dataset = load_dataset(dataset)
+    compared = None
+    if dataset is not None:
+        check_same_system(entries, dataset, "model", "dataset")
+        compared = _compare(entries, predictor, dataset, sources, callback)
+    validated = is_validated(entries)
+    names = ("f_err_mae", "f_err_rmse", "e_err_mae", "e_err_rmse")
+    expected = {name: float(entries[name]) for name in names if validated and np.isfinite(entries.get(name, np.nan))}
+    timing = None
+    if sources.timing:
+        R, lattice = _geometries(entries, dataset)
+        timing = None if R is None else _timing(predictor, R, lattice, resolve_n_threads(max_processes), callback)
+    return Facts(
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        origin=_origin(entries, Path(model)),
+        molecule=_molecule(entries, dataset),
+        expected=expected,
+        expected_from="test" if int(entries.get("n_test", 0)) else "validation",
+        search=_search(sources.search),
+        accuracy=compared,
+        learning_curve=list(sources.learning_curve),
+        timing=timing,
+    )
+
+
+# ---- the model --------------------------------------------------------------------------------------------------
+
+
+def _origin(model: Mapping[str, Any], path: Path) -> Origin:
+    units = Units.of(model)
+    lattice = np.asarray(model["lattice"], dtype=np.float64) if model.get("lattice") is not None else None
+    if lattice is not None and lattice.ndim == 3:
+        lattice = lattice[0]
+    lam = float(model.get("lam", np.nan))
+    return Origin(
+        file=path.name,
+        name=text(model["dataset_name"]),
+        formula=formula(np.asarray(model["z"]).tolist()),
+        theory=text(model["dataset_theory"]),
+        n_atoms=len(model["z"]),
+        n_train=len(model["R_d_desc_alpha"]),
+        n_perms=int(model.get("n_perms", len(model.get("perms", ())))),
+        sig=float(model["sig"]),
+        lam=lam if np.isfinite(lam) else None,
+        e_unit=units.energy,
+        r_unit=units.length,
+        f_unit=units.force,
+        energies=_energies(model),
+        cell=None if lattice is None else lattice.T.tolist(),
+        entries=_further(model),
+    )
+
+
+def _energies(model: Mapping[str, Any]) -> str:
+    if not model["use_E"]:
+        return "not used: predicted up to a constant"
+    if "alphas_E" in model:
+        return "constrained point by point"
+    return "one integration constant"
+
+
+def _further(model: Mapping[str, Any]) -> dict[str, str]:
+    """Return names and values of what else a model records."""
+    rows = {}
+    for label, which in (("Training points", "train"), ("Validation points", "valid")):
+        n_points = len(np.ravel(model.get(f"idxs_{which}", ())))
+        md5 = text(model.get(f"md5_{which}", b""))
+        if n_points:
+            rows[label] = f"{n_points:,}" + (f" of dataset {md5}" if md5 else "")
+    n_test = int(model.get("n_test", 0))
+    if n_test:
+        rows["Test points"] = f"{n_test:,} of dataset {text(model['md5_test'])}"
+    solvers = {"analytic": "closed form", "cg": "conjugate gradients"}
+    if "solver_name" in model:
+        name = text(model["solver_name"])
+        rows["Solver"] = solvers.get(name, name)
+        if "solver_iters" in model:
+            rows["Solver"] += f", {int(model['solver_iters']):,} steps"
+    if model.get("lattice") is not None:
+        rows["Image rule"] = {"minimum": "nearest image", "rounding": "rounding, as sgdml"}[image_rule_of(model)]
+    if "seed" in model:
+        rows["Seed"] = str(int(model["seed"]))
+    if "code_version" in model:
+        rows["Trained with"] = text(model["code_version"])
+    return rows
+
+
+def _molecule(model: Mapping[str, Any], dataset: Mapping[str, Any] | None) -> Molecule:
+    z = [int(number) for number in np.ravel(model["z"])]
+    periodic = model.get("lattice") is not None
+    positions, source = None, "the model alone does not tell the positions of periodic systems"
+    if dataset is not None:
+        factors = conversion(Units.of(dataset), Units.of(model), "dataset", "model")
+        positions = take_points(dataset, np.array([0]), factors).R[0]
+        source = "the first geometry of the dataset"
+    elif not periodic:
+        # Descriptors are inverse distances: they tell the geometry but for its handedness.
+        positions = embedded(1 / np.asarray(model["R_desc"], dtype=np.float64)[:, 0], len(z))
+        source = "the first training point, from its distances; it may be the mirror image"
+    perms = np.atleast_2d(model["perms"]) if model.get("perms") is not None else np.arange(len(z))[None]
+    return Molecule(
+        z=z,
+        symbols=[SYMBOLS[number] for number in z],
+        geometry=None if positions is None else geometry_of(positions, z),
+        geometry_from=source,
+        orbits=orbits_of(perms),
+        cycles=[cycles_of(perm) for perm in perms[1 : _N_CYCLES + 1]],
+    )
+
+
+def _search(paths: Sequence[str | os.PathLike[str]]) -> list[Trial]:
+    """Return the trials of a search for sigma from its models, those without errors left out."""
+    trials = []
+    for path in paths:
+        model = load_model(path)
+        if not is_validated(model):
+            _log.warning("%s is not validated: it is left out of the search.", path)
+            continue
+        if int(model["n_test"]) > 0:
+            _log.warning("%s was tested: its errors are those of the test, not of the validation.", path)
+        errors = {name: _finite(model.get(name)) for name in ("f_err_mae", "f_err_rmse", "e_err_mae", "e_err_rmse")}
+        trials.append(Trial(float(model["sig"]), *errors.values()))
+    return sorted(trials, key=lambda trial: trial.sig)
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and np.isfinite(value) else None
+
+
+# ---- predictions ------------------------------------------------------------------------------------------------
+
+
+def _compare(
+    model: Mapping[str, Any],
+    predictor: GDMLPredict,
+    dataset: Mapping[str, Any],
+    sources: Sources,
+    callback: Callback | None,
+) -> Accuracy | None:
+    """Compare with geometries that the model has not seen."""
+    try:
+        idxs = np.sort(draw_test_points(model, dataset, sources.n_test, sources.seed))
+    except NoPointsLeftError as error:
+        _log.warning("The report has no test. %s", error)
+        return None
+    n_left = len(dataset["R"]) - len(seen_points(model, dataset))
+    factors = conversion(Units.of(dataset), Units(predictor.e_unit, predictor.r_unit), "dataset", "model")
+    use_E = "E" in dataset and bool(model["use_E"])
+    step = Step(callback, f"Predicting {len(idxs):,} test points", len(idxs))
+    E, F = np.empty(len(idxs)), np.empty((len(idxs), len(model["z"]), 3))
+    for first in range(0, len(idxs), _CHUNK):
+        part = slice(first, min(first + _CHUNK, len(idxs)))
+        points = take_points(dataset, idxs[part], factors)
+        n = len(points.R)
+        e, f = predictor.predict(points.R.reshape(n, -1), lattice=points.lattice)
+        E[part], F[part] = e, f.reshape(points.F.shape)
+        step(first + n, len(idxs))
+    step.done()
+    points = take_points(dataset, idxs, factors)
+    predictions = Predictions(np.asarray(model["z"]), idxs, points, E if use_E else None, F)
+    return accuracy(predictions, (text(dataset["name"]), text(dataset.get("md5", ""))), n_left, sources.n_worst)
+
+
+def _geometries(
+    model: Mapping[str, Any], dataset: Mapping[str, Any] | None
+) -> tuple[Array | None, Array | None]:
+    """Return geometries to measure speed with, in the unit of the model, and their lattice vectors."""
+    if dataset is not None:
+        idxs = np.arange(min(1000, len(dataset["R"])))
+        factors = conversion(Units.of(dataset), Units.of(model), "dataset", "model")
+        points = take_points(dataset, idxs, factors)
+        return points.R.reshape(len(idxs), -1), None if lattice_of(dataset, idxs) is None else points.lattice
+    if model.get("lattice") is not None:
+        return None, None
+    x = np.asarray(model["R_desc"], dtype=np.float64)
+    R = np.array([embedded(1 / x[:, i], len(model["z"])) for i in range(min(200, x.shape[1]))])
+    return R.reshape(len(R), -1), None
+
+
+def _timing(
+    predictor: GDMLPredict, R: Array, lattice: Array | None, n_threads: int, callback: Callback | None
+) -> Timing:
+    step = Step(callback, "Measuring the speed of predictions")
+    bulk = _seconds(lambda: predictor.predict(R, lattice=lattice)) / len(R)
+    one = None if lattice is None else lattice if lattice.ndim == 2 else lattice[:1]
+    single = _seconds(lambda: predictor.predict(R[:1], lattice=one))
+    step.done()
+    names = configuration()
+    machine = f"{names['processor']}, {names['instruction set']}"
+    return Timing(1 / bulk, 1e6 * single, n_threads, machine)
+
+
+def _seconds(call: Any) -> float:
+    """Return the time of a call, the median of what fits into a while."""
+    call()
+    times: list[float] = []
+    end = time.perf_counter() + _SECONDS
+    while len(times) < 3 or (time.perf_counter() < end and len(times) < 5000):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))

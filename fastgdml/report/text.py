@@ -1,0 +1,169 @@
+"""What a report says in words and tables, for all formats."""
+
+from __future__ import annotations
+
+from .facts import Facts, Quantity
+
+
+def title(facts: Facts) -> str:
+    """Return what the report is about."""
+    name = facts.origin.name
+    return f"{facts.origin.formula}" if name in ("", "unknown") else f"{name} ({facts.origin.formula})"
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """Return a number with four digits and its unit; a dash for None."""
+    if value is None:
+        return "-"
+    digits = f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return f"{digits} {unit}".rstrip()
+
+
+def units(facts: Facts) -> tuple[str, str]:
+    """Return the units of energy and force to show."""
+    return facts.origin.e_unit or "unknown unit", facts.origin.f_unit or "unknown unit"
+
+
+def headline(facts: Facts) -> list[tuple[str, str, str]]:
+    """Return the most important figures: label, value, unit or remark."""
+    e_unit, f_unit = units(facts)
+    rows = []
+    errors = _errors(facts)
+    if "force" in errors:
+        rows.append(("Force MAE", number(errors["force"].mae), f_unit))
+    if "energy" in errors:
+        rows.append(("Energy MAE", number(errors["energy"].mae), e_unit))
+    rows.append(("Training points", f"{facts.origin.n_train:,}", f"{facts.origin.n_atoms} atoms"))
+    rows.append(("Permutations", f"{facts.origin.n_perms:,}", f"sigma {facts.origin.sig:g}"))
+    if facts.timing is not None:
+        rows.append(("Speed", f"{facts.timing.bulk_per_s:,.0f}", "geometries a second"))
+    return rows
+
+
+def _errors(facts: Facts) -> dict[str, Quantity]:
+    if facts.accuracy is None:
+        return {
+            name: Quantity(facts.expected[f"{key}_mae"], facts.expected[f"{key}_rmse"], 0.0)
+            for name, key in (("force", "f_err"), ("energy", "e_err"))
+            if f"{key}_mae" in facts.expected
+        }
+    found = {"force": facts.accuracy.forces}
+    if facts.accuracy.energies is not None:
+        found["energy"] = facts.accuracy.energies
+    return found
+
+
+def origin_rows(facts: Facts) -> list[tuple[str, str]]:
+    """Return names and values of what the model is."""
+    origin = facts.origin
+    rows = [
+        ("File", origin.file),
+        ("System", title(facts)),
+        ("Level of theory", origin.theory),
+        ("Atoms", f"{origin.n_atoms}"),
+        ("Units", f"energy {origin.e_unit or 'unknown'}, length {origin.r_unit or 'unknown'}"),
+        ("Length scale sigma", f"{origin.sig:g}"),
+        ("Regularisation lambda", number(origin.lam)),
+        ("Energies", origin.energies),
+        ("Permutations", f"{origin.n_perms:,}"),
+    ]
+    if origin.cell is not None:
+        for name, vector in zip("abc", origin.cell, strict=True):
+            values = ", ".join(f"{component:.5g}" for component in vector)
+            rows.append((f"Lattice vector {name}", f"{values} {origin.r_unit}".rstrip()))
+    if "Training points" not in origin.entries:
+        rows.append(("Training points", f"{origin.n_train:,}"))
+    return [*rows, *origin.entries.items()]
+
+
+def error_rows(facts: Facts) -> list[tuple[str, str, str, str, str]]:
+    """Return lines of a table of errors: what, MAE, RMSE, mean deviation, unit."""
+    e_unit, f_unit = units(facts)
+    rows = []
+    if facts.accuracy is not None:
+        accuracy = facts.accuracy
+        pairs = [("Force components", accuracy.forces, f_unit), ("Energies", accuracy.energies, e_unit)]
+        rows += [
+            (name, number(errors.mae), number(errors.rmse), number(errors.mean), unit)
+            for name, errors, unit in pairs
+            if errors is not None
+        ]
+    for name, key, unit in (("Force components", "f_err", f_unit), ("Energies", "e_err", e_unit)):
+        if f"{key}_mae" in facts.expected:
+            mae, rmse = facts.expected[f"{key}_mae"], facts.expected[f"{key}_rmse"]
+            rows.append((f"{name}, recorded ({facts.expected_from})", number(mae), number(rmse), "-", unit))
+    return rows
+
+
+def worst_rows(facts: Facts) -> list[tuple[str, ...]]:
+    """Return lines of a table of the worst geometries: number, force RMSE, energy error, atom of the largest error."""
+    if facts.accuracy is None:
+        return []
+    rows = []
+    for each in facts.accuracy.worst:
+        atom = max(range(len(each.atoms)), key=each.atoms.__getitem__)
+        where = f"{facts.molecule.symbols[atom]} {atom}: {number(each.atoms[atom])}"
+        rows.append((f"{each.number:,}", number(each.f_rmse), number(each.e_error), where))
+    return rows
+
+
+def search_rows(facts: Facts) -> list[tuple[str, ...]]:
+    """Return lines of a table of the search for sigma."""
+    return [
+        (f"{t.sig:g}", number(t.f_mae), number(t.f_rmse), number(t.e_mae), number(t.e_rmse)) for t in facts.search
+    ]
+
+
+def curve_rows(facts: Facts) -> list[tuple[str, ...]]:
+    """Return lines of a table of the learning curve."""
+    return [
+        (
+            f"{p.n_train:,}",
+            f"{p.sig:g}",
+            number(p.f_mae),
+            number(p.f_rmse),
+            number(p.e_mae),
+            number(p.e_rmse),
+            f"{p.seconds:.3g}",
+        )
+        for p in facts.learning_curve
+    ]
+
+
+def timing_rows(facts: Facts) -> list[tuple[str, str]]:
+    """Return names and values of the speed."""
+    timing = facts.timing
+    if timing is None:
+        return []
+    return [
+        ("Many geometries at once", f"{timing.bulk_per_s:,.0f} a second"),
+        ("One geometry alone", f"{timing.single_us:,.0f} µs"),
+        ("Threads", str(timing.n_threads)),
+        ("Machine", timing.machine),
+    ]
+
+
+def orbit_rows(facts: Facts) -> list[tuple[str, str]]:
+    """Return the sets of atoms that permutations exchange: element, numbers."""
+    symbols = facts.molecule.symbols
+    return [(symbols[atoms[0]], ", ".join(str(atom) for atom in atoms)) for atoms in facts.molecule.orbits]
+
+
+def xyz_of(facts: Facts, number_of: int) -> str:
+    """Return one of the worst geometries as XYZ."""
+    assert facts.accuracy is not None
+    each = facts.accuracy.worst[number_of]
+    lines = [str(len(facts.molecule.z)), f"geometry {each.number} of {facts.accuracy.dataset}, {facts.origin.r_unit}"]
+    lines += [
+        f"{symbol:<2} " + " ".join(f"{component:12.5f}" for component in position)
+        for symbol, position in zip(facts.molecule.symbols, each.geometry.R, strict=True)
+    ]
+    return "\n".join(lines)
+
+
+def no_search(facts: Facts) -> str:
+    """Return what to say where no search is known."""
+    return (
+        f"Sigma is {facts.origin.sig:g}. The models of the search were not given (--search FOLDER), so that its errors "
+        "are not shown."
+    )
