@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .catalog import resolve_dataset
 from .cell import Cell
-from .dataset import resolve_dataset
 from .descriptor import from_R, n_pairs, pair_permutation
 from .errors import DataError, FastGDMLError, FileFormatError, UsageError
 from .formats import Facts, Frames, FrameSource, ReadOptions, open_frames

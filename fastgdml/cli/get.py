@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 from .. import catalog
-from ..dataset import embedded_datasets
 from ..errors import UsageError
 from ..npz import DATASET, MODEL, SGDML_MODEL, replacing, require_target
 from ..progress import Step
@@ -45,10 +44,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
 def _list(args: argparse.Namespace, url: str, console: Console) -> None:
     here = {kind: catalog.downloaded(kind) for kind in ("dataset", "model")}
-    result: dict[str, object] = {"examples": sorted(embedded_datasets())}
+    result: dict[str, object] = {"examples": sorted(catalog.embedded_datasets())}
     if args.kind in (None, "dataset"):
         console.heading("Examples that come with fastgdml")
-        console.properties([(name, str(path)) for name, path in embedded_datasets().items()])
+        console.properties([(name, str(path)) for name, path in catalog.embedded_datasets().items()])
     for kind in ("dataset", "model") if args.kind is None else (args.kind,):
         console.heading(f"Published {kind}s (fastgdml get {kind} <name>)")
         items = catalog.published_online(kind, url) if args.online else catalog.published(kind)

@@ -13,13 +13,13 @@ from pathlib import Path
 # From the ground up. A new module gets its place here: the lowest floor above all that it imports.
 FLOORS = (
     "_version errors types elements _core _packed",
-    "threads progress backend npz lapack c_library catalog",
-    "units entries config cell",
+    "threads progress backend npz lapack c_library",
+    "units entries config cell catalog search_events",
     "descriptor",
     "group neighbours",
     "permutations sampling training_set diagnostics",
     "kernel operator dataset frames",
-    "overlap task formats",
+    "overlap task formats properties task_folder",
     "task_creation labels model convert",
     "model_arrays inspection",
     "solvers flat exchange engine",
