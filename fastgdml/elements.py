@@ -26,8 +26,8 @@ MASSES = (
     259.0, 262.0, 267.0, 270.0, 269.0, 270.0, 270.0, 278.0, 281.0, 281.0, 285.0, 286.0, 289.0, 289.0, 293.0, 293.0,
     294.0,
 )
-# Covalent radii in Angstrom: B. Cordero et al., Dalton Trans. 2008, 2832, table 2 (sp3 carbon, low spin); the last is that
-# of curium, and counts for what is heavier.
+# Covalent radii in Angstrom: B. Cordero et al., Dalton Trans. 2008, 2832, table 2 (sp3 carbon, low spin); the last is
+# that of curium, and counts for what is heavier.
 RADII = (
     0.20, 0.31, 0.28, 1.28, 0.96, 0.84, 0.76, 0.71, 0.66, 0.57, 0.58, 1.66, 1.41, 1.21, 1.11, 1.07, 1.05, 1.02, 1.06,
     2.03, 1.76, 1.70, 1.60, 1.53, 1.39, 1.39, 1.32, 1.26, 1.24, 1.32, 1.22, 1.22, 1.20, 1.19, 1.20, 1.20, 1.16, 2.20,

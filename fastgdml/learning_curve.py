@@ -1,7 +1,7 @@
 """Learning curves: errors of models by the number of training points.
 
-All models of a curve are tested on the same points. Their training points are nested: those of a smaller model are drawn
-from those of the next larger one, so that neighbouring sizes differ by what is added, not by another draw.
+All models of a curve are tested on the same points. Their training points are nested: those of a smaller model are
+drawn from those of the next larger one, so that neighbouring sizes differ by what is added, not by another draw.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from .dataset import take_points
+from .dataset import Dataset, part_of, take_points
 from .errors import DataError, UsageError
 from .evaluate import Errors, prediction_errors
 from .npz import TEXT, replacing
 from .predict import GDMLPredict
 from .progress import Callback, Step
-from .sampling import draw_stratified, draw_uniform, generator
+from .sampling import draw_points, generator
 from .task import Task
 from .train import GDMLTrain
 from .types import IntArray
@@ -140,7 +140,7 @@ def learning_curve(
         raise UsageError("A learning curve needs a length scale (sigma), or several to choose from.")
     _require_points(dataset, sizes[-1], options)
     rng = generator(options.seed)
-    idxs_test = _draw(dataset, options.n_test, rng, np.empty(0, dtype=np.int64))
+    idxs_test = draw_points(dataset, options.n_test, rng)
     template = _template(dataset, sizes[-1], options, trainer, idxs_test, callback)
     work = _Curve(dataset, idxs_test, template, trainer, options, callback)
     points: list[CurvePoint] = []
@@ -148,7 +148,7 @@ def learning_curve(
     sigs = list(options.sigs)
     for size in reversed(sizes):
         if size < len(idxs):
-            idxs = idxs[_draw(_part(dataset, idxs), size, rng, np.empty(0, dtype=np.int64))]
+            idxs = idxs[draw_points(_part(dataset, idxs), size, rng)]
         point = work.point(idxs, sigs)
         if not options.sigma_per_size:
             sigs = [point.sig]
@@ -240,34 +240,22 @@ def _template(
         callback=callback,
         seed=options.seed,
     )
-    moved = {key: rest[np.asarray(task[key], dtype=np.int64)] for key in ("idxs_train", "idxs_valid")}  # type: ignore[literal-required]
+    moved = {key: rest[np.asarray(task[key], dtype=np.int64)] for key in ("idxs_train", "idxs_valid")}
     return cast(Task, {**task, **moved})
 
 
-def _part(dataset: Mapping[str, Any], idxs: IntArray) -> dict[str, Any]:
-    """Return a dataset of some of the points."""
-    points = take_points(dataset, idxs)
-    part: dict[str, Any] = {key: dataset[key] for key in ("name", "theory", "z", "r_unit", "e_unit", "perms") if key in dataset}
-    part |= {"R": points.R, "F": points.F}
-    if points.E is not None:
-        part["E"] = points.E
-    if points.lattice is not None:
-        part["lattice"] = points.lattice
-    return part
-
-
-def _draw(dataset: Mapping[str, Any], n: int, rng: np.random.RandomState, excluded: IntArray) -> IntArray:
-    if "E" in dataset:
-        return draw_stratified(dataset["E"], n, rng, excluded)
-    return draw_uniform(len(dataset["F"]), n, rng, excluded)
+def _part(dataset: Mapping[str, Any], idxs: IntArray) -> Dataset:
+    """Return a dataset of some of the points, with its name and permutations."""
+    kept = {key: dataset[key] for key in ("name", "theory", "perms") if key in dataset}
+    return cast(Dataset, {**part_of(dataset, idxs), **kept})
 
 
 def _require_points(dataset: Mapping[str, Any], n_train: int, options: CurveOptions) -> None:
     wanted, there = n_train + options.n_valid + options.n_test, len(dataset["R"])
     if wanted > there:
         raise UsageError(
-            f"{n_train:,} training, {options.n_valid:,} validation and {options.n_test:,} test points are {wanted:,}, but "
-            f"the dataset has {there:,}. Ask for fewer."
+            f"{n_train:,} training, {options.n_valid:,} validation and {options.n_test:,} test points are {wanted:,}, "
+            f"but the dataset has {there:,}. Ask for fewer."
         )
     if options.use_E and "E" not in dataset:
         raise UsageError("The dataset has no energies (key 'E'): train on forces alone, with use_E=False (--no_E).")
@@ -305,13 +293,16 @@ def _point(row: dict[str, str]) -> CurvePoint:
     def number(name: str) -> float | None:
         return float(row[name]) if row[name] else None
 
-    numbers = {name: float(row[name]) for name in ("sig", "f_mae", "f_rmse", "seconds")}
-    counts = {name: int(row[name]) for name in ("n_train", "n_test", "n_perms")}
     return CurvePoint(
-        **counts,  # type: ignore[arg-type]
-        **numbers,
+        n_train=int(row["n_train"]),
+        n_test=int(row["n_test"]),
+        n_perms=int(row["n_perms"]),
+        sig=float(row["sig"]),
+        f_mae=float(row["f_mae"]),
+        f_rmse=float(row["f_rmse"]),
         e_mae=number("e_mae"),
         e_rmse=number("e_rmse"),
+        seconds=float(row["seconds"]),
         e_unit=row["e_unit"],
         r_unit=row["r_unit"],
     )

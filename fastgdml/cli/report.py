@@ -9,8 +9,8 @@ from ..errors import UsageError
 from ..learning_curve import load_curve
 from ..npz import path_type, require_target
 from ..progress import Step
+from ..task_folder import files_of
 from .console import Console
-from .files import files_of
 
 
 def run(args: argparse.Namespace, console: Console) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from .data_parser import Add, int_or_range, positive_float, positive_int, seed
+from .data_parser import Add
+from .values import int_or_range, positive_float, positive_int, seed
 
 
 def add_report_commands(add: Add, add_computing: Callable[[argparse.ArgumentParser], None]) -> None:
@@ -35,7 +36,11 @@ def _add_report(report: argparse.ArgumentParser) -> None:
         "--format", choices=("html", "png", "pdf", "json", "md"), help="format (default: by the name of the file)"
     )
     report.add_argument(
-        "--n_test", metavar="<n>", type=positive_int, default=2000, help="most geometries to compare with (default: 2000)"
+        "--n_test",
+        metavar="<n>",
+        type=positive_int,
+        default=2000,
+        help="most geometries to compare with (default: 2000)",
     )
     report.add_argument("--seed", metavar="<seed>", type=seed, default=0, help="seed of their draw (default: 0)")
     report.add_argument(

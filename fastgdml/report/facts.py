@@ -102,11 +102,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Quantity:
-    """Errors of a quantity: mean absolute, root mean square, and mean of predicted minus reference."""
+    """Errors of a quantity: mean absolute, root mean square, and mean of predicted minus reference, if known."""
 
     mae: float
     rmse: float
-    mean: float
+    mean: float | None
 
 
 @dataclass(frozen=True)
@@ -208,12 +208,30 @@ class Timing:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a report says."""
+    """All that a report says.
+
+    Attributes
+    ----------
+    made : str
+        Date and time.
+    origin, molecule, accuracy, timing
+        What the model is, its atoms, its errors on a dataset, its speed.
+    expected : dict
+        Errors that the model records, of 'force' and 'energy'.
+    expected_from : str
+        Whether they are from a 'test' or the 'validation'.
+    search : list of Trial
+        The search for sigma.
+    learning_curve : list of CurvePoint
+        Errors by the number of training points.
+    version : str
+        Version of fastgdml.
+    """
 
     made: str
     origin: Origin
     molecule: Molecule
-    expected: dict[str, float]
+    expected: dict[str, Quantity]
     expected_from: str
     search: list[Trial] = field(default_factory=list)
     accuracy: Accuracy | None = None

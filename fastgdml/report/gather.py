@@ -15,7 +15,7 @@ import numpy as np
 
 from ..cell import image_rule_of
 from ..config import configuration
-from ..dataset import check_same_system, lattice_of, load_dataset, take_points
+from ..dataset import check_same_system, lattice_of, load_dataset, part_of, take_points
 from ..elements import SYMBOLS
 from ..errors import NoPointsLeftError
 from ..evaluate import draw_test_points
@@ -24,14 +24,15 @@ from ..formats.frames import formula
 from ..learning_curve import CurvePoint
 from ..model import is_validated, load_model
 from ..npz import is_flat, text
-from ..overlap import seen_points
 from ..predict import GDMLPredict
 from ..progress import Callback, Step
+from ..properties import Outcome, Properties
+from ..sampling import draw_points, generator
 from ..threads import resolve_n_threads
 from ..types import Array
 from ..units import Units, conversion
 from .accuracy import Predictions, accuracy
-from .facts import Accuracy, Facts, Molecule, Origin, Timing, Trial
+from .facts import Accuracy, Facts, Molecule, Origin, Quantity, Timing, Trial
 from .structure import cycles_of, embedded, geometry_of, orbits_of
 
 _log = logging.getLogger(__name__)
@@ -116,9 +117,8 @@ def gather(
     if dataset is not None:
         check_same_system(entries, dataset, "model", "dataset")
         compared = _compare(entries, predictor, dataset, sources, callback)
-    validated = is_validated(entries)
-    names = ("f_err_mae", "f_err_rmse", "e_err_mae", "e_err_rmse")
-    expected = {name: float(entries[name]) for name in names if validated and np.isfinite(entries.get(name, np.nan))}
+    outcome = Outcome.of(entries)
+    expected = {name: Quantity(mae, outcome.rmse[name], None) for name, mae in outcome.mae.items() if np.isfinite(mae)}
     timing = None
     if sources.timing:
         R, lattice = _geometries(entries, dataset)
@@ -128,8 +128,8 @@ def gather(
         origin=_origin(entries, Path(model)),
         molecule=_molecule(entries, dataset),
         expected=expected,
-        expected_from="test" if int(entries.get("n_test", 0)) else "validation",
-        search=_search(sources.search),
+        expected_from="test" if outcome.n_test else "validation",
+        search=_search(entries, sources.search),
         accuracy=compared,
         learning_curve=list(sources.learning_curve),
         timing=timing,
@@ -140,61 +140,60 @@ def gather(
 
 
 def _origin(model: Mapping[str, Any], path: Path) -> Origin:
-    units = Units.of(model)
-    lattice = np.asarray(model["lattice"], dtype=np.float64) if model.get("lattice") is not None else None
+    units, known = Units.of(model), Properties.of(model)
+    lattice = None if model.get("lattice") is None else np.asarray(model["lattice"], dtype=np.float64)
     if lattice is not None and lattice.ndim == 3:
         lattice = lattice[0]
-    lam = float(model.get("lam", np.nan))
     return Origin(
         file=path.name,
-        name=text(model["dataset_name"]),
+        name=known.name,
         formula=formula(np.asarray(model["z"]).tolist()),
-        theory=text(model["dataset_theory"]),
+        theory=known.theory,
         n_atoms=len(model["z"]),
         n_train=len(model["R_d_desc_alpha"]),
-        n_perms=int(model.get("n_perms", len(model.get("perms", ())))),
-        sig=float(model["sig"]),
-        lam=lam if np.isfinite(lam) else None,
+        n_perms=known.n_perms,
+        sig=known.sig,
+        lam=known.lam if np.isfinite(known.lam) else None,
         e_unit=units.energy,
         r_unit=units.length,
         f_unit=units.force,
-        energies=_energies(model),
+        energies=_energies(known),
         cell=None if lattice is None else lattice.T.tolist(),
-        entries=_further(model),
+        entries=_further(model, known),
     )
 
 
-def _energies(model: Mapping[str, Any]) -> str:
-    if not model["use_E"]:
+def _energies(known: Properties) -> str:
+    if not known.use_E:
         return "not used: predicted up to a constant"
-    if "alphas_E" in model:
-        return "constrained point by point"
-    return "one integration constant"
+    return "constrained point by point" if known.constrain_E else "one integration constant"
 
 
-def _further(model: Mapping[str, Any]) -> dict[str, str]:
+def _further(model: Mapping[str, Any], known: Properties) -> dict[str, str]:
     """Return names and values of what else a model records."""
     rows = {}
-    for label, which in (("Training points", "train"), ("Validation points", "valid")):
-        n_points = len(np.ravel(model.get(f"idxs_{which}", ())))
-        md5 = text(model.get(f"md5_{which}", b""))
-        if n_points:
-            rows[label] = f"{n_points:,}" + (f" of dataset {md5}" if md5 else "")
-    n_test = int(model.get("n_test", 0))
-    if n_test:
-        rows["Test points"] = f"{n_test:,} of dataset {text(model['md5_test'])}"
-    solvers = {"analytic": "closed form", "cg": "conjugate gradients"}
-    if "solver_name" in model:
-        name = text(model["solver_name"])
-        rows["Solver"] = solvers.get(name, name)
-        if "solver_iters" in model:
-            rows["Solver"] += f", {int(model['solver_iters']):,} steps"
+    outcome = Outcome.of(model)
+    points = (
+        ("Training points", known.idxs_train, known.md5_train),
+        ("Validation points", known.idxs_valid, known.md5_valid),
+    )
+    for label, idxs, md5 in points:
+        if len(idxs):
+            rows[label] = f"{len(idxs):,}" + (f" of dataset {md5}" if md5 else "")
+    if outcome.n_test:
+        rows["Test points"] = f"{outcome.n_test:,} of dataset {outcome.md5_test}"
+    if outcome.solver != "unknown":
+        rows["Solver"] = {"analytic": "closed form", "cg": "conjugate gradients"}.get(outcome.solver, outcome.solver)
+        if outcome.n_steps is not None:
+            rows["Solver"] += f", {outcome.n_steps:,} steps" + ("" if outcome.converged else ", NOT CONVERGED")
+        if outcome.reason:
+            rows["Chosen for"] = outcome.reason
     if model.get("lattice") is not None:
         rows["Image rule"] = {"minimum": "nearest image", "rounding": "rounding, as sgdml"}[image_rule_of(model)]
-    if "seed" in model:
-        rows["Seed"] = str(int(model["seed"]))
-    if "code_version" in model:
-        rows["Trained with"] = text(model["code_version"])
+    if known.seed is not None:
+        rows["Seed"] = str(known.seed)
+    if known.code_version != "unknown":
+        rows["Trained with"] = known.code_version
     return rows
 
 
@@ -221,23 +220,27 @@ def _molecule(model: Mapping[str, Any], dataset: Mapping[str, Any] | None) -> Mo
     )
 
 
-def _search(paths: Sequence[str | os.PathLike[str]]) -> list[Trial]:
-    """Return the trials of a search for sigma from its models, those without errors left out."""
+def _search(model: Mapping[str, Any], paths: Sequence[str | os.PathLike[str]]) -> list[Trial]:
+    """Return the trials of the search for sigma: from its models if they are given, or as the model records them."""
+    if not paths:
+        recorded = np.atleast_2d(np.asarray(model.get("search_errors", np.empty((0, 5))), dtype=np.float64))
+        return [_trial(row.tolist()) for row in recorded if len(row) == 5]
     trials = []
     for path in paths:
-        model = load_model(path)
-        if not is_validated(model):
+        candidate = load_model(path)
+        if not is_validated(candidate):
             _log.warning("%s is not validated: it is left out of the search.", path)
             continue
-        if int(model["n_test"]) > 0:
+        outcome = Outcome.of(candidate)
+        if outcome.n_test:
             _log.warning("%s was tested: its errors are those of the test, not of the validation.", path)
-        errors = {name: _finite(model.get(name)) for name in ("f_err_mae", "f_err_rmse", "e_err_mae", "e_err_rmse")}
-        trials.append(Trial(float(model["sig"]), *errors.values()))
+        errors = [each.get(name, np.nan) for name in ("force", "energy") for each in (outcome.mae, outcome.rmse)]
+        trials.append(_trial([Properties.of(candidate).sig, *errors]))
     return sorted(trials, key=lambda trial: trial.sig)
 
 
-def _finite(value: Any) -> float | None:
-    return float(value) if value is not None and np.isfinite(value) else None
+def _trial(row: Sequence[float]) -> Trial:
+    return Trial(row[0], *(value if np.isfinite(value) else None for value in row[1:]))
 
 
 # ---- predictions ------------------------------------------------------------------------------------------------
@@ -252,13 +255,15 @@ def _compare(
 ) -> Accuracy | None:
     """Compare with geometries that the model has not seen."""
     try:
-        idxs = np.sort(draw_test_points(model, dataset, sources.n_test, sources.seed))
+        left = np.sort(draw_test_points(model, dataset, None, sources.seed))
     except NoPointsLeftError as error:
         _log.warning("The report has no test. %s", error)
         return None
-    n_left = len(dataset["R"]) - len(seen_points(model, dataset))
+    idxs = left
+    if sources.n_test < len(left):
+        idxs = np.sort(left[draw_points(part_of(dataset, left), sources.n_test, generator(sources.seed))])
     factors = conversion(Units.of(dataset), Units(predictor.e_unit, predictor.r_unit), "dataset", "model")
-    use_E = "E" in dataset and bool(model["use_E"])
+    use_E = "E" in dataset and Properties.of(model).use_E
     step = Step(callback, f"Predicting {len(idxs):,} test points", len(idxs))
     E, F = np.empty(len(idxs)), np.empty((len(idxs), len(model["z"]), 3))
     for first in range(0, len(idxs), _CHUNK):
@@ -271,12 +276,10 @@ def _compare(
     step.done()
     points = take_points(dataset, idxs, factors)
     predictions = Predictions(np.asarray(model["z"]), idxs, points, E if use_E else None, F)
-    return accuracy(predictions, (text(dataset["name"]), text(dataset.get("md5", ""))), n_left, sources.n_worst)
+    return accuracy(predictions, (text(dataset["name"]), text(dataset.get("md5", ""))), len(left), sources.n_worst)
 
 
-def _geometries(
-    model: Mapping[str, Any], dataset: Mapping[str, Any] | None
-) -> tuple[Array | None, Array | None]:
+def _geometries(model: Mapping[str, Any], dataset: Mapping[str, Any] | None) -> tuple[Array | None, Array | None]:
     """Return geometries to measure speed with, in the unit of the model, and their lattice vectors."""
     if dataset is not None:
         idxs = np.arange(min(1000, len(dataset["R"])))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..elements import radius_of
-from ..types import Array
 from ..errors import DataError
+from ..types import Array
 from ..units import length_factor
 from .facts import Geometry
 from .style import INK, MUTED, ON_COLOUR
@@ -135,7 +135,7 @@ def view(R: Array, radii: Array) -> Array:
 
 
 def draw_scale(axes: Any, r_unit: str) -> None:
-    """Draw a bar as long as an Angstrom, or 2 Bohr or so, into the lower left corner; nothing if the unit is unknown."""
+    """Draw a bar as long as an Angstrom, or 2 Bohr or so, into the lower left corner; none if the unit is unknown."""
     if not r_unit:
         return
     try:

@@ -117,7 +117,8 @@ def _symmetry(facts: Facts, drawn: dict[str, Picture]) -> str:
     if cycles:
         n_more = facts.origin.n_perms - 1 - len(cycles)
         more = f"\n... and {n_more:,} more" if n_more > 0 else ""
-        html += f"<details><summary>Permutations as cycles</summary><pre>{escape(chr(10).join(cycles))}{more}</pre></details>"
+        lines = escape("\n".join(cycles)) + more
+        html += f"<details><summary>Permutations as cycles</summary><pre>{lines}</pre></details>"
     if "molecule" not in drawn:
         html += f"<p>There is no drawing: {escape(facts.molecule.geometry_from)}.</p>"
     return f'<div class="pictures">{_one(drawn, "molecule")}<div>{html}</div></div>'
@@ -164,7 +165,8 @@ def _worst(facts: Facts, drawn: dict[str, Picture]) -> str:
     e_unit, f_unit = text.units(facts)
     head = ("Geometry", f"Force RMSE [{f_unit}]", f"Energy error [{e_unit}]", f"Largest, by atom [{f_unit}]")
     geometries = "".join(
-        f"<details><summary>Geometry {escape(row[0])} as XYZ</summary><pre>{escape(text.xyz_of(facts, i))}</pre></details>"
+        f"<details><summary>Geometry {escape(row[0])} as XYZ</summary>"
+        f"<pre>{escape(text.xyz_of(facts, i))}</pre></details>"
         for i, row in enumerate(rows)
     )
     return f'<div class="pictures">{_one(drawn, "worst")}<div>{_table(head, rows, frozenset())}{geometries}</div></div>'

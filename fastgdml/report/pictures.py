@@ -225,9 +225,7 @@ def _accuracy(facts: Facts, accuracy: Accuracy) -> list[Picture]:
             "Errors by atom",
             f"{caption} Atoms are numbered from 0.",
             1.1 + 0.165 * len(accuracy.atoms),
-            lambda figure: _draw_spreads(
-                figure.subplots(), [s.label for s in accuracy.atoms], accuracy.atoms, f_unit
-            ),
+            lambda figure: _draw_spreads(figure.subplots(), [s.label for s in accuracy.atoms], accuracy.atoms, f_unit),
         )
     )
     if accuracy.worst:

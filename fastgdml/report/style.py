@@ -1,6 +1,6 @@
 """How pictures look: colours that the colour-blind can tell apart, and how matplotlib is set up.
 
-The colours are the light ones. In a page each becomes a variable of CSS with its name, which has another value in the dark
+The colours are the light ones. In a page each becomes a variable of CSS, which has another value in the dark
 (`page.css`). M. Okabe and K. Ito, Color Universal Design, 2008.
 """
 
@@ -74,8 +74,8 @@ def matplotlib() -> Any:
         import matplotlib
     except ImportError:
         raise UsageError(
-            "The pictures of a report take matplotlib: pip install 'fastgdml[report]'. Without it, --format json and md "
-            "hold the same facts."
+            "Pictures take matplotlib: pip install 'fastgdml[report]'. Without it a report can be written as json or "
+            "md (--format)."
         ) from None
     return matplotlib
 

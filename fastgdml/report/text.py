@@ -42,11 +42,7 @@ def headline(facts: Facts) -> list[tuple[str, str, str]]:
 
 def _errors(facts: Facts) -> dict[str, Quantity]:
     if facts.accuracy is None:
-        return {
-            name: Quantity(facts.expected[f"{key}_mae"], facts.expected[f"{key}_rmse"], 0.0)
-            for name, key in (("force", "f_err"), ("energy", "e_err"))
-            if f"{key}_mae" in facts.expected
-        }
+        return facts.expected
     found = {"force": facts.accuracy.forces}
     if facts.accuracy.energies is not None:
         found["energy"] = facts.accuracy.energies
@@ -76,10 +72,10 @@ def origin_rows(facts: Facts) -> list[tuple[str, str]]:
     return [*rows, *origin.entries.items()]
 
 
-def error_rows(facts: Facts) -> list[tuple[str, str, str, str, str]]:
+def error_rows(facts: Facts) -> list[tuple[str, ...]]:
     """Return lines of a table of errors: what, MAE, RMSE, mean deviation, unit."""
     e_unit, f_unit = units(facts)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     if facts.accuracy is not None:
         accuracy = facts.accuracy
         pairs = [("Force components", accuracy.forces, f_unit), ("Energies", accuracy.energies, e_unit)]
@@ -88,10 +84,11 @@ def error_rows(facts: Facts) -> list[tuple[str, str, str, str, str]]:
             for name, errors, unit in pairs
             if errors is not None
         ]
-    for name, key, unit in (("Force components", "f_err", f_unit), ("Energies", "e_err", e_unit)):
-        if f"{key}_mae" in facts.expected:
-            mae, rmse = facts.expected[f"{key}_mae"], facts.expected[f"{key}_rmse"]
-            rows.append((f"{name}, recorded ({facts.expected_from})", number(mae), number(rmse), "-", unit))
+    for label, name, unit in (("Force components", "force", f_unit), ("Energies", "energy", e_unit)):
+        if name in facts.expected:
+            recorded = facts.expected[name]
+            label = f"{label}, recorded ({facts.expected_from})"
+            rows.append((label, number(recorded.mae), number(recorded.rmse), number(recorded.mean), unit))
     return rows
 
 
@@ -99,7 +96,7 @@ def worst_rows(facts: Facts) -> list[tuple[str, ...]]:
     """Return lines of a table of the worst geometries: number, force RMSE, energy error, atom of the largest error."""
     if facts.accuracy is None:
         return []
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for each in facts.accuracy.worst:
         atom = max(range(len(each.atoms)), key=each.atoms.__getitem__)
         where = f"{facts.molecule.symbols[atom]} {atom}: {number(each.atoms[atom])}"
@@ -109,9 +106,7 @@ def worst_rows(facts: Facts) -> list[tuple[str, ...]]:
 
 def search_rows(facts: Facts) -> list[tuple[str, ...]]:
     """Return lines of a table of the search for sigma."""
-    return [
-        (f"{t.sig:g}", number(t.f_mae), number(t.f_rmse), number(t.e_mae), number(t.e_rmse)) for t in facts.search
-    ]
+    return [(f"{t.sig:g}", number(t.f_mae), number(t.f_rmse), number(t.e_mae), number(t.e_rmse)) for t in facts.search]
 
 
 def curve_rows(facts: Facts) -> list[tuple[str, ...]]:
@@ -164,6 +159,6 @@ def xyz_of(facts: Facts, number_of: int) -> str:
 def no_search(facts: Facts) -> str:
     """Return what to say where no search is known."""
     return (
-        f"Sigma is {facts.origin.sig:g}. The models of the search were not given (--search FOLDER), so that its errors "
-        "are not shown."
+        f"Sigma is {facts.origin.sig:g}. The file does not record a search, and no folder with its models was given "
+        "(--search)."
     )

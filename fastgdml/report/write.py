@@ -38,7 +38,8 @@ def format_of(path: str | os.PathLike[str], asked: str | None = None) -> str:
     name = {"htm": "html", "markdown": "md"}.get(suffix, suffix)
     if name not in FORMATS:
         raise UsageError(
-            f"Which format has '{path}'? Let its name end in {', '.join('.' + each for each in FORMATS)}, or give --format."
+            f"Which format has '{path}'? Let its name end in {', '.join('.' + each for each in FORMATS)}, or give "
+            "--format."
         )
     return name
 
@@ -127,7 +128,10 @@ def _pdf(facts: Facts) -> bytes:
     from matplotlib.backends.backend_pdf import PdfPages
 
     file = io.BytesIO()
-    with styled(), PdfPages(file, metadata={"Title": text.title(facts), "Creator": "fastgdml", "CreationDate": None}) as pdf:
+    with (
+        styled(),
+        PdfPages(file, metadata={"Title": text.title(facts), "Creator": "fastgdml", "CreationDate": None}) as pdf,
+    ):
         pdf.savefig(_first_page(facts))
         for rows in _paper_pages(facts):
             pdf.savefig(rows)

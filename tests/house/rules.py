@@ -28,6 +28,7 @@ FLOORS = (
     "evaluate early_stop drivers",
     "train labelling",
     "search",
+    "learning_curve doctor",
     "cluster report",
     "cli",
     "compat",
