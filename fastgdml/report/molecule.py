@@ -13,15 +13,16 @@ from ..types import Array
 from ..units import length_factor
 from .facts import Geometry
 from .style import INK, MUTED, ON_COLOUR
+from .text import unit_of
 
-# Radius of a disc in covalent radii.
-_DISC = 0.62
+# Radius of a disc of carbon in its covalent radii.
+_DISC = 0.58
 # How far a cell may reach beyond the atoms, in parts of what they take up.
 _CELL = 0.15
 # Directions to look from.
 _N_VIEWS = 300
 # Letters: points a disc must measure for them, largest size, width of a letter in parts of its size.
-_SMALLEST, _LARGEST, _LETTER = 4.6, 8.5, 0.66
+_SMALLEST, _LARGEST, _LETTER = 6.0, 8.5, 0.66
 
 
 def draw(
@@ -57,7 +58,7 @@ def draw(
     centre = R.mean(axis=0)
     seen = (R - centre) @ turn.T
     axes.set_axis_off()
-    axes.set_aspect("equal")
+    axes.set_aspect("equal", anchor="N")
     margin = radii.max() * 1.25
     low, high = seen[:, :2].min(axis=0) - margin, seen[:, :2].max(axis=0) + margin
     if cell is not None:
@@ -96,12 +97,15 @@ def draw(
 
 
 def disc_radii(geometry: Geometry, z: Sequence[int]) -> Array:
-    """Return the radii of discs, in the unit of the geometry: in proportion to covalent radii and to its bonds."""
+    """Return the radii of discs, in the unit of the geometry.
+
+    They are in proportion to bonds, and differ less than covalent radii do, so that hydrogen has room for a label.
+    """
     R = np.asarray(geometry.R)
     radii = np.array([radius_of(number) for number in z])
     distance = np.linalg.norm(R[:, None] - R, axis=2) / (radii[:, None] + radii)
     np.fill_diagonal(distance, np.inf)
-    return _DISC * radii * float(np.median(distance.min(axis=1)))
+    return _DISC * np.sqrt(radii * radius_of(6)) * float(np.median(distance.min(axis=1)))
 
 
 def view(R: Array, radii: Array) -> Array:
@@ -143,11 +147,11 @@ def draw_scale(axes: Any, r_unit: str) -> None:
     except DataError:  # a unit that has no size here
         return
     length = 1.0 if size <= 1.2 else float(round(size)) if size < 100 else size
-    label = f"{length:g} {r_unit}"
+    label = f"{length:g} {unit_of(r_unit)}"
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     x, y = x0 + 0.02 * (x1 - x0), y0 - 0.03 * (y1 - y0)
     axes.plot([x, x + length], [y, y], color=INK, linewidth=1.6, solid_capstyle="butt", zorder=7)
-    axes.text(x + length, y, f" {label}", ha="left", va="center", fontsize=8, color=INK, zorder=7)
+    axes.text(x + length, y, f"  {label}", ha="left", va="center", fontsize=8, color=INK, zorder=7)
     axes.set_ylim(y0 - 0.09 * (y1 - y0), y1)
 
 

@@ -97,7 +97,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: frozenset[i
 
 
 def _figures(drawn: dict[str, Picture], names: Sequence[str]) -> str:
-    found = "".join(_one(drawn, name) for name in names)
+    found = "".join(_one(drawn, name, title=True) for name in names)
     return f'<div class="pictures">{found}</div>' if found else ""
 
 
@@ -132,13 +132,11 @@ def _orbit_lines(facts: Facts) -> str:
     return lines
 
 
-def _one(drawn: dict[str, Picture], name: str) -> str:
+def _one(drawn: dict[str, Picture], name: str, title: bool = False) -> str:
     if name not in drawn:
         return ""
-    return (
-        f"<figure><h3>{escape(drawn[name].title)}</h3>{inline_svg(drawn[name])}"
-        f"<figcaption>{escape(drawn[name].caption)}</figcaption></figure>"
-    )
+    heading = f"<h3>{escape(drawn[name].title)}</h3>" if title else ""
+    return f"<figure>{heading}{inline_svg(drawn[name])}<figcaption>{escape(drawn[name].caption)}</figcaption></figure>"
 
 
 def _accuracy(facts: Facts, drawn: dict[str, Picture]) -> str:
@@ -149,7 +147,7 @@ def _accuracy(facts: Facts, drawn: dict[str, Picture]) -> str:
     else:
         accuracy = facts.accuracy
         html += (
-            f"<p>Compared on {accuracy.n_geometries:,} of the {accuracy.n_left:,} geometries of the dataset "
+            f"<p>Compared on {text.share(accuracy)} geometries of the dataset "
             f"{escape(accuracy.dataset)} that the model has not seen (fingerprint {escape(accuracy.fingerprint)}).</p>"
         )
     if rows:
@@ -187,4 +185,4 @@ def _curve(facts: Facts, drawn: dict[str, Picture]) -> str:
     e_unit, f_unit = text.units(facts)
     head = ("Points", "Sigma", f"Force MAE [{f_unit}]", "RMSE", f"Energy MAE [{e_unit}]", "RMSE", "Training [s]")
     table = _table(head, text.curve_rows(facts), frozenset())
-    return f'<div class="pictures">{_one(drawn, "learning-curve")}<div>{table}</div></div>'
+    return f'<div class="pictures">{_one(drawn, "learning-curve")}</div>{table}'

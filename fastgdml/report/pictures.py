@@ -12,6 +12,7 @@ import numpy as np
 from . import molecule
 from .facts import Accuracy, Density, Facts, Histogram, Spread, Worst
 from .style import FIRST, GRID, INK, MUTED, ORBITS, PLAIN, SECOND
+from .text import unit_of
 
 # Above this number of atoms, their labels leave out the numbers.
 _MANY_ATOMS = 30
@@ -40,11 +41,6 @@ def pictures(facts: Facts) -> list[Picture]:
     if len(facts.learning_curve) > 1:
         found.append(_learning_curve(facts))
     return found
-
-
-def unit_of(name: str) -> str:
-    """Return a unit for the label of an axis."""
-    return name.replace("Ang", "Å") if name else "unknown unit"
 
 
 def orbit_colours(facts: Facts) -> list[str]:

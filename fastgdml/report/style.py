@@ -60,6 +60,7 @@ _RC: dict[str, Any] = {
     "figure.facecolor": "none",
     "lines.linewidth": 1.6,
 }
+_SIZES = {"font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"}
 
 
 def matplotlib() -> Any:
@@ -81,12 +82,12 @@ def matplotlib() -> Any:
 
 
 @contextmanager
-def styled() -> Iterator[None]:
-    """Draw in this style, whatever the user's settings, while the context lasts."""
+def styled(scale: float = 1.0) -> Iterator[None]:
+    """Draw in this style, whatever the user's settings, with letters of `scale` times the size, in this context."""
     module = matplotlib()
     with module.rc_context():
         module.rcdefaults()
-        module.rcParams.update(_RC)
+        module.rcParams.update({key: scale * value if key in _SIZES else value for key, value in _RC.items()})
         yield
 
 
@@ -94,5 +95,6 @@ def new_figure(height: float, width: float = WIDTH) -> Any:
     """Return an empty figure that no window shows; sizes are in inches."""
     matplotlib()
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.05))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .facts import Facts, Quantity
+import re
+
+from .facts import Accuracy, Facts, Quantity
 
 
 def title(facts: Facts) -> str:
@@ -21,7 +23,18 @@ def number(value: float | None, unit: str = "") -> str:
 
 def units(facts: Facts) -> tuple[str, str]:
     """Return the units of energy and force to show."""
-    return facts.origin.e_unit or "unknown unit", facts.origin.f_unit or "unknown unit"
+    return unit_of(facts.origin.e_unit), unit_of(facts.origin.f_unit)
+
+
+def unit_of(name: str) -> str:
+    """Return a unit to show; an empty name is unknown."""
+    return re.sub(r"\b[Aa]ng(strom)?\b", "Å", name) if name else "unknown unit"
+
+
+def share(accuracy: Accuracy) -> str:
+    """Return how many geometries were compared of those that there are."""
+    n, n_left = accuracy.n_geometries, accuracy.n_left
+    return f"all {n:,}" if n == n_left else f"{n:,} of the {n_left:,}"
 
 
 def headline(facts: Facts) -> list[tuple[str, str, str]]:
@@ -57,7 +70,7 @@ def origin_rows(facts: Facts) -> list[tuple[str, str]]:
         ("System", title(facts)),
         ("Level of theory", origin.theory),
         ("Atoms", f"{origin.n_atoms}"),
-        ("Units", f"energy {origin.e_unit or 'unknown'}, length {origin.r_unit or 'unknown'}"),
+        ("Units", f"energy {unit_of(origin.e_unit)}, length {unit_of(origin.r_unit)}"),
         ("Length scale sigma", f"{origin.sig:g}"),
         ("Regularisation lambda", number(origin.lam)),
         ("Energies", origin.energies),
@@ -66,7 +79,7 @@ def origin_rows(facts: Facts) -> list[tuple[str, str]]:
     if origin.cell is not None:
         for name, vector in zip("abc", origin.cell, strict=True):
             values = ", ".join(f"{component:.5g}" for component in vector)
-            rows.append((f"Lattice vector {name}", f"{values} {origin.r_unit}".rstrip()))
+            rows.append((f"Lattice vector {name}", f"{values} {unit_of(origin.r_unit)}"))
     if "Training points" not in origin.entries:
         rows.append(("Training points", f"{origin.n_train:,}"))
     return [*rows, *origin.entries.items()]
@@ -159,6 +172,6 @@ def xyz_of(facts: Facts, number_of: int) -> str:
 def no_search(facts: Facts) -> str:
     """Return what to say where no search is known."""
     return (
-        f"Sigma is {facts.origin.sig:g}. The file does not record a search, and no folder with its models was given "
-        "(--search)."
+        f"Sigma is {facts.origin.sig:g}. The file of the model does not record a search, and no folder with the models "
+        "of one was given."
     )

@@ -20,6 +20,8 @@ from .style import PAPER, WIDTH, matplotlib, new_figure, styled
 # Sizes of a page of paper (A4) and its margin, in inches.
 _A4 = (8.27, 11.69)
 _MARGIN = 0.6
+# Two pictures beside each other are narrower there than in the page; their proportions stay.
+_SCALE = (_A4[0] - 2 * _MARGIN) / (2 * WIDTH)
 # Height of the title of a picture and of the gap below it.
 _GAP = 0.45
 
@@ -204,21 +206,18 @@ def _place(figure: Any, columns: Sequence[Sequence[Picture]], height: float) -> 
         rest = max(height - sum(heights), 1e-3)
         cells = part.subfigures(len(column) + 1, 1, height_ratios=[*heights, rest])
         for cell, picture in zip(cells, column, strict=False):
-            cell.suptitle(picture.title, fontsize=10.5, fontweight="bold", x=0.04, ha="left")
+            cell.suptitle(picture.title, fontsize="large", fontweight="bold", x=0.04, ha="left")
             picture.draw(cell)
 
 
 def _paper_pages(facts: Facts) -> Iterator[Any]:
-    # Pictures keep the proportions that they have in the page: two beside each other are narrower than there.
-    scale = (_A4[0] - 2 * _MARGIN) / (2 * WIDTH)
-    room = (_A4[1] - 2 * _MARGIN) / scale
-    for columns in _pages(pictures(facts), room):
-        figure = new_figure(_A4[1] / scale, _A4[0] / scale)
-        margin = _MARGIN / scale
-        figure.set_layout_engine("constrained", rect=(0, 0, 1, 1))
-        _, middle, _ = figure.subfigures(3, 1, height_ratios=[margin, room, margin])
-        _, inner, _ = middle.subfigures(1, 3, width_ratios=[margin, 2 * WIDTH, margin])
-        _place(inner, columns, room)
+    room = _A4[1] - 2 * _MARGIN
+    for columns in _pages(pictures(facts), room / _SCALE):
+        figure = new_figure(_A4[1], _A4[0])
+        _, middle, _ = figure.subfigures(3, 1, height_ratios=[_MARGIN, room, _MARGIN])
+        _, inner, _ = middle.subfigures(1, 3, width_ratios=[_MARGIN, _A4[0] - 2 * _MARGIN, _MARGIN])
+        with styled(_SCALE):
+            _place(inner, columns, room / _SCALE)
         yield figure
 
 
