@@ -95,7 +95,7 @@ def dataset_md5(dataset: Mapping[str, Any]) -> bytes:
     return outer.hexdigest().encode("ascii")
 
 
-def create_dataset(
+def create_dataset(  # noqa: PLR0913 (the entries of a dataset)
     name: str,
     theory: str,
     z: npt.ArrayLike,

@@ -10,57 +10,48 @@ The folder is the state: every step goes on where it was interrupted, also by a 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 
 from .cell import image_rule_of
-from .dataset import Dataset, check_same_system, load_dataset, part_of, same_fingerprint, take_points
-from .errors import DataError, FileFormatError, UsageError
-from .evaluate import measure_errors, validated, validation_points
+from .dataset import Dataset, check_same_system, load_dataset, part_of
+from .errors import FileFormatError, UsageError
+from .evaluate import validation_points
 from .exchange import require_update, update_model
-from .model import Model, is_validated, load_model, save_model
-from .npz import MODEL, TASK, load_npz, path_type, require_free, require_kind, require_target
+from .model import Model, is_validated, load_model
+from .npz import MODEL, TASK, load_npz, path_type, require_kind, require_target
 from .overlap import is_drawn_from, require_drawn_from
-from .predict import GDMLPredict
-from .progress import Callback
 from .properties import Outcome, Properties
 from .sampling import new_seed
 from .search_events import (
-    Candidate,
-    CheckpointSaved,
-    Event,
     ModelKept,
-    ModelSelected,
     ModelTrained,
     ModelValidated,
-    Progress,
+    OnEvent,
     SearchBegun,
-    SearchDeleted,
     SearchEnded,
     SearchResumed,
     TaskBegun,
     TaskSkipped,
     TasksWritten,
     TrainingResumed,
+    nobody,
     progress_of,
 )
+from .search_jobs import Executor, Future, Trainer, checkpoint_saver, train_and_validate
+from .selection import forget, remove, select, selected
 from .task import Task, load_task, save_task
 from .task_creation import TaskOptions
 from .task_folder import (
     checkpoint_file_name,
     delete,
-    delete_folder,
     delete_search,
     files_of,
-    final_model_file_name,
     list_files,
     locked,
     model_file_name,
@@ -69,17 +60,12 @@ from .task_folder import (
     task_file_name,
 )
 from .train import GDMLTrain
-from .units import Units, conversion
 
-_log = logging.getLogger(__name__)
+__all__ = ["SearchOptions", "Trainer", "create", "remove", "resume", "run", "select", "selected"]
 
 DEFAULT_SIGMAS = tuple(range(10, 100, 10))
 
-# In the folder of a search: that its final model is in place, and which one it is.
-_RECORD = ".selected.json"
-
 Source = Mapping[str, Any] | str | os.PathLike[str]
-OnEvent = Callable[[Event], object]
 
 
 @dataclass(frozen=True)
@@ -104,84 +90,6 @@ class SearchOptions(TaskOptions):
     valid_dataset: Source | None = None
     directory: str | os.PathLike[str] | None = None
     overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """How the tasks of a search are trained and their models validated. It can be sent to other processes.
-
-    Attributes
-    ----------
-    max_memory, max_processes, backend
-        See `GDMLTrain`.
-    solver, tol, max_iter
-        See `GDMLTrain.train`.
-    early_stop : bool
-        Whether conjugate gradients stop when the force error on the validation points no longer falls.
-    """
-
-    max_memory: float | None = None
-    max_processes: int | None = None
-    backend: str = "cpu"
-    solver: str = "auto"
-    tol: float = 1e-4
-    max_iter: int | None = None
-    early_stop: bool = False
-
-    def start(self) -> GDMLTrain:
-        """Return what trains; the same one for all tasks of a search says what is wrong with their data once."""
-        return GDMLTrain(self.max_memory, self.max_processes, backend=self.backend)
-
-    def train(
-        self,
-        task: Task,
-        points: Dataset | None,
-        callback: Callback | None = None,
-        save: Callable[[Model], None] | None = None,
-        gdml_train: GDMLTrain | None = None,
-    ) -> Model:
-        """Train a task; `points` are its validation points, which early stop needs."""
-        held_out = None
-        if self.early_stop and points is not None:
-            factors = conversion(Units.of(points), Units.of(task), "validation dataset", "task")
-            taken = take_points(points, np.arange(len(points["R"])), factors)
-            held_out = (taken.R, taken.F, taken.lattice)
-        return (gdml_train or self.start()).train(
-            task,
-            save_progr_callback=save,
-            callback=callback,
-            solver=self.solver,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            held_out=held_out,
-        )
-
-    def validate(self, model: Model, points: Dataset, callback: Callback | None = None) -> Model:
-        """Return a model with its errors on `points`, its validation points, as the errors to expect."""
-        predictor = GDMLPredict(model, max_processes=self.max_processes, backend=self.backend)
-        use_E, all_of_them = Properties.of(model).use_E, np.arange(len(points["R"]))
-        return validated(model, measure_errors(predictor, points, all_of_them, use_E, "Validation", callback))
-
-
-class Future(Protocol):
-    """What an executor returns, as `concurrent.futures` and Dask have it."""
-
-    def result(self) -> Any:
-        """Wait, and return what the call returned, or raise what it raised."""
-
-    def cancel(self) -> object:
-        """Drop the call if it is not running."""
-
-
-class Executor(Protocol):
-    """Where trainings run: that of `concurrent.futures`, a Dask client, or what else has `submit`."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future:
-        """Call a function somewhere, some time."""
-
-
-def nobody(_: Event) -> None:
-    """Take an event and do nothing."""
 
 
 # ---- tasks ------------------------------------------------------------------------------------------------------
@@ -252,7 +160,7 @@ def create(
         if options.overwrite:
             delete_search(directory)
         if not existing:  # also what is left of a search whose deletion was cut at its very end
-            delete(directory / _RECORD)
+            forget(directory)
         missing = [task for task in tasks if path_type(directory / task_file_name(task)) == "nothing"]
         for task in missing:
             save_task(directory / task_file_name(task), task)
@@ -350,6 +258,7 @@ def run(
     *,
     lazy: bool = False,
     overwrite: bool = False,
+    stop_early: bool = True,
 ) -> list[Path]:
     """Train one model for each task, in ascending order of sigma, until the validation error rises.
 
@@ -372,6 +281,8 @@ def run(
         Skip tasks that were tried before and have no model.
     overwrite : bool
         Train again where there is a model.
+    stop_early : bool
+        Stop when the validation error rises; else all tasks are trained.
 
     Returns
     -------
@@ -386,6 +297,7 @@ def run(
     """
     paths = files_of(directory, "task")
     search = _Search(paths, _opened(dataset), trainer or Trainer(), on_event, lazy, overwrite)
+    search.stops_early = stop_early
     with locked(paths[0].parent, shared=True):
         for path in paths:
             if path_type(path) == "nothing":
@@ -412,6 +324,7 @@ class _Search:
     ) -> None:
         self._trainer, self._on_event, self._lazy, self._overwrite = trainer, on_event, lazy, overwrite
         self._alone = len(paths) == 1
+        self.stops_early = True
         self._dataset = dataset
         self._points: tuple[tuple[bytes, ...], Dataset] | None = None
         self.tasks = [self._work(path) for path in paths]
@@ -448,7 +361,7 @@ class _Search:
                 if self._alone:
                     break
                 rmse = Outcome.of(model).rmse["force"]
-                if previous is not None and rmse > previous:
+                if previous is not None and rmse > previous and self.stops_early:
                     self._on_event(SearchEnded(len(self.tasks) - i - 1))
                     break
                 previous = rmse
@@ -457,9 +370,8 @@ class _Search:
                 future.cancel()
 
     def _submitted(self, executor: Executor) -> dict[int, Future]:
-        points = {i: None if self._alone else work.validation for i, work in enumerate(self.tasks)}
         return {
-            i: executor.submit(train_and_validate, self._trainer, work.task, work.validation, points[i] is not None)
+            i: executor.submit(train_and_validate, self._trainer, work.task, work.validation, not self._alone)
             for i, work in enumerate(self.tasks)
             if not self._is_there(work) and not self._is_skipped(work)
         }
@@ -482,7 +394,7 @@ class _Search:
             return None
         else:
             require_target(work.model_path, MODEL)
-            delete(work.path.with_name(_RECORD))  # there is more to select from
+            forget(work.path.parent)
             save_task(work.path, {**work.task, "tried_training": True})
             model = self._trained(work, gdml_train) if future is None else self._received(future)
             update_model(work.model_path, model)
@@ -507,33 +419,6 @@ class _Search:
         for event in events:
             self._on_event(event)
         return model
-
-
-def checkpoint_saver(path: Path, on_event: OnEvent = nobody) -> Callable[[Model], None]:
-    """Return a function that saves unconverged models in a file and tells of it."""
-
-    def save(model: Model) -> None:
-        save_model(path, model)
-        on_event(CheckpointSaved(path, Outcome.of(model).n_steps or 0))
-
-    return save
-
-
-def train_and_validate(
-    trainer: Trainer, task: Task, points: Dataset | None, validate: bool
-) -> tuple[Model, list[Event]]:
-    """Train a task and validate its model wherever it is called; return what was finished on the way as well."""
-    events: list[Event] = []
-
-    def note(event: Event) -> None:
-        if not isinstance(event, Progress) or event.current >= event.total:
-            events.append(event)
-
-    model = trainer.train(task, points, progress_of(note))
-    if validate:
-        assert points is not None
-        model = trainer.validate(model, points, progress_of(note))
-    return model, events
 
 
 def _require_model_of(work: _Work, model: Model) -> None:
@@ -604,209 +489,3 @@ def resume(
         outcome = Outcome.of(model)
         on_event(ModelValidated(Properties.of(model).sig, finished, outcome.mae, outcome.rmse))
     return finished
-
-
-# ---- selection --------------------------------------------------------------------------------------------------
-
-
-def select(
-    directory: str | os.PathLike[str] | Sequence[Path],
-    model_file: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    on_event: OnEvent = nobody,
-    keep: bool = False,
-) -> Path:
-    """Write the model with the lowest validation error to its final file, then delete the search.
-
-    Nothing is deleted before the final model is in place and recorded in the folder: called again after a kill, at
-    whatever moment, this returns the same model and deletes what is left.
-
-    Parameters
-    ----------
-    directory : path-like or sequence of Path
-        Folder with validated models, or some of the model files in it.
-    model_file : path-like, optional
-        Where to write it, by default to sgdml's name in the current folder.
-    overwrite : bool
-        Whether another model there may be replaced.
-    on_event : callable, optional
-        Gets the events.
-    keep : bool
-        Keep the search: `remove` deletes it.
-
-    Returns
-    -------
-    Path
-        The final model.
-
-    Raises
-    ------
-    UsageError
-        If there are no models, or their errors cannot be compared; if the final file exists or lies in the folder.
-    """
-    if isinstance(directory, str | os.PathLike):
-        if path_type(directory) not in ("directory", "nothing"):
-            raise UsageError(f"{directory} is one model; give the directory with the models to select from.")
-        folder = Path(directory)
-        paths = [] if selected(folder) else files_of(directory, "model")
-    else:
-        paths = list(directory)
-        if not paths:
-            raise UsageError("There are no trained models to select from: every task was skipped. Try without --lazy.")
-        folder = paths[0].parent
-    with locked(folder):
-        target = selected(folder)
-        if target is not None and (model_file is None or _npz(model_file).resolve() == target):
-            model = load_model(target)
-            on_event(ModelSelected(target, Properties.of(model).sig, (), None, again=True))
-        else:
-            target = _write_best(paths or files_of(folder, "model"), model_file, overwrite, on_event)
-    if not keep:
-        remove(folder, on_event)
-    return target
-
-
-def _write_best(
-    paths: list[Path], model_file: str | os.PathLike[str] | None, overwrite: bool, on_event: OnEvent
-) -> Path:
-    models = [load_model(path) for path in paths]
-    if len(models) > 1:
-        _require_comparable(paths, models)
-    outcomes, sigs = [Outcome.of(model) for model in models], [Properties.of(model).sig for model in models]
-    number = min(range(len(models)), key=lambda i: outcomes[i].rmse["force"]) if len(models) > 1 else 0
-    best, folder = models[number], paths[0].parent
-    target = final_model_file(model_file, best)
-    if not (path_type(target) == "file" and _is_final(target, best)):
-        require_place(target, folder, overwrite)
-        save_model(target, _with_search(best, sigs, outcomes))
-    _record(folder, target, best)
-    candidates = tuple(Candidate(sig, o.mae, o.rmse) for sig, o in zip(sigs, outcomes, strict=True))
-    edge = None if len(models) == 1 else {sigs[-1]: "larger", sigs[0]: "smaller"}.get(sigs[number])
-    on_event(ModelSelected(target, sigs[number], candidates, edge, again=False))
-    return target
-
-
-def _with_search(best: Model, sigs: Sequence[float], outcomes: Sequence[Outcome]) -> Model:
-    """Return a model that records the errors of all that it was selected from."""
-    if len(sigs) == 1:
-        return best
-    rows = [
-        [sig, *(errors.get(name, np.nan) for name in ("force", "energy") for errors in (outcome.mae, outcome.rmse))]
-        for sig, outcome in zip(sigs, outcomes, strict=True)
-    ]
-    return cast(Model, {**best, "search_errors": np.array(rows)})
-
-
-def final_model_file(model_file: str | os.PathLike[str] | None, task_or_model: Mapping[str, Any]) -> Path:
-    """Return the file for the final model: what `model_file` names, with its suffix, or sgdml's name for it."""
-    if model_file is None:
-        return Path(final_model_file_name(task_or_model))
-    path = os.fspath(model_file)
-    if Path(path).name in ("", "..") or path_type(path) == "directory":
-        raise UsageError(f"--model_file must name a file; '{path}' is none.")
-    return _npz(path)
-
-
-def _npz(path: str | os.PathLike[str]) -> Path:
-    name = os.fspath(path)
-    return Path(name if name.endswith(".npz") else name + ".npz")
-
-
-def require_place(target: Path, search: Path, overwrite: bool) -> None:
-    """Raise if the final model cannot be written, may not overwrite what is there, or would lie in its search."""
-    if target.resolve().parent == search.resolve():
-        raise UsageError(
-            f"The final model '{target}' would lie in the directory of the search, '{search}', whose models "
-            "are deleted once one is selected. Name a file elsewhere with --model_file, or run in another directory."
-        )
-    require_free(target, MODEL, overwrite, "--model_file")
-
-
-def require_final_place(
-    model_file: str | os.PathLike[str] | None, task: Mapping[str, Any], directory: Path, overwrite: bool
-) -> None:
-    """Raise if the model that will be selected cannot be written; not if it is there, from an interrupted selection."""
-    target = final_model_file(model_file, task)
-    if selected(directory) == target.resolve():
-        return
-    there = path_type(target) == "file" and path_type(directory) == "directory"
-    if not (there and any(_is_final(target, load_model(path)) for path in list_files(directory, "model"))):
-        require_place(target, directory, overwrite)
-
-
-def selected(directory: Path) -> Path | None:
-    """Return the final model of a search that was not deleted, or not completely; None if there is none yet."""
-    try:
-        record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
-        target, content = Path(record["model_file"]), record["content"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    try:
-        return target if path_type(target) == "file" and _content(load_model(target)) == content else None
-    except (FileFormatError, DataError):
-        return None
-
-
-def _record(directory: Path, target: Path, model: Model) -> None:
-    entries = {"model_file": str(target.resolve()), "content": _content(model)}
-    path = directory / _RECORD
-    temporary = path.with_suffix(".tmp")
-    try:
-        temporary.write_text(json.dumps(entries) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FileFormatError(f"{path} could not be written: {error.strerror or error}.") from None
-
-
-def _is_final(path: Path, model: Model) -> bool:
-    """Return whether a file is the final model already, as far as it matters; a test may have been recorded in it."""
-    try:
-        return _content(load_model(path)) == _content(model)
-    except (FileFormatError, DataError):
-        return False
-
-
-def _content(model: Mapping[str, Any]) -> str:
-    """Return a fingerprint of what a model predicts and of the points that it was made from; not of its errors."""
-    digest = hashlib.sha256()
-    for key in ("z", "R_desc", "R_d_desc_alpha", "sig", "std", "c", "idxs_train", "idxs_valid"):
-        digest.update(np.ascontiguousarray(model[key], dtype=np.float64).tobytes())
-    return digest.hexdigest()
-
-
-def remove(directory: str | os.PathLike[str], on_event: OnEvent = nobody) -> bool:
-    """Delete the files of a search, and its folder if nothing else is in it. Returns whether the folder is gone."""
-    folder = Path(directory)
-    try:
-        with locked(folder):
-            delete_search(folder)
-            delete(folder / _RECORD)
-    except FileFormatError as error:
-        on_event(SearchDeleted(folder, gone=False, problem=str(error)))
-        return False
-    gone = delete_folder(folder)
-    on_event(SearchDeleted(folder, gone, None))
-    return gone
-
-
-def _require_comparable(paths: list[Path], models: Sequence[Model]) -> None:
-    first = Properties.of(models[0])
-    for path, model in zip(paths, models, strict=True):
-        if not is_validated(model):
-            raise UsageError(f"{path} is not validated yet: run 'fastgdml validate {path.parent} <valid_dataset>'.")
-        if Outcome.of(model).n_test > 0:
-            raise UsageError(
-                f"{path} has been tested, so its recorded errors are test errors. Selecting by them would spoil the "
-                "test: validate again with 'fastgdml validate -o' first."
-            )
-        other = Properties.of(model)
-        same = same_fingerprint(other.md5_train, first.md5_train) and same_fingerprint(other.md5_valid, first.md5_valid)
-        for one, another in ((other.idxs_train, first.idxs_train), (other.idxs_valid, first.idxs_valid)):
-            same = same and np.array_equal(np.sort(one), np.sort(another))
-        if not same:
-            raise UsageError(f"{path} and {paths[0]} were trained or validated on different points.")
-        if conversion(Units.of(model), Units.of(models[0]), f"model {path}", f"model {paths[0]}"):
-            raise UsageError(
-                f"{path} and {paths[0]} were trained on the same points but record different units: "
-                f"{Units.of(model)}, {Units.of(models[0])}. Their errors cannot be compared; correct e_unit and r_unit."
-            )

@@ -22,6 +22,13 @@ class Event:
         return {"event": name, **_plain(asdict(self))}
 
 
+OnEvent = Callable[[Event], object]
+
+
+def nobody(_: Event) -> None:
+    """Take an event and do nothing."""
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
@@ -43,7 +50,7 @@ class Progress(Event):
     warning: bool
 
 
-def progress_of(on_event: Callable[[Event], object]) -> Callback:
+def progress_of(on_event: OnEvent) -> Callback:
     """Return the callback that tells progress as events."""
 
     def callback(

@@ -7,18 +7,9 @@ import argparse
 from ..dataset import check_same_system, load_dataset
 from ..errors import NoPointsLeftError, UsageError
 from ..npz import MODEL, require_target
-from ..search import (
-    Trainer,
-    create,
-    final_model_file,
-    remove,
-    require_final_place,
-    select,
-    selected,
-)
-from ..search import (
-    run as run_search,
-)
+from ..search import Trainer, create
+from ..search import run as run_search
+from ..selection import final_model_file, remove, require_final_place, select, selected
 from .console import Console
 from .options import load_dataset_argument, search_options, sigmas, trainer_options
 from .search_events import printer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..search import select
+from ..selection import select
 from .console import Console
 from .search_events import printer
 

@@ -120,12 +120,13 @@ def dataset_properties(console: Console, dataset: Mapping[str, Any], title: str 
 
 def flat_properties(console: Console, model: Mapping[str, Any]) -> None:
     """Print what a flat model file holds."""
+    known = Properties.of(model)
     console.heading("Model properties (flat file: what prediction needs)")
     console.text("  Dataset")
     console.properties(
         [
-            ("Name", text(model["dataset_name"])),
-            ("Theory level", text(model["dataset_theory"])),
+            ("Name", known.name),
+            ("Theory level", known.theory),
             ("Atoms", str(len(model["z"]))),
         ],
         indent=4,
@@ -140,7 +141,7 @@ def flat_properties(console: Console, model: Mapping[str, Any]) -> None:
     console.properties(
         [
             ("Trained on", f"{len(model['R_d_desc_alpha']):,} points"),
-            ("Symmetries", str(model["n_perms"])),
+            ("Symmetries", str(known.n_perms)),
             ("Length scale", f"{model['sig']:g}"),
             ("Energies", energies),
         ]

@@ -12,7 +12,7 @@ import numpy as np
 from fastgdml.catalog import resolve_dataset
 from fastgdml.cli.values import int_or_range
 from fastgdml.compat.sgdml.utils import ui
-from fastgdml.dataset import dataset_md5
+from fastgdml.dataset import dataset_md5, same_fingerprint
 from fastgdml.elements import SYMBOLS
 from fastgdml.errors import DataError, FastGDMLError, FileFormatError
 from fastgdml.exchange import to_sgdml
@@ -319,8 +319,8 @@ def is_task_dir_resumeable(
         if type_of(found) not in ("t", "m"):
             continue
         same = (
-            text(found["md5_train"]) == text(train_dataset["md5"])
-            and text(found["md5_valid"]) == text(test_dataset["md5"])
+            same_fingerprint(found["md5_train"], train_dataset["md5"])
+            and same_fingerprint(found["md5_valid"], test_dataset["md5"])
             and len(found["idxs_train"]) == n_train
             and len(found["idxs_valid"]) == n_test
             and not (gdml and len(found["perms"]) > 1)

@@ -71,7 +71,6 @@ KEYS = {
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("FASTGDML_CACHE", str(tmp_path / "downloads"))
     return tmp_path
 
@@ -109,12 +108,12 @@ def test_no_command_is_left_out():
 
 
 def test_nothing_is_asked_of_programs(folder, capsys):
-    (folder / "cache" / "fastgdml").mkdir(parents=True)
+    (folder / "downloads" / "models").mkdir(parents=True)
     assert main(["reset", "--json"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "--yes" in captured.err
-    assert (folder / "cache" / "fastgdml").exists()
+    assert (folder / "downloads" / "models").exists()
 
 
 def test_a_log_has_one_line_a_stage(folder, capsys):

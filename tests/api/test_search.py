@@ -84,6 +84,15 @@ def test_an_executor_leaves_the_same_files_and_events(kind):
     assert done[0] == done[1]
 
 
+def test_all_tasks_are_trained_if_asked():
+    directory = created()
+    models = run(directory, "ethanol", ONE_THREAD, stop_early=False)
+    assert len(models) == len(SIGMAS)
+    rmse = [float(load_model(path)["f_err_rmse"]) for path in models]
+    assert np.argmin(rmse) == 1
+    assert load_model(select(directory))["sig"] == SIGMAS[1]
+
+
 def test_a_failure_elsewhere_is_raised_and_the_rest_dropped():
     directory = created()
 
