@@ -116,7 +116,7 @@ def self_test(n_threads: int | None = None) -> Iterator[Check]:
     models: dict[str, Any] = {}
 
     def symmetries() -> tuple[bool, str]:
-        perms = find_perms(training["R"], np.asarray(training["z"]))
+        perms = find_perms(training["R"], training["z"])
         return sorted(map(tuple, perms.tolist())) == expected, f"{len(perms)} permutations"
 
     def trained(solver: str) -> Callable[[], tuple[bool, str]]:
@@ -127,7 +127,7 @@ def self_test(n_threads: int | None = None) -> Iterator[Check]:
             task = trainer.create_task(training, n, training, 0, **options)
             model = models[solver] = trainer.train(task, solver=solver, tol=1e-6)
             E, F = GDMLPredict(model, max_processes=n_threads).predict(_rows(dataset["R"][stored["test"]]))
-            off = [np.abs(E - stored["E"]).max(), np.abs(F - _rows(np.array(stored["F"]))).max()]
+            off = [np.abs(E - stored["E"]).max(), np.abs(F - _rows(stored["F"])).max()]
             detail = f"energies differ by {off[0]:.0e} kcal/mol, forces by {off[1]:.0e} kcal/mol/Ang"
             return max(off) < _TOLERANCE[solver], detail
 

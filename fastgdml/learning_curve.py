@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from .evaluate import Errors, prediction_errors
 from .npz import TEXT, replacing
 from .predict import GDMLPredict
 from .progress import Callback, Step
+from .properties import Properties
 from .sampling import draw_points, generator
 from .task import Task
 from .train import GDMLTrain
@@ -144,7 +145,7 @@ def learning_curve(
     template = _template(dataset, sizes[-1], options, trainer, idxs_test, callback)
     work = _Curve(dataset, idxs_test, template, trainer, options, callback)
     points: list[CurvePoint] = []
-    idxs = np.asarray(template["idxs_train"], dtype=np.int64)
+    idxs = Properties.of(template).idxs_train
     sigs = list(options.sigs)
     for size in reversed(sizes):
         if size < len(idxs):
@@ -177,7 +178,7 @@ class _Curve:
             predictor = GDMLPredict(model)
             rmse = 0.0
             if len(sigs) > 1:
-                valid = np.asarray(self.template["idxs_valid"], dtype=np.int64)
+                valid = Properties.of(self.template).idxs_valid
                 title = f"Validation, {len(idxs):,} points, sigma {sig:g}"
                 rmse = self._errors(predictor, valid, title).rmse["force"]
             if best is None or rmse < best[0]:
@@ -290,19 +291,10 @@ def load_curve(path: str | os.PathLike[str]) -> list[CurvePoint]:
 
 
 def _point(row: dict[str, str]) -> CurvePoint:
-    def number(name: str) -> float | None:
-        return float(row[name]) if row[name] else None
+    def value(name: str, kind: Any) -> Any:
+        text = row[name]
+        if kind in (int, float, str):
+            return kind(text)
+        return float(text) if text else None
 
-    return CurvePoint(
-        n_train=int(row["n_train"]),
-        n_test=int(row["n_test"]),
-        n_perms=int(row["n_perms"]),
-        sig=float(row["sig"]),
-        f_mae=float(row["f_mae"]),
-        f_rmse=float(row["f_rmse"]),
-        e_mae=number("e_mae"),
-        e_rmse=number("e_rmse"),
-        seconds=float(row["seconds"]),
-        e_unit=row["e_unit"],
-        r_unit=row["r_unit"],
-    )
+    return CurvePoint(**{name: value(name, kind) for name, kind in get_type_hints(CurvePoint).items()})

@@ -19,10 +19,11 @@ from ..dataset import check_same_system, lattice_of, load_dataset, part_of, take
 from ..elements import SYMBOLS
 from ..errors import NoPointsLeftError
 from ..evaluate import draw_test_points
-from ..flat import flat_entries
+from ..flat import flat_entries, load_flat
 from ..formats.frames import formula
 from ..learning_curve import CurvePoint
 from ..model import is_validated, load_model
+from ..model_arrays import ModelArrays
 from ..npz import is_flat, text
 from ..predict import GDMLPredict
 from ..progress import Callback, Step
@@ -109,6 +110,7 @@ def gather(
     sources = sources or Sources()
     flat = is_flat(model)
     entries: Mapping[str, Any] = flat_entries(model) if flat else load_model(model)
+    arrays = ModelArrays.of(entries) if not flat else ModelArrays.of_native(load_flat(model))
     predictor = GDMLPredict(model if flat else entries, max_processes=max_processes)
     dataset = sources.dataset
     if isinstance(dataset, str | os.PathLike):
@@ -116,17 +118,17 @@ def gather(
     compared = None
     if dataset is not None:
         check_same_system(entries, dataset, "model", "dataset")
-        compared = _compare(entries, predictor, dataset, sources, callback)
+        compared = _compare(entries, arrays, predictor, dataset, sources, callback)
     outcome = Outcome.of(entries)
     expected = {name: Quantity(mae, outcome.rmse[name], None) for name, mae in outcome.mae.items() if np.isfinite(mae)}
     timing = None
     if sources.timing:
-        R, lattice = _geometries(entries, dataset)
+        R, lattice = _geometries(arrays, dataset)
         timing = None if R is None else _timing(predictor, R, lattice, resolve_n_threads(max_processes), callback)
     return Facts(
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        origin=_origin(entries, Path(model)),
-        molecule=_molecule(entries, dataset),
+        origin=_origin(entries, arrays, Path(model)),
+        molecule=_molecule(entries, arrays, dataset),
         expected=expected,
         expected_from="test" if outcome.n_test else "validation",
         search=_search(entries, sources.search),
@@ -139,18 +141,16 @@ def gather(
 # ---- the model --------------------------------------------------------------------------------------------------
 
 
-def _origin(model: Mapping[str, Any], path: Path) -> Origin:
+def _origin(model: Mapping[str, Any], arrays: ModelArrays, path: Path) -> Origin:
     units, known = Units.of(model), Properties.of(model)
-    lattice = None if model.get("lattice") is None else np.asarray(model["lattice"], dtype=np.float64)
-    if lattice is not None and lattice.ndim == 3:
-        lattice = lattice[0]
+    cell = None if arrays.cell is None else arrays.cell.lattice.reshape(-1, 3, 3)[0]
     return Origin(
         file=path.name,
         name=known.name,
-        formula=formula(np.asarray(model["z"]).tolist()),
+        formula=formula(arrays.z.tolist()),
         theory=known.theory,
-        n_atoms=len(model["z"]),
-        n_train=len(model["R_d_desc_alpha"]),
+        n_atoms=len(arrays.z),
+        n_train=len(arrays.x),
         n_perms=known.n_perms,
         sig=known.sig,
         lam=known.lam if np.isfinite(known.lam) else None,
@@ -158,7 +158,7 @@ def _origin(model: Mapping[str, Any], path: Path) -> Origin:
         r_unit=units.length,
         f_unit=units.force,
         energies=_energies(known),
-        cell=None if lattice is None else lattice.T.tolist(),
+        cell=None if cell is None else cell.T.tolist(),
         entries=_further(model, known),
     )
 
@@ -188,7 +188,7 @@ def _further(model: Mapping[str, Any], known: Properties) -> dict[str, str]:
             rows["Solver"] += f", {outcome.n_steps:,} steps" + ("" if outcome.converged else ", NOT CONVERGED")
         if outcome.reason:
             rows["Chosen for"] = outcome.reason
-    if model.get("lattice") is not None:
+    if "lattice" in model:
         rows["Image rule"] = {"minimum": "nearest image", "rounding": "rounding, as sgdml"}[image_rule_of(model)]
     if known.seed is not None:
         rows["Seed"] = str(known.seed)
@@ -197,19 +197,18 @@ def _further(model: Mapping[str, Any], known: Properties) -> dict[str, str]:
     return rows
 
 
-def _molecule(model: Mapping[str, Any], dataset: Mapping[str, Any] | None) -> Molecule:
-    z = [int(number) for number in np.ravel(model["z"])]
-    periodic = model.get("lattice") is not None
+def _molecule(model: Mapping[str, Any], arrays: ModelArrays, dataset: Mapping[str, Any] | None) -> Molecule:
+    z = arrays.z.tolist()
     positions, source = None, "the model alone does not tell the positions of periodic systems"
     if dataset is not None:
         factors = conversion(Units.of(dataset), Units.of(model), "dataset", "model")
         positions = take_points(dataset, np.array([0]), factors).R[0]
         source = "the first geometry of the dataset"
-    elif not periodic:
+    elif arrays.image_rule is None:
         # Descriptors are inverse distances: they tell the geometry but for its handedness.
-        positions = embedded(1 / np.asarray(model["R_desc"], dtype=np.float64)[:, 0], len(z))
+        positions = embedded(1 / arrays.x[0], len(z))
         source = "the first training point, from its distances; it may be the mirror image"
-    perms = np.atleast_2d(model["perms"]) if model.get("perms") is not None else np.arange(len(z))[None]
+    perms = np.reshape(model.get("perms", np.arange(len(z))), (-1, len(z)))
     return Molecule(
         z=z,
         symbols=[SYMBOLS[number] for number in z],
@@ -223,8 +222,7 @@ def _molecule(model: Mapping[str, Any], dataset: Mapping[str, Any] | None) -> Mo
 def _search(model: Mapping[str, Any], paths: Sequence[str | os.PathLike[str]]) -> list[Trial]:
     """Return the trials of the search for sigma: from its models if they are given, or as the model records them."""
     if not paths:
-        recorded = np.atleast_2d(np.asarray(model.get("search_errors", np.empty((0, 5))), dtype=np.float64))
-        return [_trial(row.tolist()) for row in recorded if len(row) == 5]
+        return [_trial(row) for row in Outcome.of(model).search]
     trials = []
     for path in paths:
         candidate = load_model(path)
@@ -248,6 +246,7 @@ def _trial(row: Sequence[float]) -> Trial:
 
 def _compare(
     model: Mapping[str, Any],
+    arrays: ModelArrays,
     predictor: GDMLPredict,
     dataset: Mapping[str, Any],
     sources: Sources,
@@ -265,7 +264,7 @@ def _compare(
     factors = conversion(Units.of(dataset), Units(predictor.e_unit, predictor.r_unit), "dataset", "model")
     use_E = "E" in dataset and Properties.of(model).use_E
     step = Step(callback, f"Predicting {len(idxs):,} test points", len(idxs))
-    E, F = np.empty(len(idxs)), np.empty((len(idxs), len(model["z"]), 3))
+    E, F = np.empty(len(idxs)), np.empty((len(idxs), len(arrays.z), 3))
     for first in range(0, len(idxs), _CHUNK):
         part = slice(first, min(first + _CHUNK, len(idxs)))
         points = take_points(dataset, idxs[part], factors)
@@ -275,21 +274,20 @@ def _compare(
         step(first + n, len(idxs))
     step.done()
     points = take_points(dataset, idxs, factors)
-    predictions = Predictions(np.asarray(model["z"]), idxs, points, E if use_E else None, F)
+    predictions = Predictions(arrays.z, idxs, points, E if use_E else None, F)
     return accuracy(predictions, (text(dataset["name"]), text(dataset.get("md5", ""))), len(left), sources.n_worst)
 
 
-def _geometries(model: Mapping[str, Any], dataset: Mapping[str, Any] | None) -> tuple[Array | None, Array | None]:
+def _geometries(arrays: ModelArrays, dataset: Mapping[str, Any] | None) -> tuple[Array | None, Array | None]:
     """Return geometries to measure speed with, in the unit of the model, and their lattice vectors."""
     if dataset is not None:
         idxs = np.arange(min(1000, len(dataset["R"])))
-        factors = conversion(Units.of(dataset), Units.of(model), "dataset", "model")
+        factors = conversion(Units.of(dataset), Units(arrays.e_unit, arrays.r_unit), "dataset", "model")
         points = take_points(dataset, idxs, factors)
         return points.R.reshape(len(idxs), -1), None if lattice_of(dataset, idxs) is None else points.lattice
-    if model.get("lattice") is not None:
+    if arrays.image_rule is not None:
         return None, None
-    x = np.asarray(model["R_desc"], dtype=np.float64)
-    R = np.array([embedded(1 / x[:, i], len(model["z"])) for i in range(min(200, x.shape[1]))])
+    R = np.array([embedded(1 / x, len(arrays.z)) for x in arrays.x[:200]])
     return R.reshape(len(R), -1), None
 
 
