@@ -94,6 +94,7 @@ MODEL_FORMS = _COMMON | {
     "solver_tol": _ERROR,
     "solver_resid": _ERROR,
     "norm_y_train": _ERROR,
+    "search_errors": Form("a matrix of numbers, 5 columns", "iuf", (2,)),
 }
 
 

@@ -75,6 +75,7 @@ class Model(_Predictor, total=False):
     solver_resid: Number  # cg: residual at the end
     norm_y_train: Number  # cg: norm of the labels
     inducing_pts_idxs: Integers  # cg: columns of the kernel matrix in the preconditioner
+    search_errors: Array  # (S, 5) of a search: sigma, force MAE and RMSE, energy MAE and RMSE of the validation, or NaN
 
 
 REQUIRED = tuple(_Predictor.__annotations__)

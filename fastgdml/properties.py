@@ -94,6 +94,8 @@ class Outcome:
         Fingerprint of their dataset.
     mae, rmse : dict
         Errors of 'energy', if there are any, and 'force'; NaN before a validation.
+    search : list of lists of 5 floats
+        Of each model of the search that it was selected from: sigma, force MAE and RMSE, energy MAE and RMSE.
     """
 
     solver: str
@@ -106,6 +108,7 @@ class Outcome:
     md5_test: str
     mae: dict[str, float]
     rmse: dict[str, float]
+    search: list[list[float]]
 
     @classmethod
     def of(cls, model: Mapping[str, Any]) -> Outcome:
@@ -123,6 +126,7 @@ class Outcome:
             md5_test=text(model.get("md5_test", "")),
             mae={name: float(model[f"{key}_mae"]) for name, key in keys},
             rmse={name: float(model[f"{key}_rmse"]) for name, key in keys},
+            search=np.asarray(model.get("search_errors", np.empty((0, 5))), dtype=np.float64).reshape(-1, 5).tolist(),
         )
 
     @property

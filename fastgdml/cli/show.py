@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -31,19 +32,58 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """Print the details of a file."""
     path = resolve_dataset(args.file)
     if is_flat(path):
-        flat_properties(console, flat_entries(path))
+        entries = flat_entries(path)
+        flat_properties(console, entries)
+        console.result({"kind": "flat model", **_facts(entries)})
         return
     kind = type_of(load_npz(path, {"type"}), "d")
     if kind == "t":
-        task_properties(console, load_task(path))
+        task = load_task(path)
+        task_properties(console, task)
+        console.result({"kind": "task", **_facts(task)})
     elif kind == "m":
-        model_properties(console, load_model(path))
+        model = load_model(path)
+        model_properties(console, model)
+        console.result({"kind": "model", **_facts(model), **asdict(Outcome.of(model))})
     elif kind == "d":
         dataset = load_dataset(path)
         dataset_properties(console, dataset)
         _example_geometry(console, dataset)
+        console.result({"kind": "dataset", **_dataset_facts(dataset)})
     else:
         raise FileFormatError(f"{path} is neither a dataset, a task nor a model.")
+
+
+def _facts(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a task or model says of itself, for programs."""
+    facts = asdict(Properties.of(entries))
+    facts |= {f"n_{which}": len(facts.pop(f"idxs_{which}")) for which in ("train", "valid")}
+    if "R_desc" in entries:
+        facts["n_train"] = np.shape(entries["R_desc"])[1]  # flat models do not record which
+    return facts | _system_facts(entries)
+
+
+def _system_facts(entries: Mapping[str, Any]) -> dict[str, Any]:
+    recorded, lattice = Units.of(entries), entries.get("lattice")
+    return {
+        "z": [int(number) for number in np.ravel(entries["z"])],
+        "e_unit": recorded.energy,
+        "r_unit": recorded.length,
+        "lattice": None if lattice is None or np.ndim(lattice) == 3 else np.transpose(lattice).tolist(),
+        "periodic": lattice is not None,
+    }
+
+
+def _dataset_facts(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a dataset contains, for programs."""
+
+    def spread(key: str) -> dict[str, float] | None:
+        values = dataset.get(key)
+        return None if values is None else {"min": float(np.min(values)), "max": float(np.max(values))}
+
+    names = {key: text(dataset[key]) for key in ("name", "theory", "md5", "provenance") if key in dataset}
+    values = {"n_geometries": len(dataset["R"]), "energies": spread("E"), "forces": spread("F")}
+    return {**names, **values, **_system_facts(dataset)}
 
 
 def units(entries: Mapping[str, Any]) -> tuple[str, str]:

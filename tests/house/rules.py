@@ -29,6 +29,7 @@ FLOORS = (
     "train labelling",
     "search_jobs",
     "search datasets",
+    "learning_curve doctor",
     "cluster report",
     "cli",
     "compat",
