@@ -83,6 +83,8 @@ class Evidence:
         kind: Kind = "likelihood",
         n_threads: int = 1,
     ) -> None:
+        import scipy.linalg  # noqa: F401 (here, so that its BLAS is there when the number of threads is limited)
+
         self._training = replace(training, sig=1.0, energies=False)
         self._lam, self._kind, self._n_threads = lam, kind, n_threads
         with threadpool_limits(limits=1, user_api="blas"):

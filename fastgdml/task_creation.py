@@ -52,6 +52,8 @@ _OF_MODEL = (
     "r_unit",
     "e_unit",
     "seed",
+    "desc_weights",
+    "weights_gain",
     "solver_iters",
     "inducing_pts_idxs",
 )
