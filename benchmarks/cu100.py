@@ -12,15 +12,18 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from fastgdml import search
 from fastgdml.cell import Cell
 from fastgdml.dataset import Dataset, create_dataset, load_dataset
-from fastgdml.evaluate import draw_test_points, prediction_errors
+from fastgdml.evaluate import draw_test_points
+from fastgdml.model import load_model
 from fastgdml.permutations import complete_group
 from fastgdml.predict import GDMLPredict
-from fastgdml.train import GDMLTrain
+from fastgdml.search_events import Event, ModelValidated
 
 SIGMAS = [2, 5, 10, 20]
 N_VALID, N_TEST = 200, 1000
@@ -76,18 +79,13 @@ def run(
 ) -> None:
     """Train, test and print a line of the error curve for each number of points."""
     free = describe(dataset)
-    train = GDMLTrain()
     for n_train in sizes:
         start = time.perf_counter()
-        task = train.create_task(dataset, n_train, dataset, n_valid, sigmas[0], lam=lam, perms=perms, seed=0)
-        best, lowest = None, np.inf
-        for sig in sigmas:
-            model = train.train({**task, "sig": sig})
-            rmse = prediction_errors(GDMLPredict(model), dataset, task["idxs_valid"], use_E=True).rmse["force"]
-            print(f"  sigma {sig}: validation force RMSE {rmse:.4f}", flush=True)
-            if rmse > lowest:
-                break
-            best, lowest = model, rmse
+        with TemporaryDirectory() as folder:
+            options = search.SearchOptions(lam=lam, perms=perms, seed=0, directory=Path(folder) / "search")
+            directory = search.create(dataset, n_train, n_valid, sigmas, options)
+            search.run(directory, dataset, on_event=tell)
+            best = load_model(search.select(directory, Path(folder) / "best.npz"))
         idxs = draw_test_points(best, dataset, n_test, seed=0)
         E, F = GDMLPredict(best).predict(dataset["R"][idxs].reshape(len(idxs), -1))
         error = np.abs(F.reshape(len(idxs), -1, 3) - dataset["F"][idxs])
@@ -98,11 +96,17 @@ def run(
             f"{name} {error[:, part].mean():.4f} (mean |F| {mean[:, part].mean():.4f})" for name, part in parts.items()
         )
         print(
-            f"{n_train} points, {len(task['perms'])} permutations, sigma {best['sig']}, lambda {best['lam']:.0e}: "
+            f"{n_train} points, {len(best['perms'])} permutations, sigma {best['sig']}, lambda {best['lam']:.0e}: "
             f"force MAE {maes}; energy MAE {np.abs(E - dataset['E'][idxs]).mean():.4f}; {len(idxs)} test points; "
             f"{time.perf_counter() - start:.0f} s",
             flush=True,
         )
+
+
+def tell(event: Event) -> None:
+    """Print the error of a model."""
+    if isinstance(event, ModelValidated):
+        print(f"  sigma {event.sig:g}: validation force RMSE {event.rmse['force']:.4f}", flush=True)
 
 
 def small_slab() -> Dataset:

@@ -13,13 +13,17 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from common import peak_gb
 
-from fastgdml.dataset import Dataset, load_dataset
+from fastgdml import search
+from fastgdml.dataset import load_dataset
 from fastgdml.evaluate import draw_test_points, prediction_errors
+from fastgdml.model import load_model
 from fastgdml.predict import GDMLPredict
+from fastgdml.search_events import Event, ModelValidated
 from fastgdml.train import GDMLTrain
 
 # Regularisation of the models that the authors published. With the default, 1e-10, errors are 5% larger.
@@ -29,23 +33,26 @@ LAM = 1e-15
 PUBLISHED = {"ethanol": (0.07, 0.33), "aspirin": (0.19, 0.68)}
 
 
-def best_sigma(dataset: Dataset, n_train: int, n_valid: int, sigmas: range) -> int:
+def best_sigma(source: str | Path, n_train: int, n_valid: int, sigmas: range) -> int:
     """Return the sigma with the lowest force RMSE. The minimum is flat, so all are tried."""
-    train = GDMLTrain()
-    task = train.create_task(dataset, n_train, dataset, n_valid, sigmas[0], lam=LAM, seed=0)
-    rmse = {}
-    for sig in sigmas:
-        model = train.train({**task, "sig": sig})
-        errors = prediction_errors(GDMLPredict(model), dataset, task["idxs_valid"], use_E=False)
-        rmse[sig] = errors.rmse["force"]
-        print(f"  sigma {sig}: force RMSE {rmse[sig]:.4f}", flush=True)
-    return min(rmse, key=rmse.__getitem__)
+    with TemporaryDirectory() as folder:
+        options = search.SearchOptions(lam=LAM, seed=0, directory=Path(folder) / "search")
+        directory = search.create(source, n_train, n_valid, sigmas, options)
+        search.run(directory, source, on_event=tell, stop_early=False)
+        return int(load_model(search.select(directory, Path(folder) / "best.npz"))["sig"])
 
 
-def run(molecule: str, dataset: Dataset, n_train: int, n_search: int) -> None:
+def tell(event: Event) -> None:
+    """Print the error of a model."""
+    if isinstance(event, ModelValidated):
+        print(f"  sigma {event.sig:g}: force RMSE {event.rmse['force']:.4f}", flush=True)
+
+
+def run(molecule: str, source: str | Path, n_train: int, n_search: int) -> None:
     """Search, train, test and print."""
+    dataset = load_dataset(source)
     print(f"{molecule}: search of sigma with {n_search} points", flush=True)
-    sig = best_sigma(dataset, n_search, 5 * n_search, range(10, 81, 10))
+    sig = best_sigma(source, n_search, 5 * n_search, range(10, 81, 10))
     start = time.perf_counter()
     laps: dict[str, str | None] = {}
 
@@ -75,14 +82,14 @@ def run(molecule: str, dataset: Dataset, n_train: int, n_search: int) -> None:
 def main() -> None:
     """Parse the arguments and run."""
     if "--smoke" in sys.argv:
-        run("shipped example", load_dataset("ethanol"), 60, 30)
+        run("shipped example", "ethanol", 60, 30)
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("molecules", nargs="*", default=["ethanol", "aspirin"])
     args = parser.parse_args()
     for molecule in args.molecules:
-        run(molecule, load_dataset(args.data / f"md17_{molecule}.npz"), 1000, 200)
+        run(molecule, args.data / f"md17_{molecule}.npz", 1000, 200)
 
 
 if __name__ == "__main__":

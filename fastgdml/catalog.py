@@ -1,4 +1,4 @@
-"""Published datasets and models of sgdml's server: their names, and their download into a cache folder.
+"""From names to files: of datasets here, shipped or downloaded, and of what sgdml's server publishes.
 
 Nothing here touches the network unless it is asked to. Downloads go through pooch, over HTTPS, and are checked against
 known hashes. Of a file whose hash is not known the first download is trusted: its hash is recorded in the cache folder,
@@ -12,13 +12,16 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import numpy as np
+
 from .errors import FileFormatError, UsageError
+from .npz import load_npz, path_type, text, type_of
 
 _log = logging.getLogger(__name__)
 
@@ -91,12 +94,12 @@ def published_online(kind: str, url: str = BASE_URL, timeout: float = 20.0) -> l
     try:
         with requests.get(address, timeout=timeout) as answer:
             _require_found(answer, address, f"a list of {kind}s")
-            text = answer.text.strip()
+            listed = answer.text.strip()
     except requests.RequestException as error:
         raise _unreachable(address, error) from None
-    entries = re.findall(r"([\w.+-]+),(\d+)(?:;|$)", text)
-    if not entries or ";".join(f"{name},{size}" for name, size in entries) != text.rstrip(";"):
-        raise FileFormatError(f"{address} answered something else than a list: '{text[:60]}'.")
+    entries = re.findall(r"([\w.+-]+),(\d+)(?:;|$)", listed)
+    if not entries or ";".join(f"{name},{size}" for name, size in entries) != listed.rstrip(";"):
+        raise FileFormatError(f"{address} answered something else than a list: '{listed[:60]}'.")
     return [
         Published(kind, name, path, _KNOWN.get(path), int(size))
         for name, size in entries
@@ -303,3 +306,77 @@ def _requests() -> Any:
     except ImportError:
         raise UsageError("Downloads take pooch: pip install 'fastgdml[get]'") from None
     return requests
+
+
+# ---- files of datasets -------------------------------------------------------------------------------------------
+
+
+def embedded_datasets() -> dict[str, Path]:
+    """Return the example datasets shipped with fastgdml: paths by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "data").glob("*.npz"))}
+
+
+def resolve_dataset(source: str | os.PathLike[str]) -> Path:
+    """Return the file that a dataset argument means; see `fastgdml.dataset.load_dataset`.
+
+    Raises
+    ------
+    FileFormatError
+        If there is none.
+    """
+    path, what = Path(source), path_type(source)
+    if what == "file":
+        return path
+    if re.fullmatch(r"[0-9a-f]{32}", path.name):
+        return _find_by_fingerprint(path.parent, path.name)
+    embedded = embedded_datasets()
+    with_suffix = path.with_name(path.name + ".npz") if path.name else path
+    if with_suffix.name and path_type(with_suffix) == "file":
+        if str(source) in embedded:
+            _log.info("'%s' is the file %s here, not the shipped example of that name.", source, with_suffix)
+        return with_suffix
+    if str(source) in embedded:
+        return embedded[str(source)]
+    cached = downloaded("dataset")
+    if str(source) in cached:
+        return cached[str(source)]
+    if what != "nothing":
+        raise FileFormatError(f"{source} is a {what}; a dataset file is needed.")
+    raise FileFormatError(
+        f"{source}: no such dataset file, and no shipped example of that name (there are: {', '.join(embedded)})."
+        + (f" Downloaded are: {', '.join(cached)}." if cached else "")
+        + (f" 'fastgdml get dataset {source}' downloads it." if _is_published(str(source)) else "")
+    )
+
+
+def _is_published(name: str) -> bool:
+    return any(item.name == name for item in published("dataset"))
+
+
+def _find_by_fingerprint(folder: Path, fingerprint: str) -> Path:
+    if not folder.is_dir():
+        raise FileFormatError(f"{folder}: no such folder to look for a dataset with fingerprint {fingerprint}.")
+    found = []
+    for path in sorted(folder.glob("*.npz")):
+        try:
+            entries = load_npz(path, {"type", "md5", "md5_aliases"})
+        except FileFormatError as error:
+            _log.warning("Skipped while looking for fingerprint %s: %s", fingerprint, error)
+            continue
+        if type_of(entries, "d") == "d" and fingerprint.encode() in recorded_fingerprints(entries):
+            found.append(path)
+    if len(found) != 1:
+        what = "No dataset" if not found else f"{len(found)} datasets ({', '.join(p.name for p in found)})"
+        raise FileFormatError(f"{what} with fingerprint {fingerprint} in {folder}. Give the file name.")
+    return found[0]
+
+
+def recorded_fingerprints(dataset: Mapping[str, Any]) -> set[bytes]:
+    """Return the fingerprints that a dataset records: of its arrays, and those under which it is known besides."""
+    values = [dataset.get("md5"), *np.ravel(dataset.get("md5_aliases", ())).tolist()]
+    return {fingerprint_bytes(value) for value in values if value is not None} - {b""}
+
+
+def fingerprint_bytes(md5: Any) -> bytes:
+    """Return an md5 entry, of bytes or text, as bytes."""
+    return text(md5).strip().encode("ascii", "replace")

@@ -8,21 +8,19 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from .catalog import downloaded, published
+from .catalog import fingerprint_bytes, recorded_fingerprints, resolve_dataset
 from .cell import Cell
 from .descriptor import from_R
 from .errors import DataError, FileFormatError
 from .group import check_perms
-from .npz import load_npz, path_type, save_npz, text
+from .npz import load_npz, save_npz, text, type_of
 from .types import Integers, Number, Text
 from .units import SAME, Conversion, Units, conversion
 
@@ -97,7 +95,7 @@ def dataset_md5(dataset: Mapping[str, Any]) -> bytes:
     return outer.hexdigest().encode("ascii")
 
 
-def create_dataset(
+def create_dataset(  # noqa: PLR0913 (the entries of a dataset)
     name: str,
     theory: str,
     z: npt.ArrayLike,
@@ -197,7 +195,7 @@ def load_dataset(source: str | os.PathLike[str]) -> Dataset:
     """
     path = resolve_dataset(source)
     dataset = load_npz(path, needed=_USED)
-    kind = text(dataset.get("type", "d"))
+    kind = type_of(dataset, "d")
     if kind != "d":
         what = {"t": "a task", "m": "a model"}.get(kind, f"no dataset (it is of type {kind!r})")
         raise FileFormatError(f"{path} is {what}; a dataset is needed.")
@@ -211,7 +209,7 @@ def load_dataset(source: str | os.PathLike[str]) -> Dataset:
         if key in dataset:
             dataset[key] = np.array(text(dataset[key]))
     md5 = dataset_md5(dataset)
-    aliases = {*_recorded_fingerprints(dataset)}
+    aliases = {*recorded_fingerprints(dataset)}
     changed = any(array is not dataset.get(key) for key, array in stored.items())
     if changed and not any(array.dtype.hasobject for array in stored.values()):
         aliases.add(dataset_md5(stored))
@@ -263,66 +261,6 @@ def _warn_of_other_cells(dataset: Mapping[str, Any], source: str) -> None:
             ", ".join(sorted(used)),
             "are" if len(used) > 1 else "is",
         )
-
-
-def embedded_datasets() -> dict[str, Path]:
-    """Return the example datasets shipped with fastgdml: paths by name."""
-    return {path.stem: path for path in sorted((Path(__file__).parent / "data").glob("*.npz"))}
-
-
-def resolve_dataset(source: str | os.PathLike[str]) -> Path:
-    """Return the file that a dataset argument means; see `load_dataset`.
-
-    Raises
-    ------
-    FileFormatError
-        If there is none.
-    """
-    path, what = Path(source), path_type(source)
-    if what == "file":
-        return path
-    if re.fullmatch(r"[0-9a-f]{32}", path.name):
-        return _find_by_fingerprint(path.parent, path.name)
-    embedded = embedded_datasets()
-    with_suffix = path.with_name(path.name + ".npz") if path.name else path
-    if with_suffix.name and path_type(with_suffix) == "file":
-        if str(source) in embedded:
-            _log.info("'%s' is the file %s here, not the shipped example of that name.", source, with_suffix)
-        return with_suffix
-    if str(source) in embedded:
-        return embedded[str(source)]
-    cached = downloaded("dataset")
-    if str(source) in cached:
-        return cached[str(source)]
-    if what != "nothing":
-        raise FileFormatError(f"{source} is a {what}; a dataset file is needed.")
-    raise FileFormatError(
-        f"{source}: no such dataset file, and no shipped example of that name (there are: {', '.join(embedded)})."
-        + (f" Downloaded are: {', '.join(cached)}." if cached else "")
-        + (f" 'fastgdml get dataset {source}' downloads it." if _is_published(str(source)) else "")
-    )
-
-
-def _is_published(name: str) -> bool:
-    return any(item.name == name for item in published("dataset"))
-
-
-def _find_by_fingerprint(folder: Path, fingerprint: str) -> Path:
-    if not folder.is_dir():
-        raise FileFormatError(f"{folder}: no such folder to look for a dataset with fingerprint {fingerprint}.")
-    found = []
-    for path in sorted(folder.glob("*.npz")):
-        try:
-            entries = load_npz(path, {"type", "md5", "md5_aliases"})
-        except FileFormatError as error:
-            _log.warning("Skipped while looking for fingerprint %s: %s", fingerprint, error)
-            continue
-        if text(entries.get("type", "d")) == "d" and fingerprint.encode() in _recorded_fingerprints(entries):
-            found.append(path)
-    if len(found) != 1:
-        what = "No dataset" if not found else f"{len(found)} datasets ({', '.join(p.name for p in found)})"
-        raise FileFormatError(f"{what} with fingerprint {fingerprint} in {folder}. Give the file name.")
-    return found[0]
 
 
 def check_dataset(dataset: dict[str, Any], source: str) -> None:
@@ -516,6 +454,17 @@ def take_points(dataset: Mapping[str, Any], idxs: npt.NDArray[np.integer], facto
     )
 
 
+def part_of(dataset: Mapping[str, Any], idxs: npt.NDArray[np.integer]) -> Dataset:
+    """Return points of a dataset as a dataset: atoms, positions, labels, lattice and units."""
+    part = {"z": dataset["z"], "R": dataset["R"][idxs], "F": dataset["F"][idxs]}
+    if dataset.get("E") is not None:
+        part["E"] = np.ravel(dataset["E"])[idxs]
+    lattice = lattice_of(dataset, idxs)
+    if lattice is not None:
+        part["lattice"] = lattice
+    return cast(Dataset, part | {key: dataset[key] for key in ("r_unit", "e_unit") if key in dataset})
+
+
 def _scaled(array: npt.ArrayLike, factor: float) -> npt.NDArray[np.float64]:
     values = np.asarray(array, dtype=np.float64)
     return values if factor == 1 else values * factor
@@ -565,24 +514,13 @@ def _short(z: npt.ArrayLike) -> str:
 
 def has_fingerprint(dataset: Mapping[str, Any], md5: Any) -> bool:
     """Return whether a dataset is known by a fingerprint: that of its arrays, or one that it records."""
-    wanted = _bytes(md5)
+    wanted = fingerprint_bytes(md5)
     if not wanted:
         return False
     # what `load_dataset` has not seen may hold a fingerprint that is not that of its arrays
-    return wanted in _recorded_fingerprints(dataset) or (
-        "md5_aliases" not in dataset and wanted == dataset_md5(dataset)
-    )
-
-
-def _recorded_fingerprints(dataset: Mapping[str, Any]) -> set[bytes]:
-    values = [dataset.get("md5"), *np.ravel(dataset.get("md5_aliases", ())).tolist()]
-    return {_bytes(value) for value in values if value is not None} - {b""}
+    return wanted in recorded_fingerprints(dataset) or ("md5_aliases" not in dataset and wanted == dataset_md5(dataset))
 
 
 def same_fingerprint(one: Any, other: Any) -> bool:
     """Return whether two md5 entries, of bytes or text, are equal."""
-    return _bytes(one) == _bytes(other)
-
-
-def _bytes(md5: Any) -> bytes:
-    return text(md5).strip().encode("ascii", "replace")
+    return fingerprint_bytes(one) == fingerprint_bytes(other)

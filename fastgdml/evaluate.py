@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from .dataset import take_points
 from .errors import NoPointsLeftError, UsageError
-from .overlap import seen_points
+from .model import Model
+from .overlap import KnownGeometries, require_drawn_from, seen_points
 from .predict import GDMLPredict
+from .progress import Callback, Step
+from .properties import Properties
 from .sampling import draw_stratified, draw_uniform, generator
 from .types import Array, IntArray
 from .units import Units, conversion
@@ -97,6 +100,64 @@ def prediction_errors(
         if progress is not None:
             progress(first + len(chunk), len(idxs))
     return sums.errors()
+
+
+def measure_errors(
+    predictor: GDMLPredict,
+    dataset: Mapping[str, Any],
+    idxs: IntArray,
+    use_E: bool,
+    title: str,
+    callback: Callback | None = None,
+) -> Errors:
+    """Compare predictions with labels as `prediction_errors` does, as one step of the work, '`title` on n points'."""
+    if use_E and "E" not in dataset:
+        raise UsageError("The model predicts energies but the dataset has none (key 'E'); use another dataset.")
+    step = Step(callback, f"{title} on {len(idxs):,} points", len(idxs))
+    errors = prediction_errors(predictor, dataset, idxs, use_E, step)
+    energy = f"energy {errors.mae['energy']:.3f}/{errors.rmse['energy']:.3f}, " if use_E else ""
+    step.done(f"{energy}forces {errors.mae['force']:.3f}/{errors.rmse['force']:.3f} (MAE/RMSE)")
+    return errors
+
+
+def validation_points(task_or_model: Mapping[str, Any], dataset: Mapping[str, Any]) -> IntArray:
+    """Return the validation points of a task or model, but for those that are training points as well.
+
+    Warns of the latter.
+
+    Raises
+    ------
+    UsageError
+        If the dataset is not the one that they were drawn from, there are none, or their forces are all zero.
+    """
+    require_drawn_from(task_or_model, "valid", dataset, "the model")
+    recorded = Properties.of(task_or_model)
+    idxs = recorded.idxs_valid
+    known = None if recorded.md5_train == recorded.md5_valid else KnownGeometries.of(task_or_model)
+    trained = idxs[:0] if known is None else known.find_in(dataset, idxs)[0]
+    if len(trained):
+        _log.warning("%s of the validation points are training points as well: they are left out.", f"{len(trained):,}")
+    idxs = idxs[~np.isin(idxs, trained)]
+    if len(idxs) == 0:
+        raise UsageError("The model has no validation points.")
+    if not np.any(dataset["F"][idxs]):
+        raise UsageError(
+            "All forces of the validation points are zero. Are they a placeholder? Models are chosen by their forces."
+        )
+    return idxs
+
+
+def with_errors(model: Mapping[str, Any], errors: Errors) -> Model:
+    """Return a model with these as its expected errors."""
+    updated = cast(Model, {**model, "f_err_mae": errors.mae["force"], "f_err_rmse": errors.rmse["force"]})
+    if "energy" in errors.mae:
+        updated["e_err_mae"], updated["e_err_rmse"] = errors.mae["energy"], errors.rmse["energy"]
+    return updated
+
+
+def validated(model: Mapping[str, Any], errors: Errors) -> Model:
+    """Return a model with the errors of its validation; those of an earlier test are forgotten."""
+    return with_errors({**model, "n_test": 0, "md5_test": b""}, errors)
 
 
 class ErrorSums:

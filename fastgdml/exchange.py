@@ -21,8 +21,8 @@ import numpy as np
 
 from .cell import Cell
 from .errors import DataError
-from .model import normalize_model
-from .npz import SGDML_MODEL, replacing, text
+from .model import normalize_model, save_model
+from .npz import MODEL, SGDML_MODEL, kind_of, replacing, require_target, text
 
 _log = logging.getLogger(__name__)
 
@@ -125,3 +125,19 @@ def _pickled(value: dict[str, float]) -> bytes:
     np.lib.format.write_array_header_1_0(buffer, {"descr": "|O", "fortran_order": False, "shape": ()})
     buffer.write(pickle.dumps(array, protocol=2).replace(b"numpy._core.", b"numpy.core."))
     return buffer.getvalue()
+
+
+# ---- files whose errors are recorded anew -------------------------------------------------------------------------
+
+
+def require_update(path: str | os.PathLike[str]) -> None:
+    """Raise FileFormatError unless a model file can be replaced by one with other expected errors."""
+    require_target(path, MODEL, (SGDML_MODEL,))
+
+
+def update_model(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:
+    """Replace a model file by one with other expected errors; a file of sgdml stays one that sgdml reads."""
+    if kind_of(path) == SGDML_MODEL:
+        export_sgdml(path, model)
+    else:
+        save_model(path, model)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .convert import Reader, Report, UnitOptions
 from .diagnostics import Finding
 from .errors import DataError
 from .formats import Frames, ReadOptions
 from .formats.frames import difference_of_atoms, formula
 from .frames import diagnose_dataset
 from .progress import Callback, Step
+from .reading import Reader, Report, UnitOptions
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .convert import Reader, Report, Stage, UnitOptions, Work, WriteOptions, stream
+from .convert import Stage, Work, stream
 from .drivers.common import AnyModel, open_model, require_cell
 from .errors import DataError, FastGDMLError, UsageError
 from .evaluate import Errors, ErrorSums
@@ -23,7 +23,9 @@ from .formats import Facts, Frames, ReadOptions
 from .formats.frames import difference_of_atoms
 from .formats.targets import target_format
 from .progress import Callback
+from .reading import Reader, Report, UnitOptions
 from .units import energy_factor, length_factor
+from .writing import WriteOptions
 
 
 @dataclass

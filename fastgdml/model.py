@@ -19,7 +19,7 @@ from .cell import Cell, image_rule_of
 from .descriptor import desc_weights_of, jacobian_dot, n_pairs, perms_from_lin, tril_perms_lin
 from .entries import MODEL_FORMS, check_forms
 from .errors import DataError
-from .npz import load_npz, save_npz
+from .npz import MODEL, SGDML_MODEL, load_npz, save_npz
 from .task import require_type
 from .types import Array, IntArray, Integers, Number, Text
 
@@ -121,11 +121,11 @@ def _storable(entries: dict[str, Any], path: str | os.PathLike[str]) -> dict[str
 
 
 def save_model(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:
-    """Write a model file, atomically and without pickles. Only a model is replaced."""
+    """Write a model file, atomically and without pickles. Only a model is replaced, of fastgdml or of sgdml."""
     if model.get("desc_weights") is not None:
         # Programs that do not know weights would predict wrongly. None can do without this key, which follows from perms.
         model = {key: value for key, value in model.items() if key != "tril_perms_lin"}
-    save_npz(path, model)
+    save_npz(path, model, also=(MODEL, SGDML_MODEL))
 
 
 def tril_perms_lin_of(model: Mapping[str, Any]) -> Integers:
@@ -152,6 +152,16 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
     missing = missing_keys(model)
     if missing:
         raise DataError(f"{source}: the model lacks {', '.join(missing)}.")
+    _plain_errors(model)
+    check_forms(model, MODEL_FORMS, source)
+    _require_known_features(model, source)
+    _set_defaults(model)
+    _check_shapes(model, source)
+    return cast(Model, {key: value for key, value in model.items() if value is not None})
+
+
+def _plain_errors(model: dict[str, Any]) -> None:
+    """Replace sgdml's dictionaries of errors by numbers."""
     for key in ("f_err", "e_err"):
         errors = model.pop(key, None)
         if isinstance(errors, np.ndarray) and errors.shape == ():
@@ -159,35 +169,45 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
         if isinstance(errors, Mapping):
             for measure in ("mae", "rmse"):
                 model[f"{key}_{measure}"] = errors.get(measure, np.nan)
-    check_forms(model, MODEL_FORMS, source)
-    model.setdefault("f_err_mae", np.float64("nan"))
-    model.setdefault("f_err_rmse", np.float64("nan"))
+
+
+def _require_known_features(model: dict[str, Any], source: str) -> None:
     if np.any(model.get("use_cprsn", False)):
         raise DataError(f"{source}: the model was trained with atom compression (use_cprsn), which is not supported.")
     cut_off = model.pop("interact_cut_off", None)
     if cut_off is not None and np.any(np.asarray(cut_off, dtype=object) != None):  # noqa: E711 (elementwise)
         raise DataError(f"{source}: the model has an interaction cut-off ({cut_off}), which is not supported.")
+
+
+def _set_defaults(model: dict[str, Any]) -> None:
+    """Set what a model file may lack."""
     if model.get("md5_test") is None:
         model["md5_test"] = np.array(b"")
+    for key in ("f_err_mae", "f_err_rmse", "lam"):
+        model.setdefault(key, np.float64("nan"))
     model.setdefault("n_test", np.int64(0))
     model.setdefault("use_E", np.bool_(True))
-    model.setdefault("lam", np.float64("nan"))
     for key in ("dataset_name", "dataset_theory", "solver_name", "code_version"):
         model.setdefault(key, np.array("unknown"))
+    for key in ("idxs_train", "idxs_valid"):
+        model.setdefault(key, np.empty(0, dtype=np.int64))
+    for key in ("md5_train", "md5_valid"):
+        model.setdefault(key, np.array(b""))
 
+
+def _check_shapes(model: dict[str, Any], source: str) -> None:
+    """Raise DataError unless the arrays of a model fit each other; permutations are set if only those of pairs are."""
     n_atoms = len(np.atleast_1d(model["z"]))
     x = np.asarray(model["R_desc"])
+    damaged = "The file is damaged or of an unknown version."
     if x.ndim != 2 or x.shape[0] != n_pairs(n_atoms) or np.shape(model["R_d_desc_alpha"]) != x.shape[::-1]:
         raise DataError(
             f"{source}: R_desc {x.shape} and R_d_desc_alpha {np.shape(model['R_d_desc_alpha'])} do not fit {n_atoms} "
-            "atoms. The file is damaged or of an unknown version."
+            f"atoms. {damaged}"
         )
     alphas_E = model.get("alphas_E")
     if alphas_E is not None and np.shape(alphas_E) != (x.shape[1],):
-        raise DataError(
-            f"{source}: alphas_E {np.shape(alphas_E)} does not fit {x.shape[1]} training points. The file is damaged "
-            "or of an unknown version."
-        )
+        raise DataError(f"{source}: alphas_E {np.shape(alphas_E)} does not fit {x.shape[1]} training points. {damaged}")
     if n_atoms < 2 or x.shape[1] == 0:
         raise DataError(
             f"{source}: the model is of {n_atoms} atoms and {x.shape[1]} training points; two atoms and one point are "
@@ -195,13 +215,9 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
         )
     model["tril_perms_lin"] = tril_perms_lin_of(model)
     if model.get("perms") is None:
-        model["perms"] = perms_from_lin(model["tril_perms_lin"], x.shape[0])
+        model["perms"] = perms_from_lin(model["tril_perms_lin"], len(x))
     if np.atleast_2d(model["perms"]).shape[1] != n_atoms:
         raise DataError(f"{source}: perms has shape {np.shape(model['perms'])}, but there are {n_atoms} atoms.")
-    for key in ("idxs_train", "idxs_valid"):
-        model.setdefault(key, np.empty(0, dtype=np.int64))
-    for key in ("md5_train", "md5_valid"):
-        model.setdefault(key, np.array(b""))
     try:
         desc_weights_of(model, n_atoms)
         cell = Cell.of(model)
@@ -209,10 +225,6 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
             cell.require_for(x.shape[1])
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
-    unknown = {key for key, value in model.items() if value is None}
-    for key in unknown:
-        del model[key]
-    return cast(Model, model)
 
 
 def is_validated(model: Mapping[str, Any]) -> bool:

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from .errors import FileFormatError
+from .errors import FileFormatError, UsageError
 
 _log = logging.getLogger(__name__)
 
@@ -134,6 +134,11 @@ def is_flat(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+def type_of(entries: Mapping[str, Any], default: str = "") -> str:
+    """Return the type that entries of a file record: 'd' (dataset), 't' (task), 'm' (model), or else `default`."""
+    return text(entries.get("type", default))
+
+
 def text(value: Any) -> str:
     """Return a text entry of a file as str, whether it was stored as text or as bytes.
 
@@ -196,7 +201,7 @@ def kind_of(path: str | os.PathLike[str]) -> str | None:
             return _foreign(start)
         with zipfile.ZipFile(path) as archive:
             keys = _members(archive).keys()
-        letter = text(load_npz(path, {"type"}).get("type", ""))
+        letter = type_of(load_npz(path, {"type"}))
     except (zipfile.BadZipFile, NotImplementedError):
         return "damaged npz archive"
     except FileFormatError:
@@ -256,6 +261,35 @@ def require_target(path: str | os.PathLike[str], kind: str, also: Collection[str
     require_writable(Path(path).parent)
 
 
+def require_free(target: str | os.PathLike[str], kind: str, overwrite: bool, option: str = "") -> None:
+    """Raise unless a file of this kind can be written to `target`, and may be. Nothing is left there.
+
+    Parameters
+    ----------
+    target : path-like
+        The file.
+    kind : str
+        What is to be written; see `kind_of`.
+    overwrite : bool
+        Whether a file of the same kind may be replaced.
+    option : str
+        The option that names another file, for the message.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is of another kind, or cannot be written.
+    UsageError
+        If it is there already and is not to be overwritten.
+    """
+    require_target(target, kind)
+    if path_type(target) == "file" and not overwrite:
+        raise UsageError(
+            f"'{target}' exists ({kind_of(target) or 'empty'}). Give -o to overwrite it, or another name"
+            f"{f' with {option}' if option else ''}."
+        )
+
+
 def require_writable(folder: str | os.PathLike[str]) -> None:
     """Raise FileFormatError unless files can be made in a folder, by making one and removing it."""
     with _temporary(Path(folder), f"The folder '{_short(folder)}'"):
@@ -288,7 +322,7 @@ def save_npz(
     for key, array in arrays.items():
         if array.dtype.hasobject:
             raise FileFormatError(f"{path}: entry '{key}' holds Python objects, which are never written.")
-    kind = _kind(text(entries.get("type", "")), entries)
+    kind = _kind(type_of(entries), entries)
     with replacing(path, kind, also) as file:
         (np.savez_compressed if compress else np.savez)(file, **arrays)
 

@@ -157,12 +157,12 @@ def require_drawn_from(entries: Mapping[str, Any], which: str, dataset: Mapping[
     if has_fingerprint(dataset, entries[f"md5_{which}"]):
         raise UsageError(
             f"The {what} points of {source} are from another dataset: the one given records the same fingerprint, "
-            f"{text(entries[f'md5_{which}'])}, but does not have the points at their places. It may be a part of that "
+            f"{_md5(entries, which)}, but does not have the points at their places. It may be a part of that "
             "dataset, or in another order."
         )
     raise UsageError(
         f"The {what} points of {source} are from another dataset, with the fingerprint "
-        f"{text(entries[f'md5_{which}']) or '(none)'}; that of the one given is {text(dataset.get('md5', '(none)'))}."
+        f"{_md5(entries, which) or '(none)'}; that of the one given is {text(dataset.get('md5', '(none)'))}."
     )
 
 
@@ -194,7 +194,7 @@ def seen_points(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> IntArra
     points, numbers = known.find_in(dataset)
     if len(points):
         message = f"{len(points):,} geometries of this dataset are training points of the model"
-        if text(model["md5_train"]):
+        if _md5(model, "train"):
             message += (
                 ", though not at the places that it records"
                 if has_fingerprint(dataset, model["md5_train"])
@@ -215,7 +215,7 @@ def _shifted_valid_points(
     """Return where validation points are if all training points that can be there moved by one number of places."""
     idxs, n = _idxs(model, "train"), len(dataset["R"])
     none = np.empty(0, dtype=np.int64)
-    if text(model["md5_train"]) != text(model["md5_valid"]) or numbers.max() >= len(idxs):
+    if _md5(model, "train") != _md5(model, "valid") or numbers.max() >= len(idxs):
         return none
     # of geometries that are there twice, the places that fit
     shifts, count = np.unique(points - idxs[numbers], return_counts=True)
@@ -229,3 +229,7 @@ def _shifted_valid_points(
 
 def _idxs(entries: Mapping[str, Any], which: str) -> IntArray:
     return np.asarray(entries[f"idxs_{which}"], dtype=np.int64).ravel()
+
+
+def _md5(entries: Mapping[str, Any], which: str) -> str:
+    return text(entries[f"md5_{which}"])

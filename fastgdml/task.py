@@ -6,7 +6,6 @@ A task is a dict with sgdml's keys, which `Task` lists; a task file is an npz ar
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict, cast
@@ -17,7 +16,7 @@ from .cell import Cell
 from .descriptor import desc_weights_of, pair_permutation
 from .entries import TASK_FORMS, check_forms
 from .errors import DataError, FileFormatError
-from .npz import load_npz, save_npz, text
+from .npz import load_npz, save_npz, text, type_of
 from .types import Array, Flag, IntArray, Integers, Number, Text
 
 
@@ -174,7 +173,7 @@ def save_task(path: str | os.PathLike[str], task: Mapping[str, Any]) -> None:
 
 def require_type(entries: Mapping[str, Any], letter: str, what: str, path: str | os.PathLike[str]) -> None:
     """Raise FileFormatError unless the entries of a file say that it is of type `letter` ('d', 't' or 'm')."""
-    found = text(entries.get("type", ""))
+    found = type_of(entries)
     if found != letter:
         names = {"d": "a dataset", "t": "a task", "m": "a model"}
         raise FileFormatError(f"{path} is {names.get(found, 'of no known type')}; a {what} is needed.")
@@ -239,44 +238,3 @@ def _check_earlier_run(task: Mapping[str, Any], n_forces: int, n_train: int, sou
         columns, n = np.asarray(columns), n_forces + (n_train if task["use_E_cstr"] else 0)
         if columns.size == 0 or columns.dtype.kind not in "iu" or not 0 <= columns.min() <= columns.max() < n:
             raise DataError(f"{source}: inducing_pts_idxs must hold numbers of columns, 0 to {n - 1}.")
-
-
-# ---- file names, as sgdml forms them ----------------------------------------------------------------------------
-
-
-def task_dir_name(dataset: Mapping[str, Any], n_train: int, use_sym: bool, use_E: bool, use_E_cstr: bool) -> str:
-    """Return the name of the folder of a hyper-parameter search."""
-    flags = ("-sym" if use_sym else "") + ("" if use_E else "-noE") + ("-Ecstr" if use_E_cstr else "")
-    return f"sgdml_cv_{_safe(dataset['name'])}-{_safe(dataset['theory'])}-train{n_train}{flags}"
-
-
-def task_file_name(task: Mapping[str, Any]) -> str:
-    """Return the file name of a task in its folder."""
-    return f"task-{_parameters(task)}.npz"
-
-
-def model_file_name(task_or_model: Mapping[str, Any]) -> str:
-    """Return the file name of the model of a task in the folder of the task."""
-    return f"model-{_parameters(task_or_model)}.npz"
-
-
-def checkpoint_file_name(task_or_model: Mapping[str, Any]) -> str:
-    """Return the file name of the unconverged model of a task in the folder of the task."""
-    return f"_unconv_{model_file_name(task_or_model)}"
-
-
-def final_model_file_name(model: Mapping[str, Any]) -> str:
-    """Return the file name of a selected model."""
-    n_train, n_perms = len(model["idxs_train"]), len(model["perms"])
-    name, theory = _safe(model["dataset_name"]), _safe(model["dataset_theory"])
-    return f"{name}-{theory}-train{n_train}-sym{n_perms}.npz"
-
-
-def _parameters(task_or_model: Mapping[str, Any]) -> str:
-    sig = float(task_or_model["sig"])
-    sig_text = f"{int(sig):04d}" if sig.is_integer() else f"{sig:g}"
-    return f"train{len(task_or_model['idxs_train'])}-sym{len(task_or_model['perms'])}-sig{sig_text}"
-
-
-def _safe(name: Any) -> str:
-    return re.sub(r"[^\w\-_.]", ".", text(name)).replace("..", ".")

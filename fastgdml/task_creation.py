@@ -24,6 +24,7 @@ from .npz import text
 from .overlap import KnownGeometries, require_drawn_from
 from .permutations import MAX_GROUP_SIZE, find_perms
 from .progress import Callback, Step
+from .properties import Outcome
 from .sampling import draw_stratified, draw_uniform, generator
 from .task import HUGE, Task
 from .types import Array, IntArray
@@ -265,9 +266,10 @@ def _is_number(value: Any) -> bool:
 
 def task_of_model(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> Task:
     """Make a task that goes on with the training of a model; see `GDMLTrain.create_task_from_model`."""
-    if text(model["solver_name"]) != "cg":
+    solver = Outcome.of(model).solver
+    if solver != "cg":
         raise UsageError(
-            f"The model was trained with the solver '{text(model['solver_name'])}'; only models of the iterative "
+            f"The model was trained with the solver '{solver}'; only models of the iterative "
             "solver ('cg') can be trained on."
         )
     if "alphas_F" not in model:

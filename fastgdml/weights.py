@@ -46,7 +46,7 @@ _LEARN_ORDER = 4500
 _JUDGE_ORDER = 9000
 # Evaluations of the objective at most, and what it changes by at the end.
 _MAX_EVALUATIONS = 60
-_TOLERANCE = 1e-6
+_TOLERANCE = 5e-5
 # Standard deviation of log w around its mean that is expected before anything is known.
 _PRIOR = 1.0
 # Steps of the search of sigma for the model without weights.

@@ -1,4 +1,4 @@
-"""Print the accuracy that sgdml 1.0.3 reaches on a task, for tests/test_train.py.
+"""Print the accuracy that sgdml 1.0.3 reaches on a task, for tests/method/test_train.py.
 
     peer/bin/python tools/peer_accuracy.py DATA_DIR      (an interpreter with sgdml and torch)
 

@@ -6,49 +6,57 @@ import argparse
 
 from ..dataset import check_same_system, load_dataset
 from ..errors import NoPointsLeftError, UsageError
-from ..npz import MODEL
+from ..npz import MODEL, require_target
+from ..search import Trainer, create
+from ..search import run as run_search
+from ..selection import final_model_file, remove, require_final_place, select, selected
 from .console import Console
-from .create import create_tasks
-from .files import list_files, load_dataset_argument, require_free
-from .select import final_model_file, require_place, select_model
+from .options import load_dataset_argument, search_options, sigmas, trainer_options
+from .search_events import printer
 from .show import dataset_properties
 from .test import test_model
-from .train import train_tasks
+from .train import interrupted_by_sigterm
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
-    """Reconstruct a force field from beginning to end."""
+    """Reconstruct a force field from beginning to end; the search is deleted when its model is tested."""
+    tell = printer(console)
+    trainer = Trainer(**trainer_options(vars(args)))
     if args.model_file is not None:
-        require_free(final_model_file(args, {}), MODEL, args.overwrite, "--model_file")
+        require_target(final_model_file(args.model_file, {}), MODEL)
     console.title("STEP 0", "Dataset(s)")
     dataset = load_dataset(args.dataset)
     valid_dataset = load_dataset_argument(args.valid_dataset, dataset)
+    options = search_options(vars(args), valid_dataset)
     test_dataset = load_dataset_argument(args.test_dataset, dataset)
     dataset_properties(console, dataset)
     check_same_system(dataset, test_dataset, "training dataset", "test dataset")
     if args.use_E and "E" not in test_dataset:
         raise UsageError("The test dataset has no energies (key 'E'); use --no_E or another dataset.")
 
-    console.title("STEP 1", "Task creation")
-    task_dir = create_tasks(
-        args,
-        dataset,
-        valid_dataset,
-        console,
-        # an existing model is found out now rather than after the training
-        check=lambda task, folder: require_place(final_model_file(args, task), folder, args.overwrite),
-    )
-    tasks = list_files(task_dir, "task")
+    with interrupted_by_sigterm():
+        console.title("STEP 1", "Task creation")
+        task_dir = create(
+            dataset,
+            args.n_train,
+            args.n_valid,
+            sigmas(args.sigs),
+            options,
+            tell,
+            # an existing model is found out now rather than after the training
+            check=lambda task, folder: require_final_place(args.model_file, task, folder, args.overwrite),
+        )
+        done = selected(task_dir)
+        if done is None:
+            console.title("STEP 2", "Training and validation")
+            models = run_search(task_dir, valid_dataset, trainer, tell, lazy=args.lazy, overwrite=args.overwrite)
+            console.title("STEP 3", "Hyper-parameter selection")
+        model_file = select(models if done is None else task_dir, args.model_file, args.overwrite, tell, keep=True)
 
-    console.title("STEP 2", "Training and validation")
-    models = train_tasks(args, tasks, valid_dataset, console)
-
-    console.title("STEP 3", "Hyper-parameter selection")
-    model_file = select_model(args, models, console)
-
-    console.title("STEP 4", "Testing")
-    try:
-        test_model(args, model_file, test_dataset, args.n_test, console)
-    except NoPointsLeftError as error:
-        console.warning(f"The model is not tested. {error}")
+        console.title("STEP 4", "Testing")
+        try:
+            test_model(model_file, test_dataset, args.n_test, trainer, console, args.seed, args.overwrite)
+        except NoPointsLeftError as error:
+            console.warning(f"The model is not tested. {error}")
+        remove(task_dir, tell)
     console.done(f"This is your model file: '{model_file}'")

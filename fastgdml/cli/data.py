@@ -9,8 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..convert import Report, UnitOptions, WriteOptions, convert, dedup, draw, shuffle, split, thin
+from ..convert import convert
 from ..formats import ReadOptions
+from ..reading import Report, UnitOptions
+from ..rearrange import dedup, draw, shuffle, split, thin
+from ..writing import WriteOptions
 from .console import Console
 
 

@@ -9,9 +9,8 @@ from ..errors import UsageError
 from ..exchange import export_sgdml
 from ..flat import export_flat
 from ..model import load_model
-from ..npz import FLAT_MODEL, SGDML_MODEL
+from ..npz import FLAT_MODEL, SGDML_MODEL, require_free
 from .console import Console
-from .files import require_free
 
 _FORMATS = {"flat": (export_flat, FLAT_MODEL, "the C library"), "sgdml": (export_sgdml, SGDML_MODEL, "sgdml")}
 

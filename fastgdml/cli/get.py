@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 from .. import catalog
-from ..dataset import embedded_datasets
 from ..errors import UsageError
 from ..npz import DATASET, MODEL, SGDML_MODEL, replacing, require_target
 from ..progress import Step
@@ -18,7 +17,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """List what there is, or download what is named."""
     url = args.url or catalog.BASE_URL
     if not args.names:
-        _list(args, url, console)
+        _list(args.kind, args.online, url, console)
         return
     folder = None if args.output is None else Path(args.output)
     if folder is not None and not folder.is_dir():
@@ -43,15 +42,15 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console.result({"kind": args.kind, "name": name, "path": str(path)})
 
 
-def _list(args: argparse.Namespace, url: str, console: Console) -> None:
+def _list(wanted: str | None, online: bool, url: str, console: Console) -> None:
     here = {kind: catalog.downloaded(kind) for kind in ("dataset", "model")}
-    result: dict[str, object] = {"examples": sorted(embedded_datasets())}
-    if args.kind in (None, "dataset"):
+    result: dict[str, object] = {"examples": sorted(catalog.embedded_datasets())}
+    if wanted in (None, "dataset"):
         console.heading("Examples that come with fastgdml")
-        console.properties([(name, str(path)) for name, path in embedded_datasets().items()])
-    for kind in ("dataset", "model") if args.kind is None else (args.kind,):
+        console.properties([(name, str(path)) for name, path in catalog.embedded_datasets().items()])
+    for kind in ("dataset", "model") if wanted is None else (wanted,):
         console.heading(f"Published {kind}s (fastgdml get {kind} <name>)")
-        items = catalog.published_online(kind, url) if args.online else catalog.published(kind)
+        items = catalog.published_online(kind, url) if online else catalog.published(kind)
         rows = []
         for item in items:
             size = "" if item.size is None else f"{item.size / 2**20:,.1f} MB"

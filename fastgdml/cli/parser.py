@@ -81,17 +81,10 @@ def build_parser() -> argparse.ArgumentParser:
     show = add("show", "show", "print details of a dataset, task or model file")
     export = add("export", "export", "write a model for another program")
     reset = add("reset", "reset", "delete all caches")
-
     add_data_commands(add)
 
     for command in (everything, create):
-        command.add_argument(
-            "dataset",
-            metavar="<dataset>",
-            help=f"{_DATASET_HELP}; all points are drawn from here unless there are separate datasets",
-        )
-        command.add_argument("n_train", metavar="<n_train>", type=positive_int, help="number of training points")
-        command.add_argument("n_valid", metavar="<n_valid>", type=positive_int, help="number of validation points")
+        _add_points(command)
     everything.add_argument(
         "n_test",
         metavar="<n_test>",
@@ -100,49 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="number of test points (default: all that are left)",
     )
     for command in (everything, create):
-        command.add_argument(
-            "-v", "--validation_dataset", dest="valid_dataset", metavar="<dataset>", help="separate validation dataset"
-        )
-        command.add_argument(
-            "-t", "--test_dataset", dest="test_dataset", metavar="<dataset>", help="separate test dataset"
-        )
-        command.add_argument(
-            "-s",
-            "--sig",
-            dest="sigs",
-            metavar="<s>",
-            type=int_or_range,
-            nargs="+",
-            help="length scales sigma: integers and/or ranges <start>:[<step>:]<stop> (default: 10:10:90)",
-        )
-        symmetry = command.add_mutually_exclusive_group()
-        symmetry.add_argument("--gdml", action="store_true", help="ignore symmetries (GDML)")
-        symmetry.add_argument(
-            "--perms_from", metavar="<file>", help="take permutations from this dataset, task or model file"
-        )
-        command.add_argument(
-            "--max_group",
-            metavar="<n>",
-            type=positive_int,
-            default=100,
-            help="give up on symmetry groups of this size; crystals may need thousands (default: 100, as sgdml)",
-        )
-        energies = command.add_mutually_exclusive_group()
-        energies.add_argument("--no_E", dest="use_E", action="store_false", help="train without energies")
-        energies.add_argument(
-            "--E_cstr", dest="use_E_cstr", action="store_true", help="constrain energies point by point"
-        )
-        command.add_argument("--task_dir", metavar="<dir>", help="name of the task directory")
-        command.add_argument(
-            "--lam", metavar="<lambda>", type=positive_float, default=1e-10, help="regularisation (default: 1e-10)"
-        )
-        command.add_argument(
-            "--image_rule",
-            choices=("minimum", "rounding"),
-            default="minimum",
-            help="periodic cells: nearest image of a neighbour, or sgdml's rule (default: minimum)",
-        )
-
+        _add_task_options(command)
     train.add_argument("task_dir", metavar="<task_dir_or_file>", help="task directory or file")
     train.add_argument("valid_dataset", metavar="<valid_dataset>", help=f"validation dataset: {_DATASET_HELP}")
     resume.add_argument("model", metavar="<model_file>", help="model of the iterative solver, as _unconv_model-....npz")
@@ -183,46 +134,105 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (everything, train):
         command.add_argument("--lazy", action="store_true", help="skip tasks that were tried before")
     for command in (everything, train, resume):
-        command.add_argument(
-            "--solver",
-            choices=("auto", "closed", "cg"),
-            default="auto",
-            help="closed form, conjugate gradients, or the faster of those that fit into memory (default: auto)",
-        )
-        command.add_argument(
-            "--tol",
-            metavar="<tol>",
-            type=tolerance,
-            default=1e-4,
-            help="relative residual at which conjugate gradients stop (default: 1e-4)",
-        )
-        command.add_argument("--max_iter", metavar="<n>", type=positive_int, help="most steps of conjugate gradients")
-        command.add_argument(
-            "--early_stop",
-            action="store_true",
-            help="stop conjugate gradients when the force error on the validation points no longer falls",
-        )
+        _add_solver_options(command)
     for command in (everything, train, resume, validate, test):
-        command.add_argument(
-            "-m",
-            "--max_memory",
-            metavar="<GB>",
-            type=positive_float,
-            help="memory limit in GB (default: all that is free)",
-        )
-        command.add_argument(
-            "-p", "--max_processes", metavar="<n>", type=positive_int, help="number of threads (default: all)"
-        )
-        device = command.add_mutually_exclusive_group()
-        device.add_argument(
-            "--backend",
-            choices=("cpu", "gpu", "auto"),
-            default="cpu",
-            help="where to compute; auto: on a GPU if CuPy finds one (default: cpu)",
-        )
-        device.add_argument(
-            "--cpu", dest="backend", action="store_const", const="cpu", help="the same as --backend cpu, as in sgdml"
-        )
+        _add_machine_options(command)
     for command in (everything, create, train, resume, validate, select, test, export):
         command.add_argument("-o", "--overwrite", action="store_true", help="overwrite existing files")
     return parser
+
+
+def _add_points(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "dataset",
+        metavar="<dataset>",
+        help=f"{_DATASET_HELP}; all points are drawn from here unless there are separate datasets",
+    )
+    command.add_argument("n_train", metavar="<n_train>", type=positive_int, help="number of training points")
+    command.add_argument("n_valid", metavar="<n_valid>", type=positive_int, help="number of validation points")
+
+
+def _add_task_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-v", "--validation_dataset", dest="valid_dataset", metavar="<dataset>", help="separate validation dataset"
+    )
+    command.add_argument("-t", "--test_dataset", dest="test_dataset", metavar="<dataset>", help="separate test dataset")
+    command.add_argument(
+        "-s",
+        "--sig",
+        dest="sigs",
+        metavar="<s>",
+        type=int_or_range,
+        nargs="+",
+        help="length scales sigma: integers and/or ranges <start>:[<step>:]<stop> (default: 10:10:90)",
+    )
+    symmetry = command.add_mutually_exclusive_group()
+    symmetry.add_argument("--gdml", action="store_true", help="ignore symmetries (GDML)")
+    symmetry.add_argument(
+        "--perms_from", metavar="<file>", help="take permutations from this dataset, task or model file"
+    )
+    command.add_argument(
+        "--max_group",
+        metavar="<n>",
+        type=positive_int,
+        default=100,
+        help="give up on symmetry groups of this size; crystals may need thousands (default: 100, as sgdml)",
+    )
+    energies = command.add_mutually_exclusive_group()
+    energies.add_argument("--no_E", dest="use_E", action="store_false", help="train without energies")
+    energies.add_argument("--E_cstr", dest="use_E_cstr", action="store_true", help="constrain energies point by point")
+    command.add_argument("--task_dir", metavar="<dir>", help="name of the task directory")
+    command.add_argument(
+        "--lam", metavar="<lambda>", type=positive_float, default=1e-10, help="regularisation (default: 1e-10)"
+    )
+    command.add_argument(
+        "--image_rule",
+        choices=("minimum", "rounding"),
+        default="minimum",
+        help="periodic cells: nearest image of a neighbour, or sgdml's rule (default: minimum)",
+    )
+
+
+def _add_solver_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--solver",
+        choices=("auto", "closed", "cg"),
+        default="auto",
+        help="closed form, conjugate gradients, or the faster of those that fit into memory (default: auto)",
+    )
+    command.add_argument(
+        "--tol",
+        metavar="<tol>",
+        type=tolerance,
+        default=1e-4,
+        help="relative residual at which conjugate gradients stop (default: 1e-4)",
+    )
+    command.add_argument("--max_iter", metavar="<n>", type=positive_int, help="most steps of conjugate gradients")
+    command.add_argument(
+        "--early_stop",
+        action="store_true",
+        help="stop conjugate gradients when the force error on the validation points no longer falls",
+    )
+
+
+def _add_machine_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-m",
+        "--max_memory",
+        metavar="<GB>",
+        type=positive_float,
+        help="memory limit in GB (default: all that is free)",
+    )
+    command.add_argument(
+        "-p", "--max_processes", metavar="<n>", type=positive_int, help="number of threads (default: all)"
+    )
+    device = command.add_mutually_exclusive_group()
+    device.add_argument(
+        "--backend",
+        choices=("cpu", "gpu", "auto"),
+        default="cpu",
+        help="where to compute; auto: on a GPU if CuPy finds one (default: cpu)",
+    )
+    device.add_argument(
+        "--cpu", dest="backend", action="store_const", const="cpu", help="the same as --backend cpu, as in sgdml"
+    )

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-from pathlib import Path
+from contextlib import suppress
 
+from ..catalog import cache_folder
 from .console import Console
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
-    """Delete the cache directory, if there is one."""
-    cache = cache_dir()
+    """Delete what was downloaded, and the cache folder unless something else is in it."""
+    cache = cache_folder()
     if not cache.is_dir():
         console.info(f"There is nothing to delete ('{cache}' does not exist).")
-    elif args.yes or console.confirm(f"Delete '{cache}'?"):
-        shutil.rmtree(cache)
-        console.done(f"Deleted '{cache}'")
+    elif args.yes or console.confirm(f"Delete what is in '{cache}'?"):
+        for kind in ("datasets", "models"):
+            shutil.rmtree(cache / kind, ignore_errors=True)
+        with suppress(OSError):  # other files are there, which are not ours
+            cache.rmdir()
+        if cache.exists():
+            console.warning(f"'{cache}' holds other files, and is kept.")
+        else:
+            console.done(f"Deleted '{cache}'")
     else:
         console.info("Nothing was deleted.")
-
-
-def cache_dir() -> Path:
-    """Return the user's cache directory of fastgdml."""
-    base = os.environ.get("XDG_CACHE_HOME") or (
-        os.environ.get("LOCALAPPDATA") if os.name == "nt" else Path.home() / ".cache"
-    )
-    return Path(base or Path.home()) / "fastgdml"

@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from ..catalog import resolve_dataset
 from ..cell import Cell, image_rule_of
-from ..dataset import lattice_of, load_dataset, resolve_dataset
+from ..dataset import lattice_of, load_dataset
 from ..elements import SYMBOLS
 from ..errors import FileFormatError
 from ..flat import flat_entries
 from ..model import is_validated, load_model
-from ..npz import is_flat, load_npz, text
+from ..npz import is_flat, load_npz, text, type_of
+from ..properties import Outcome, Properties
 from ..task import load_task
+from ..types import IntArray
 from ..units import Units
 from .console import Console
 
@@ -30,7 +33,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if is_flat(path):
         flat_properties(console, flat_entries(path))
         return
-    kind = text(load_npz(path, {"type"}).get("type", "d"))
+    kind = type_of(load_npz(path, {"type"}), "d")
     if kind == "t":
         task_properties(console, load_task(path))
     elif kind == "m":
@@ -77,12 +80,13 @@ def dataset_properties(console: Console, dataset: Mapping[str, Any], title: str 
 
 def flat_properties(console: Console, model: Mapping[str, Any]) -> None:
     """Print what a flat model file holds."""
+    known = Properties.of(model)
     console.heading("Model properties (flat file: what prediction needs)")
     console.text("  Dataset")
     console.properties(
         [
-            ("Name", text(model["dataset_name"])),
-            ("Theory level", text(model["dataset_theory"])),
+            ("Name", known.name),
+            ("Theory level", known.theory),
             ("Atoms", str(len(model["z"]))),
         ],
         indent=4,
@@ -97,7 +101,7 @@ def flat_properties(console: Console, model: Mapping[str, Any]) -> None:
     console.properties(
         [
             ("Trained on", f"{len(model['R_d_desc_alpha']):,} points"),
-            ("Symmetries", str(model["n_perms"])),
+            ("Symmetries", str(known.n_perms)),
             ("Length scale", f"{model['sig']:g}"),
             ("Energies", energies),
         ]
@@ -107,12 +111,12 @@ def flat_properties(console: Console, model: Mapping[str, Any]) -> None:
 def task_properties(console: Console, task: Mapping[str, Any]) -> None:
     """Print what a task asks for."""
     console.heading("Task properties")
-    _origin_properties(console, task)
+    known = _origin_properties(console, task)
     console.properties(
         [
-            *_point_rows(task, "Train on", "train"),
-            *_point_rows(task, "Validate on", "valid"),
-            ("Energies", _energy_text(bool(task["use_E"]), bool(task["use_E_cstr"]))),
+            *_point_rows("Train on", known.idxs_train, known.md5_train),
+            *_point_rows("Validate on", known.idxs_valid, known.md5_valid),
+            ("Energies", _energy_text(known.use_E, known.constrain_E)),
         ]
     )
 
@@ -120,64 +124,57 @@ def task_properties(console: Console, task: Mapping[str, Any]) -> None:
 def model_properties(console: Console, model: Mapping[str, Any]) -> None:
     """Print what a model was trained on and how well it does."""
     console.heading("Model properties")
-    _origin_properties(console, model)
+    known, outcome = _origin_properties(console, model), Outcome.of(model)
     console.text("  Solver")
-    solver = text(model["solver_name"])
-    rows = [("Type", f"{solver}{_SOLVERS.get(solver, '')}")]
-    if "solver_tol" in model and "norm_y_train" in model and "solver_resid" in model:
-        target = float(model["solver_tol"]) * float(model["norm_y_train"])
-        converged = float(model["solver_resid"]) <= target
-        state = "" if converged else ", NOT CONVERGED"
-        rows.append(("Tolerance", f"{float(model['solver_tol']):.1e}"))
-        rows.append(("Residual", f"{float(model['solver_resid']):.1e} (target {target:.1e}){state}"))
-    if "solver_reason" in model:
-        rows.append(("Chosen for", text(model["solver_reason"])))
-    if "solver_iters" in model:
-        rows.append(("Iterations", f"{int(model['solver_iters']):,}"))
+    rows = [("Type", f"{outcome.solver}{_SOLVERS.get(outcome.solver, '')}")]
+    if np.isfinite(outcome.residual) and np.isfinite(outcome.target):
+        state = "" if outcome.converged else ", NOT CONVERGED"
+        rows.append(("Tolerance", f"{outcome.tol:.1e}"))
+        rows.append(("Residual", f"{outcome.residual:.1e} (target {outcome.target:.1e}){state}"))
+    if outcome.reason:
+        rows.append(("Chosen for", outcome.reason))
+    if outcome.n_steps is not None:
+        rows.append(("Iterations", f"{outcome.n_steps:,}"))
     console.properties(rows, indent=4)
-    n_test = int(model["n_test"])
     validated = is_validated(model)
+    tested = f"{outcome.n_test:,} points from '{outcome.md5_test}'" if outcome.n_test else "[pending]"
     console.properties(
         [
-            *_point_rows(model, "Trained on", "train"),
-            ("Energies", _energy_text(bool(model["use_E"]), "alphas_E" in model)),
-            *_point_rows(model, "Validated on", "valid", "" if validated else "[pending] "),
-            ("Tested on", f"{n_test:,} points from '{text(model['md5_test'])}'" if n_test else "[pending]"),
+            *_point_rows("Trained on", known.idxs_train, known.md5_train),
+            ("Energies", _energy_text(known.use_E, known.constrain_E)),
+            *_point_rows("Validated on", known.idxs_valid, known.md5_valid, "" if validated else "[pending] "),
+            ("Tested on", tested),
         ]
     )
     if validated:
         e_unit, f_unit = units(model)
-        console.text(f"  Expected errors, from the {'test' if n_test else 'validation'} (MAE / RMSE)")
-        rows = []
-        if model["use_E"] and "e_err_mae" in model:
-            rows.append(("Energy", f"{float(model['e_err_mae']):.4f} / {float(model['e_err_rmse']):.4f} {e_unit}"))
-        rows.append(("Forces", f"{float(model['f_err_mae']):.4f} / {float(model['f_err_rmse']):.4f} {f_unit}"))
+        console.text(f"  Expected errors, from the {'test' if outcome.n_test else 'validation'} (MAE / RMSE)")
+        rows = [
+            (label, f"{outcome.mae[name]:.4f} / {outcome.rmse[name]:.4f} {unit}")
+            for name, label, unit in (("energy", "Energy", e_unit), ("force", "Forces", f_unit))
+            if name == "force" or (known.use_E and name in outcome.mae)
+        ]
         console.properties(rows, indent=4)
 
 
-def _origin_properties(console: Console, entries: Mapping[str, Any]) -> None:
-    """Print what tasks and models have in common."""
+def _origin_properties(console: Console, entries: Mapping[str, Any]) -> Properties:
+    """Print what tasks and models have in common, and return it."""
+    known = Properties.of(entries)
     console.text("  Dataset")
-    rows = [
-        ("Name", text(entries["dataset_name"])),
-        ("Theory level", text(entries["dataset_theory"])),
-        ("Atoms", str(len(entries["z"]))),
-    ]
+    rows = [("Name", known.name), ("Theory level", known.theory), ("Atoms", str(len(entries["z"])))]
     console.properties(rows, indent=4)
     _lattice_properties(console, entries, indent=4)
     console.properties([("Units", "energy {}, force {}".format(*units(entries)))], indent=4)
-    console.properties([("Symmetries", str(len(entries["perms"])))])
+    console.properties([("Symmetries", str(known.n_perms))])
     console.text("  Hyper-parameters")
-    console.properties(
-        [("Length scale", f"{float(entries['sig']):g}"), ("Regularization", f"{float(entries['lam']):g}")], indent=4
-    )
-    rows = [("Seed", str(int(entries["seed"])))] if "seed" in entries else []
-    console.properties([*rows, ("Made with", text(entries.get("code_version", "unknown")))])
+    console.properties([("Length scale", f"{known.sig:g}"), ("Regularization", f"{known.lam:g}")], indent=4)
+    rows = [] if known.seed is None else [("Seed", str(known.seed))]
+    console.properties([*rows, ("Made with", known.code_version)])
+    return known
 
 
-def _point_rows(entries: Mapping[str, Any], label: str, which: str, note: str = "") -> list[tuple[str, str]]:
-    n_points = len(entries[f"idxs_{which}"])
-    return [(label, f"{note}{n_points:,} points from '{text(entries[f'md5_{which}'])}'")]
+def _point_rows(label: str, idxs: IntArray, md5: str, note: str = "") -> list[tuple[str, str]]:
+    return [(label, f"{note}{len(idxs):,} points from '{md5}'")]
 
 
 def _energy_text(use_E: bool, use_E_cstr: bool) -> str:
@@ -211,7 +208,7 @@ def _lattice_properties(console: Console, entries: Mapping[str, Any], indent: in
         (f"Lengths{r_unit}", ", ".join(f"{name} = {_span(lengths[..., i])}" for i, name in enumerate("abc"))),
         ("Angles [deg]", ", ".join(f"{name} = {_span(angle)}" for name, angle in angles.items())),
     ]
-    if text(entries["type"]) in ("t", "m"):
+    if type_of(entries) in ("t", "m"):
         cell = Cell.of(entries)
         agree = cell is not None and cell.rounding_is_minimal
         rows.append(("Image rule", _IMAGE_RULES[image_rule_of(entries)] + (_RULES_AGREE if agree else "")))

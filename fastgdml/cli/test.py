@@ -12,15 +12,18 @@ import numpy as np
 from ..dataset import Dataset, check_same_system, load_dataset
 from ..diagnostics import check_energy_deviations
 from ..errors import FileFormatError
-from ..evaluate import Errors, draw_test_points
+from ..evaluate import Errors, draw_test_points, measure_errors, with_errors
+from ..exchange import require_update, update_model
 from ..flat import flat_entries
 from ..model import is_validated, load_model
 from ..npz import is_flat, text
+from ..predict import GDMLPredict
+from ..properties import Outcome, Properties
 from ..sampling import new_seed
+from ..search import Trainer
+from ..task_folder import files_of
 from .console import Console
-from .files import files_of, require_update, update_model
 from .show import flat_properties, model_properties, units
-from .validate import measure_errors, with_errors
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -38,33 +41,44 @@ def run(args: argparse.Namespace, console: Console) -> None:
             else:
                 model_properties(console, load_model(path))
             console.text()
-        test_model(args, path, dataset, args.n_test, console)
+        trainer = Trainer(max_processes=args.max_processes, backend=args.backend)
+        test_model(path, dataset, args.n_test, trainer, console, args.seed, args.overwrite)
 
 
-def test_model(args: argparse.Namespace, path: Path, dataset: Dataset, n_test: int | None, console: Console) -> Errors:
+def test_model(
+    path: Path,
+    dataset: Dataset,
+    n_test: int | None,
+    trainer: Trainer,
+    console: Console,
+    seed: int | None,
+    overwrite: bool,
+) -> Errors:
     """Test one model, print its errors, and record them in its file if no larger test is recorded there."""
     flat = is_flat(path)
     model = flat_entries(path) if flat else load_model(path)
     unrecorded = "a flat model file holds none" if flat else _why_not_recorded(path)
     check_same_system(model, dataset, "model", "test dataset")
-    seed = args.seed if args.seed is not None else int(model.get("seed", new_seed()))
-    idxs = draw_test_points(model, dataset, n_test, seed)
+    if seed is None:
+        seed = Properties.of(model).seed
+    idxs = draw_test_points(model, dataset, n_test, new_seed() if seed is None else seed)
     if n_test is not None and len(idxs) < n_test:
         console.warning(f"Only {len(idxs):,} unused points are left in the dataset; testing on those.")
     if not np.any(dataset["F"][idxs]):
         console.warning("All forces of the test points are zero (a placeholder?): the errors of forces say nothing.")
         unrecorded = unrecorded or "the forces are all zero"
-    errors = measure_errors(model, dataset, idxs, args, console, "Testing", path if flat else None)
+    predictor = GDMLPredict(path if flat else model, max_processes=trainer.max_processes, backend=trainer.backend)
+    errors = measure_errors(predictor, dataset, idxs, Properties.of(model).use_E, "Testing", console.progress)
     _print_errors(console, model, dataset, errors)
     if "energy" in errors.mae:
         deviations = (errors.mean["energy"], errors.mae["energy"], errors.rmse["energy"])
         for finding in check_energy_deviations(*deviations, len(idxs)):
             console.warning(str(finding))
 
-    n_before = int(model.get("n_test", 0))
+    n_before = Outcome.of(model).n_test
     if unrecorded:
         console.info(f"The errors are not recorded in '{path}': {unrecorded}.")
-    elif args.overwrite or n_before < len(idxs):
+    elif overwrite or n_before < len(idxs):
         update_model(
             path, {**with_errors(model, errors), "n_test": len(idxs), "md5_test": text(dataset["md5"]).encode()}
         )
@@ -88,8 +102,7 @@ def _why_not_recorded(path: Path) -> str:
 
 def _print_errors(console: Console, model: Mapping[str, Any], dataset: Dataset, errors: Errors) -> None:
     e_unit, f_unit = units({**dataset, **model})
-    expected = {"energy": "e_err_rmse", "force": "f_err_rmse"}
-    rows = []
+    before, rows = Outcome.of(model).rmse, []
     for name, label, unit in (
         ("energy", "Energy", e_unit),
         ("force", "Forces", f_unit),
@@ -99,8 +112,9 @@ def _print_errors(console: Console, model: Mapping[str, Any], dataset: Dataset, 
         if name not in errors.mae:
             continue
         line = f"{errors.mae[name]:.4f} / {errors.rmse[name]:.4f} {unit}"
-        if name in expected and is_validated(model) and float(model.get(expected[name], 0)) > 0:
-            change = 100 * (errors.rmse[name] / float(model[expected[name]]) - 1)
+        expected = before.get(name, 0.0)
+        if is_validated(model) and expected > 0:
+            change = 100 * (errors.rmse[name] / expected - 1)
             line += f"   (RMSE {change:+.1f}% relative to expected)"
         rows.append((label, line))
     console.text()

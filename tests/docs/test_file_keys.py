@@ -8,10 +8,9 @@ import pytest
 from support.crystals import TRICLINIC, periodic_dataset
 from support.paths import ROOT
 
-from fastgdml.cli.validate import with_errors
 from fastgdml.dataset import Dataset, create_dataset, load_dataset, save_dataset
 from fastgdml.errors import FastGDMLError
-from fastgdml.evaluate import Errors
+from fastgdml.evaluate import Errors, with_errors
 from fastgdml.model import Model, load_model, save_model
 from fastgdml.npz import load_npz, save_npz
 from fastgdml.task import Task

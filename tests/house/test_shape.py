@@ -14,6 +14,10 @@ CONVERSION = re.compile(
 )
 
 
+# Where entries are read and converted, once; and files of other programs.
+BOUNDARY = ("task.py", "model.py", "model_arrays.py", "properties.py", "formats/")
+
+
 def functions():
     for name, source in SOURCES.items():
         for node in ast.walk(ast.parse(source)):
@@ -42,6 +46,32 @@ def test_arrays_have_one_name():
         name for name, source in SOURCES.items() for _ in re.findall(r"^(?:Int|Int32)?Array = ", source, re.MULTILINE)
     ]
     assert definitions == ["types.py"] * 3
+
+
+def test_entries_are_converted_once():
+    found = {name: CONVERSION.findall(source) for name, source in SOURCES.items() if not name.startswith(BOUNDARY)}
+    assert sum(map(len, found.values())) < 40, {name: each for name, each in found.items() if each}
+    assert len(CONVERSION.findall(SOURCES["task.py"])) > 5  # the expression finds them
+
+
+def test_commands_alone_know_their_arguments():
+    """In cli/, a Namespace is given to `run`, and in data.py to the runs of its many commands."""
+    knowing = [
+        f"{name}: {function.name}"
+        for name, _, function in functions()
+        if name.startswith("cli/")
+        and any("Namespace" in ast.unparse(arg.annotation) for arg in function.args.args if arg.annotation)
+        and function.name != "run"
+    ]
+    assert [each for each in knowing if not each.startswith("cli/data.py")] == []
+
+
+def test_the_search_stands_once():
+    """Nobody else trains a task for several sigmas."""
+    root = PACKAGE.parent
+    files = [*PACKAGE.rglob("*.py"), *(root / "benchmarks").glob("*.py")]
+    again = [path.name for path in files if re.search(r"\{\*\*task, \"sig\": sig\}", path.read_text(encoding="utf-8"))]
+    assert again == []
 
 
 def test_training_reads_as_the_method():

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from fastgdml.catalog import resolve_dataset
 from fastgdml.cli.parser import int_or_range
 from fastgdml.compat.sgdml.utils import ui
-from fastgdml.dataset import dataset_md5, resolve_dataset
+from fastgdml.dataset import dataset_md5, same_fingerprint
 from fastgdml.elements import SYMBOLS
 from fastgdml.errors import DataError, FastGDMLError, FileFormatError
 from fastgdml.exchange import to_sgdml
-from fastgdml.npz import TEXT, load_npz, replacing, text
+from fastgdml.npz import TEXT, load_npz, replacing, text, type_of
 from fastgdml.types import Array, IntArray
 
 __all__ = [
@@ -238,7 +239,7 @@ def is_file_type(arg: str, type: str) -> tuple[str, _File]:
     try:
         path = str(resolve_dataset(arg)) if type == "dataset" else arg
         entries = load_npz(path)
-        if text(entries.get("type", "")) != type[0]:
+        if type_of(entries) != type[0]:
             raise argparse.ArgumentTypeError(f"{arg} is not a {type} file")
         if type == "model":
             entries = to_sgdml(entries)
@@ -279,7 +280,7 @@ def filter_file_type(dir: str, type: str, md5_match: str | None = None) -> list[
             entries = load_npz(os.path.join(dir, name), {"type", "md5"})
         except FileFormatError as error:
             raise argparse.ArgumentTypeError(f"{dir} contains unreadable .npz files: {error}") from None
-        if text(entries.get("type", "")) == type[0] and md5_match in (None, text(entries.get("md5", ""))):
+        if type_of(entries) == type[0] and md5_match in (None, text(entries.get("md5", ""))):
             names.append(name)
     return names
 
@@ -315,11 +316,11 @@ def is_task_dir_resumeable(
             continue
         keys = {"type", "md5_train", "md5_valid", "idxs_train", "idxs_valid", "perms", "sig"}
         found = load_npz(os.path.join(train_dir, name), keys)
-        if text(found.get("type", "")) not in ("t", "m"):
+        if type_of(found) not in ("t", "m"):
             continue
         same = (
-            text(found["md5_train"]) == text(train_dataset["md5"])
-            and text(found["md5_valid"]) == text(test_dataset["md5"])
+            same_fingerprint(found["md5_train"], train_dataset["md5"])
+            and same_fingerprint(found["md5_valid"], test_dataset["md5"])
             and len(found["idxs_train"]) == n_train
             and len(found["idxs_valid"]) == n_test
             and not (gdml and len(found["perms"]) > 1)

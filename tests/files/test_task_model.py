@@ -5,16 +5,8 @@ from fastgdml.errors import DataError, FileFormatError
 from fastgdml.model import is_validated, load_model, normalize_model, save_model
 from fastgdml.npz import save_npz
 from fastgdml.predict import GDMLPredict
-from fastgdml.task import (
-    Task,
-    TaskArrays,
-    final_model_file_name,
-    load_task,
-    model_file_name,
-    save_task,
-    task_dir_name,
-    task_file_name,
-)
+from fastgdml.task import Task, TaskArrays, load_task, save_task
+from fastgdml.task_folder import final_model_file_name, model_file_name, task_dir_name, task_file_name
 from fastgdml.train import GDMLTrain
 
 

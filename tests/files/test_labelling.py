@@ -11,7 +11,7 @@ import pytest
 from ase.calculators.emt import EMT
 
 from fastgdml.cli import main
-from fastgdml.convert import UnitOptions, WriteOptions, convert
+from fastgdml.convert import convert
 from fastgdml.dataset import load_dataset
 from fastgdml.errors import DataError, UsageError
 from fastgdml.evaluate import prediction_errors
@@ -20,7 +20,9 @@ from fastgdml.formats import ReadOptions
 from fastgdml.labelling import PredictOptions, label_by_calculator, label_by_model, predict
 from fastgdml.model import save_model
 from fastgdml.predict import GDMLPredict
+from fastgdml.reading import UnitOptions
 from fastgdml.train import GDMLTrain
+from fastgdml.writing import WriteOptions
 
 EV = 0.043364104241800934  # kcal/mol in eV
 

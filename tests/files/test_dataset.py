@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
+from fastgdml.catalog import embedded_datasets
 from fastgdml.dataset import (
     check_same_system,
     create_dataset,
     dataset_md5,
-    embedded_datasets,
     load_dataset,
     save_dataset,
 )

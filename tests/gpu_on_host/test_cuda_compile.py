@@ -1,6 +1,6 @@
 """The CUDA kernels compile with NVRTC, the compiler that CuPy uses at run time. No device is needed.
 
-Each test prints what the assembler says of registers and memory: pytest -rP tests/test_cuda_compile.py
+Each test prints what the assembler says of registers and memory: pytest -rP tests/gpu_on_host/test_cuda_compile.py
 """
 
 import ctypes

@@ -1,11 +1,11 @@
 """The scripts that prove the GPU backend on another machine: what they refuse, and that a failed build ends the run."""
 
 import subprocess
-from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
-TOOLS = Path(__file__).resolve().parent.parent / "tools"
+TOOLS = ROOT / "tools"
 if not TOOLS.is_dir():
     pytest.skip("the tools are not beside the tests: run them in a checkout", allow_module_level=True)
 

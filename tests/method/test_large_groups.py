@@ -11,6 +11,7 @@ import reference as oracle
 from support.crystal_groups import BCC, FCC, crystal_group, model_of, tripods
 from support.molecules import cyclic_group, random_molecules
 from support.pair_classes import classes_of, images_from_classes
+from support.paths import ROOT
 
 from fastgdml.descriptor import perms_from_lin, tril_perms_lin
 from fastgdml.errors import DataError
@@ -134,8 +135,7 @@ def test_memory_does_not_grow_with_the_group_times_the_training_set():
         assert np.isfinite(F).all() and np.isfinite(K).all()
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
     """
-    path = str(__file__).rsplit("/", 1)[0]
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=path, check=True
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=ROOT / "tests", check=True
     )
     assert float(done.stdout) < 250, "MB"

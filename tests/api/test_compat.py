@@ -3,10 +3,10 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support.paths import ROOT
 
 from fastgdml.model import save_model
 from fastgdml.predict import GDMLPredict
@@ -237,7 +237,7 @@ assert sgdml.__version__ == 'real'
 # ---- helpers ----------------------------------------------------------------------------------------------------
 
 # Runs on the real package and on the stand-in; everything that it collects must be equal.
-HELPERS = Path(__file__).parent / "support/sgdml_script.py"
+HELPERS = ROOT / "tests/support/sgdml_script.py"
 
 
 @pytest.fixture

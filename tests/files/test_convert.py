@@ -16,11 +16,14 @@ from support import format_files
 from support.molecules import random_molecules
 
 from fastgdml.cli import main
-from fastgdml.convert import Reader, Sink, UnitOptions, WriteOptions, convert, dedup, draw, shuffle, split, thin
+from fastgdml.convert import convert
 from fastgdml.dataset import create_dataset, dataset_md5, load_dataset, save_dataset
 from fastgdml.errors import DataError, FileFormatError, UsageError
 from fastgdml.formats import Facts, Frames, ReadOptions
 from fastgdml.formats.xyz import xyz_frames
+from fastgdml.reading import Reader, UnitOptions
+from fastgdml.rearrange import dedup, draw, shuffle, split, thin
+from fastgdml.writing import Sink, WriteOptions
 
 REAL = ["md17_ethanol_2000", "emt_cu111", "xtb_aspirin"]
 

@@ -1,0 +1,56 @@
+"""Options of the command line as the arguments of what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from ..dataset import Dataset, load_dataset
+from ..errors import DataError, FileFormatError
+from ..group import check_perms
+from ..npz import load_npz
+from ..search import DEFAULT_SIGMAS, SearchOptions, Trainer
+from ..types import IntArray
+
+
+def trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a `Trainer`."""
+    return {field.name: options[field.name] for field in fields(Trainer)}
+
+
+def search_options(options: Mapping[str, Any], valid_dataset: Dataset) -> SearchOptions:
+    """Return the options of a search."""
+    return SearchOptions(
+        lam=options["lam"],
+        perms=None if options["perms_from"] is None else _perms_from(options["perms_from"]),
+        use_sym=not options["gdml"],
+        use_E=options["use_E"],
+        use_E_cstr=options["use_E_cstr"],
+        seed=options["seed"],
+        max_group_size=options["max_group"],
+        image_rule=options["image_rule"],
+        valid_dataset=valid_dataset,
+        directory=options["task_dir"],
+        overwrite=options["overwrite"],
+    )
+
+
+def sigmas(parts: list[list[int]] | None) -> list[int]:
+    """Return the length scales that -s names, or the default ones."""
+    return list(DEFAULT_SIGMAS) if parts is None else sorted({sig for part in parts for sig in part})
+
+
+def load_dataset_argument(argument: str | None, default: Dataset) -> Dataset:
+    """Load an optional dataset argument; without it, use `default`."""
+    return default if argument is None else load_dataset(argument)
+
+
+def _perms_from(path: str) -> IntArray:
+    entries = load_npz(path, {"perms"})
+    if "perms" not in entries:
+        raise FileFormatError(f"{path} contains no permutations (key 'perms').")
+    try:
+        return check_perms(entries["perms"])
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None

@@ -1,0 +1,221 @@
+"""The selection of a model: the one with the lowest validation error is what remains of a search."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .dataset import same_fingerprint
+from .errors import DataError, FileFormatError, UsageError
+from .model import Model, is_validated, load_model, save_model
+from .npz import MODEL, path_type, require_free
+from .properties import Outcome, Properties
+from .search_events import Candidate, ModelSelected, OnEvent, SearchDeleted, nobody
+from .task_folder import delete, delete_folder, delete_search, files_of, final_model_file_name, list_files, locked
+from .units import Units, conversion
+
+# In the folder of a search: that its final model is in place, and which one it is.
+_RECORD = ".selected.json"
+
+
+def select(
+    directory: str | os.PathLike[str] | Sequence[Path],
+    model_file: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    on_event: OnEvent = nobody,
+    keep: bool = False,
+) -> Path:
+    """Write the model with the lowest validation error to its final file, then delete the search.
+
+    Nothing is deleted before the final model is in place and recorded in the folder: called again after a kill, at
+    whatever moment, this returns the same model and deletes what is left.
+
+    Parameters
+    ----------
+    directory : path-like or sequence of Path
+        Folder with validated models, or some of the model files in it.
+    model_file : path-like, optional
+        Where to write it, by default to sgdml's name in the current folder.
+    overwrite : bool
+        Whether another model there may be replaced.
+    on_event : callable, optional
+        Gets the events.
+    keep : bool
+        Keep the search: `remove` deletes it.
+
+    Returns
+    -------
+    Path
+        The final model.
+
+    Raises
+    ------
+    UsageError
+        If there are no models, or their errors cannot be compared; if the final file exists or lies in the folder.
+    """
+    if isinstance(directory, str | os.PathLike):
+        if path_type(directory) not in ("directory", "nothing"):
+            raise UsageError(f"{directory} is one model; give the directory with the models to select from.")
+        folder = Path(directory)
+        paths = [] if selected(folder) else files_of(directory, "model")
+    else:
+        paths = list(directory)
+        if not paths:
+            raise UsageError("There are no trained models to select from: every task was skipped. Try without --lazy.")
+        folder = paths[0].parent
+    with locked(folder):
+        target = selected(folder)
+        if target is not None and (model_file is None or _npz(model_file).resolve() == target):
+            model = load_model(target)
+            on_event(ModelSelected(target, Properties.of(model).sig, (), None, again=True))
+        else:
+            target = _write_best(paths or files_of(folder, "model"), model_file, overwrite, on_event)
+    if not keep:
+        remove(folder, on_event)
+    return target
+
+
+def _write_best(
+    paths: list[Path], model_file: str | os.PathLike[str] | None, overwrite: bool, on_event: OnEvent
+) -> Path:
+    models = [load_model(path) for path in paths]
+    if len(models) > 1:
+        _require_comparable(paths, models)
+    outcomes, sigs = [Outcome.of(model) for model in models], [Properties.of(model).sig for model in models]
+    number = min(range(len(models)), key=lambda i: outcomes[i].rmse["force"]) if len(models) > 1 else 0
+    best, folder = models[number], paths[0].parent
+    target = final_model_file(model_file, best)
+    if not (path_type(target) == "file" and _is_final(target, best)):
+        require_place(target, folder, overwrite)
+        save_model(target, best)
+    _record(folder, target, best)
+    candidates = tuple(Candidate(sig, o.mae, o.rmse) for sig, o in zip(sigs, outcomes, strict=True))
+    edge = None if len(models) == 1 else {sigs[-1]: "larger", sigs[0]: "smaller"}.get(sigs[number])
+    on_event(ModelSelected(target, sigs[number], candidates, edge, again=False))
+    return target
+
+
+def final_model_file(model_file: str | os.PathLike[str] | None, task_or_model: Mapping[str, Any]) -> Path:
+    """Return the file for the final model: what `model_file` names, with its suffix, or sgdml's name for it."""
+    if model_file is None:
+        return Path(final_model_file_name(task_or_model))
+    path = os.fspath(model_file)
+    if Path(path).name in ("", "..") or path_type(path) == "directory":
+        raise UsageError(f"--model_file must name a file; '{path}' is none.")
+    return _npz(path)
+
+
+def _npz(path: str | os.PathLike[str]) -> Path:
+    name = os.fspath(path)
+    return Path(name if name.endswith(".npz") else name + ".npz")
+
+
+def require_place(target: Path, search: Path, overwrite: bool) -> None:
+    """Raise if the final model cannot be written, may not overwrite what is there, or would lie in its search."""
+    if target.resolve().parent == search.resolve():
+        raise UsageError(
+            f"The final model '{target}' would lie in the directory of the search, '{search}', whose models "
+            "are deleted once one is selected. Name a file elsewhere with --model_file, or run in another directory."
+        )
+    require_free(target, MODEL, overwrite, "--model_file")
+
+
+def require_final_place(
+    model_file: str | os.PathLike[str] | None, task: Mapping[str, Any], directory: Path, overwrite: bool
+) -> None:
+    """Raise if the model that will be selected cannot be written; not if it is there, from an interrupted selection."""
+    target = final_model_file(model_file, task)
+    if selected(directory) == target.resolve():
+        return
+    there = path_type(target) == "file" and path_type(directory) == "directory"
+    if not (there and any(_is_final(target, load_model(path)) for path in list_files(directory, "model"))):
+        require_place(target, directory, overwrite)
+
+
+def selected(directory: Path) -> Path | None:
+    """Return the final model of a search that was not deleted, or not completely; None if there is none yet."""
+    try:
+        record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
+        target, content = Path(record["model_file"]), record["content"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    try:
+        return target if path_type(target) == "file" and _content(load_model(target)) == content else None
+    except (FileFormatError, DataError):
+        return None
+
+
+def forget(directory: Path) -> None:
+    """Forget that a model was selected: there is more to select from."""
+    delete(directory / _RECORD)
+
+
+def _record(directory: Path, target: Path, model: Model) -> None:
+    entries = {"model_file": str(target.resolve()), "content": _content(model)}
+    path = directory / _RECORD
+    temporary = path.with_suffix(".tmp")
+    try:
+        temporary.write_text(json.dumps(entries) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FileFormatError(f"{path} could not be written: {error.strerror or error}.") from None
+
+
+def _is_final(path: Path, model: Model) -> bool:
+    """Return whether a file is the final model already, as far as it matters; a test may have been recorded in it."""
+    try:
+        return _content(load_model(path)) == _content(model)
+    except (FileFormatError, DataError):
+        return False
+
+
+def _content(model: Mapping[str, Any]) -> str:
+    """Return a fingerprint of what a model predicts and of the points that it was made from; not of its errors."""
+    digest = hashlib.sha256()
+    for key in ("z", "R_desc", "R_d_desc_alpha", "sig", "std", "c", "idxs_train", "idxs_valid"):
+        digest.update(np.ascontiguousarray(model[key], dtype=np.float64).tobytes())
+    return digest.hexdigest()
+
+
+def remove(directory: str | os.PathLike[str], on_event: OnEvent = nobody) -> bool:
+    """Delete the files of a search, and its folder if nothing else is in it. Returns whether the folder is gone."""
+    folder = Path(directory)
+    try:
+        with locked(folder):
+            delete_search(folder)
+            forget(folder)
+    except FileFormatError as error:
+        on_event(SearchDeleted(folder, gone=False, problem=str(error)))
+        return False
+    gone = delete_folder(folder)
+    on_event(SearchDeleted(folder, gone, None))
+    return gone
+
+
+def _require_comparable(paths: list[Path], models: Sequence[Model]) -> None:
+    first = Properties.of(models[0])
+    for path, model in zip(paths, models, strict=True):
+        if not is_validated(model):
+            raise UsageError(f"{path} is not validated yet: run 'fastgdml validate {path.parent} <valid_dataset>'.")
+        if Outcome.of(model).n_test > 0:
+            raise UsageError(
+                f"{path} has been tested, so its recorded errors are test errors. Selecting by them would spoil the "
+                "test: validate again with 'fastgdml validate -o' first."
+            )
+        other = Properties.of(model)
+        same = same_fingerprint(other.md5_train, first.md5_train) and same_fingerprint(other.md5_valid, first.md5_valid)
+        for one, another in ((other.idxs_train, first.idxs_train), (other.idxs_valid, first.idxs_valid)):
+            same = same and np.array_equal(np.sort(one), np.sort(another))
+        if not same:
+            raise UsageError(f"{path} and {paths[0]} were trained or validated on different points.")
+        if conversion(Units.of(model), Units.of(models[0]), f"model {path}", f"model {paths[0]}"):
+            raise UsageError(
+                f"{path} and {paths[0]} were trained on the same points but record different units: "
+                f"{Units.of(model)}, {Units.of(models[0])}. Their errors cannot be compared; correct e_unit and r_unit."
+            )
