@@ -1,7 +1,7 @@
 """How well weights of pairs suit a training set, without other data: two objectives with exact gradients.
 
-The descriptor is x_k = w_k / r_k, with sigma = 1: a common weight is 1 / sigma, and theta = log w are the parameters. With
-the matrix of the training equations without rigid motions (`fastgdml.solvers.rigid`), and m its order,
+The descriptor is x_k = w_k / r_k, with sigma = 1: a common weight is 1 / sigma, and theta = log w are the parameters.
+With the matrix of the training equations without rigid motions (`fastgdml.solvers.rigid`), and m its order,
 
     C = -K_kk(theta) + lam S,    z = S B^T y,    alpha = C^-1 z,    S = (B^T B)^-1,                      (1)
 
@@ -11,8 +11,8 @@ marginal likelihood for each label is (Rasmussen and Williams, Gaussian Processe
 
     f = log(s2) / 2 + log|C| / (2 m),        df = tr(A dC),   A = (C^-1 - alpha alpha^T / s2) / (2 m).    (2)
 
-Leaving out one geometry i at a time leaves residuals r_i (ibid., eq. 5.12, by blocks), whose mean square of all 3N forces,
-with G_i = B_i^T B_i, gives the other objective:
+Leaving out one geometry i at a time leaves residuals r_i (ibid., eq. 5.12, by blocks), whose mean square of all 3N
+forces, with G_i = B_i^T B_i, gives the other objective:
 
     r_i = ([C^-1]_ii)^-1 alpha_i,    f = log(sum_i r_i^T G_i r_i / n) / 2,                               (3)
     q_i = ([C^-1]_ii)^-1 G_i r_i / (sum_j r_j^T G_j r_j),
@@ -24,6 +24,7 @@ The gradient by theta is -tr(A dK/dtheta) for both (src/trace.c); its cost is sm
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -142,7 +143,7 @@ class Evidence:
         from scipy.linalg import blas
 
         begin = self._reduction.rows.begin
-        parts = [slice(first, last) for first, last in zip(begin[:-1], begin[1:], strict=True)]
+        parts = [slice(first, last) for first, last in pairwise(begin)]
         residuals, weighted, total = [], [], 0.0
         for part, gram_inverse in zip(parts, self._reduction.gram_inverse, strict=True):
             block = np.tril(inverse[part, part])

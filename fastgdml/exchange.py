@@ -56,8 +56,8 @@ def to_sgdml(model: Mapping[str, Any]) -> dict[str, Any]:
     entries.pop("weights_gain", None)
     if entries.get("desc_weights") is not None:
         raise DataError(
-            "The model has learned weights of pairs of atoms (desc_weights), which sgdml does not know: it would predict "
-            "wrongly. Train with weights 'none' to use the model in sgdml."
+            "The model has learned weights of pairs of atoms (desc_weights), which sgdml does not know: it would "
+            "predict wrongly. Train with weights 'none' to use the model in sgdml."
         )
     rule = text(entries.pop("image_rule", "rounding"))
     lattice = np.asarray(entries.get("lattice", np.eye(3)), dtype=np.float64)

@@ -44,7 +44,10 @@ class Model(_Predictor, total=False):
     """Keys of a model; docs/reference/files.md lists them with what may be left out. Others are kept as they are."""
 
     alphas_E: Array  # (M,) coefficients of energy constraints
-    desc_weights: Array  # (D,) learned weights of pairs in R_desc and in the descriptors of queries; see `fastgdml.weights`
+    weights: Text  # "orbits" or "types": weights of which pairs were to be learned
+    desc_weights: (
+        Array  # (D,) those that were learned, in R_desc and in the descriptors of queries; see `fastgdml.weights`
+    )
     weights_gain: Array  # (2,) shares by which they lower the errors of forces and energies on validation points
     lattice: Array  # (3, 3) or (M, 3, 3) lattice vectors of the training points, as columns
     image_rule: Text  # "minimum" or "rounding": which image of a neighbour counts; see `fastgdml.cell`
@@ -123,7 +126,7 @@ def _storable(entries: dict[str, Any], path: str | os.PathLike[str]) -> dict[str
 def save_model(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:
     """Write a model file, atomically and without pickles. Only a model is replaced, of fastgdml or of sgdml."""
     if model.get("desc_weights") is not None:
-        # Programs that do not know weights would predict wrongly. None can do without this key, which follows from perms.
+        # Programs that know no weights would predict wrongly. None can do without this key, which follows from perms.
         model = {key: value for key, value in model.items() if key != "tril_perms_lin"}
     save_npz(path, model, also=(MODEL, SGDML_MODEL))
 
@@ -274,7 +277,7 @@ def new_model(
         model["e_err_mae"] = model["e_err_rmse"] = np.nan
         if alphas_E is not None:
             model["alphas_E"] = alphas_E
-    for key in ("lattice", "r_unit", "e_unit", "seed", "desc_weights", "weights_gain"):
+    for key in ("lattice", "r_unit", "e_unit", "seed", "weights", "desc_weights", "weights_gain"):
         if key in task:
             model[key] = task[key]
     if "lattice" in task:

@@ -38,7 +38,7 @@ class PairClasses:
 
     def sums(self, values: Array) -> Array:
         """Return the sums over each class of a number for each pair (D,)."""
-        return np.bincount(self.of_pair, weights=values, minlength=len(self))
+        return np.bincount(self.of_pair, weights=values, minlength=len(self)).astype(np.float64)
 
 
 def orbits(tables: GroupTables, z: npt.ArrayLike) -> PairClasses:

@@ -51,7 +51,8 @@ class Task(_Needed, total=False):
     dataset_name: Text  # name of the dataset
     dataset_theory: Text  # its level of theory
     seed: Number  # of the draw of points
-    desc_weights: Array  # (D,) learned weights of pairs of atoms; see `fastgdml.weights`
+    weights: Text  # "orbits" or "types": weights of which pairs were to be learned
+    desc_weights: Array  # (D,) those that were learned, absent where they did not help; see `fastgdml.weights`
     weights_gain: Array  # (2,) shares by which they lower the errors of forces and energies on validation points
     tried_training: Flag  # whether a search began to train it
     alphas0_F: Array  # (3 N M,) coefficients that a resumed training starts from
@@ -219,7 +220,9 @@ def check_task(task: Mapping[str, Any], source: str) -> None:
 def _check_weights(task: Mapping[str, Any]) -> None:
     """Raise DataError unless the weights of a task, if any, are positive and the same for the images of a pair."""
     weights = desc_weights_of(task, len(task["z"]))
-    for perm in np.atleast_2d(task["perms"]) if weights is not None else ():
+    if weights is None:
+        return
+    for perm in np.atleast_2d(task["perms"]):
         images = weights[pair_permutation(perm)]
         if np.abs(images - weights).max() > 1e-12 * weights.max():
             raise DataError(f"desc_weights are not the same for pairs that the permutation {perm.tolist()} exchanges.")

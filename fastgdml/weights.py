@@ -1,9 +1,9 @@
 """Learned weights of pairs of atoms: x_k = w_k / r_k, one weight for all pairs that are alike.
 
 sGDML measures all pairs with one length scale. Here the weights follow from the training forces themselves, as the
-minimum of the objective of `fastgdml.evidence` on some of the training points, and are judged afterwards by the errors of
-forces and energies on the validation points, beside those of a model without weights at its best sigma. Where either is
-larger, pairs are tied by type, and if that does not help the weights are given up.
+minimum of the objective of `fastgdml.evidence` on some of the training points, and are judged afterwards by the errors
+of forces and energies on the validation points, beside those of a model without weights at its best sigma. Where either
+is larger, pairs are tied by type, and if that does not help the weights are given up.
 """
 
 from __future__ import annotations
@@ -141,10 +141,6 @@ class Learned:
     gain: tuple[float, float]
     plain: Errors
 
-    def heaviest(self, n: int = 5) -> list[tuple[str, float]]:
-        """Return names and weights of the classes that weigh most."""
-        return [] if self.weights is None else heaviest(self.weights, self.classes, n)
-
 
 def heaviest(weights: Array, classes: PairClasses, n: int) -> list[tuple[str, float]]:
     """Return names and weights of the classes of pairs that weigh most."""
@@ -169,8 +165,8 @@ def learn(
     training, validation : Points
         The points, of which some are used, evenly spread, where they are many.
     kind : {'orbits', 'types'}
-        Which pairs have one weight: those that permutations move into each other, or all of the same elements and number
-        of bonds between them. Where orbits lose, types are tried.
+        Which pairs have one weight: those that permutations move into each other, or all of the same elements and
+        number of bonds between them. Where orbits lose, types are tried.
     callback : callable, optional
         Progress; see `fastgdml.progress.Callback`.
     objective : {'likelihood', 'leave-one-out'}
@@ -204,12 +200,12 @@ def learn(
     for way, classes in ways.items():
         step = Step(callback, f"Learning weights of {len(classes)} {way} of pairs", _MAX_EVALUATIONS)
         theta = minimise(evidence, classes, -math.log(sig), step)
-        step.done()
         weights, new_sig = _normalised(theta)
         errors = judge(weights, new_sig)
         gain = errors.gain_over(plain)
-        if min(gain[0], 0.0 if math.isnan(gain[1]) else gain[1]) >= 0:
-            _log.info("Weights of %s: %s, without weights %s.", way, _described(errors), _described(plain))
+        helps = min(gain[0], 0.0 if math.isnan(gain[1]) else gain[1]) >= 0
+        step.done(f"sigma {new_sig:g}, {_described(errors)}", warn=not helps)
+        if helps:
             return Learned(weights, new_sig, classes, gain, plain)
         _log.warning(
             "Weights of %s are given up: on the validation points they have %s, without weights %s.",
@@ -260,7 +256,7 @@ def learn_for(
     system = System(arrays.z, GroupTables.from_perms(arrays.perms), arrays.lam, to_angstrom, n_threads)
     training = Points(arrays.R, arrays.F, arrays.E, arrays.cell)
     learned = learn(system, training, Points(drawn.R, drawn.F, drawn.E, cell), kind, callback)
-    found: dict[str, Any] = {**task, "sig": learned.sig}
+    found: dict[str, Any] = {**task, "sig": learned.sig, "weights": kind}
     if learned.weights is not None:
         found["desc_weights"], found["weights_gain"] = learned.weights, np.array(learned.gain)
     return cast(Task, found)
@@ -283,8 +279,8 @@ def minimise(
 ) -> Array:
     """Return logarithms of weights (D,), equal within classes, that minimise an objective (L-BFGS).
 
-    A quadratic term keeps them near their mean: that of normally distributed logarithms with standard deviation `prior`,
-    in units of the objective, which is that of one label.
+    A quadratic term keeps them near their mean: that of normally distributed logarithms with standard deviation
+    `prior`, in units of the objective, which is that of one label.
 
     Parameters
     ----------

@@ -22,7 +22,8 @@ from gdml cimport (
     gdml_cell_init, gdml_evaluate_block, gdml_evaluation, gdml_group, gdml_jacobian_dot, gdml_kernel_job, gdml_kernels,
     gdml_low_rank, gdml_match, gdml_model, gdml_model_arrays, gdml_model_image, gdml_model_new, gdml_model_parts,
     gdml_model_set_coefficients, gdml_n_images, gdml_pair_classes, gdml_pair_classes_free, gdml_pair_classes_new,
-    gdml_plan, gdml_scratch_free, gdml_scratch_new, gdml_select_kernels, gdml_spanning_tree, gdml_term, gdml_tile_size, gdml_trace_job,
+    gdml_plan, gdml_scratch_free, gdml_scratch_new, gdml_select_kernels, gdml_spanning_tree, gdml_term, gdml_tile_size,
+    gdml_trace_job,
 )
 
 from .threads import prediction_threads
@@ -253,7 +254,8 @@ cdef class KernelAssembly:
 
 
 def trace_derivatives(const double[:, ::1] x, const double[:, :, ::1] g, object tables, double sig,
-                      const int64_t[::1] row_begin, const int32_t[::1] row_coord, const double[::1, :] a, int n_threads):
+                      const int64_t[::1] row_begin, const int32_t[::1] row_coord, const double[::1, :] a,
+                      int n_threads):
     """Derivatives (D,) of tr(A K) by the logarithms of weights of pairs; see trace.c.
 
     Parameters

@@ -14,12 +14,15 @@ from ..dataset import lattice_of, load_dataset
 from ..elements import SYMBOLS
 from ..errors import FileFormatError
 from ..flat import flat_entries
+from ..group import GroupTables
 from ..model import is_validated, load_model
 from ..npz import is_flat, load_npz, text, type_of
+from ..pair_types import orbits
 from ..properties import Outcome, Properties
 from ..task import load_task
 from ..types import IntArray
 from ..units import Units
+from ..weights import heaviest
 from .console import Console
 
 _SOLVERS = {"analytic": " (closed form)", "cg": " (conjugate gradients)"}
@@ -103,6 +106,7 @@ def flat_properties(console: Console, model: Mapping[str, Any]) -> None:
             ("Trained on", f"{len(model['R_d_desc_alpha']):,} points"),
             ("Symmetries", str(known.n_perms)),
             ("Length scale", f"{model['sig']:g}"),
+            *([("Weights of pairs", "learned")] if "desc_weights" in model else []),
             ("Energies", energies),
         ]
     )
@@ -168,9 +172,29 @@ def _origin_properties(console: Console, entries: Mapping[str, Any]) -> Properti
     console.properties([("Symmetries", str(known.n_perms))])
     console.text("  Hyper-parameters")
     console.properties([("Length scale", f"{known.sig:g}"), ("Regularization", f"{known.lam:g}")], indent=4)
+    _weights_properties(console, entries)
     rows = [] if known.seed is None else [("Seed", str(known.seed))]
     console.properties([*rows, ("Made with", known.code_version)])
     return known
+
+
+def _weights_properties(console: Console, entries: Mapping[str, Any]) -> None:
+    """Print what learned weights of pairs gained and which pairs weigh most, if there are any."""
+    weights = entries.get("desc_weights")
+    if weights is None:
+        if "weights" in entries:
+            console.properties([("Weights of pairs", "given up: they did not help on the validation points")], indent=4)
+        return
+    force, energy = np.asarray(entries["weights_gain"]) if "weights_gain" in entries else (np.nan, np.nan)
+    gains = [f"{what} {-gain:+.0%}" for what, gain in (("forces", force), ("energies", energy)) if np.isfinite(gain)]
+    kind = text(entries.get("weights", "unknown"))
+    rows = [("Weights of pairs", f"learned ({kind})")]
+    if gains:
+        rows.append(("Validation errors", f"{', '.join(gains)}, against no weights at the best sigma"))
+    classes = orbits(GroupTables.from_perms(entries["perms"]), entries["z"])
+    heavy = heaviest(np.asarray(weights), classes, 5)
+    rows.append(("Heaviest pairs", ", ".join(f"{name} {weight:.2f}" for name, weight in heavy)))
+    console.properties(rows, indent=4)
 
 
 def _point_rows(label: str, idxs: IntArray, md5: str, note: str = "") -> list[tuple[str, str]]:

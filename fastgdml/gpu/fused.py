@@ -62,7 +62,7 @@ class Fused:
 
     @staticmethod
     def fits(model: DeviceModel) -> bool:
-        """Return whether the kernels can: descriptors without weights, up to about 100 atoms, which shared memory holds."""
+        """Return whether the kernels know the descriptor: no weights, up to about 100 atoms, for shared memory."""
         return model.weights is None and 8 * (model.n_desc + 2 * _TILE * min(model.n_perms, _PERMS)) <= _SHARED_MEMORY
 
     def predict(self, r: Any, cell: Cell | None, virials: bool) -> Results:

@@ -178,7 +178,9 @@ def test_objectives_are_what_they_are_called(some_points):
     for i in range(len(R)):
         own = slice(27 * i, 27 * i + 27)
         rest = np.setdiff1d(np.arange(len(y)), np.arange(27 * i, 27 * i + 27))
-        alpha = np.linalg.solve(K[np.ix_(rest, rest)] + lam * np.eye(len(rest)), projector[np.ix_(rest, rest)] @ y[rest])
+        alpha = np.linalg.solve(
+            K[np.ix_(rest, rest)] + lam * np.eye(len(rest)), projector[np.ix_(rest, rest)] @ y[rest]
+        )
         residual = projector[own, own] @ y[own] - K[own][:, rest] @ alpha
         squared += residual @ residual
     found = Evidence(R, F, training, lam, kind="leave-one-out")(theta).f
@@ -269,7 +271,9 @@ def test_a_task_learns_weights_that_help(learned, ethanol):
     R, F = ethanol["R"][points].reshape(len(points), -1), ethanol["F"][points].reshape(len(points), -1)
     plain = {key: value for key, value in task.items() if key != "desc_weights"}
     with_weights = np.abs(GDMLPredict(train.train(task)).predict(R)[1] - F).mean()
-    without = min(np.abs(GDMLPredict(train.train({**plain, "sig": s})).predict(R)[1] - F).mean() for s in (10, 14, 20, 28))
+    without = min(
+        np.abs(GDMLPredict(train.train({**plain, "sig": s})).predict(R)[1] - F).mean() for s in (10, 14, 20, 28)
+    )
     assert with_weights < 0.95 * without
 
 
@@ -414,7 +418,9 @@ def test_programs_that_know_no_weights_refuse_the_files(tmp_path):
     perms = symmetric_group_of_three(6)
     model, _ = weighted_model(random_molecules(9, 6), perms, type="m")
     save_model(tmp_path / "model.npz", model)
-    assert "tril_perms_lin" not in load_npz(tmp_path / "model.npz")  # without it neither sgdml nor older versions predict
+    assert "tril_perms_lin" not in load_npz(
+        tmp_path / "model.npz"
+    )  # without it neither sgdml nor older versions predict
     export_flat(tmp_path / "model.fgdml", model)
     data = bytearray((tmp_path / "model.fgdml").read_bytes())
     assert data[12] == 2  # the version of the format: older libraries read 1
@@ -425,7 +431,9 @@ def test_programs_that_know_no_weights_refuse_the_files(tmp_path):
     (tmp_path / "newer.fgdml").write_bytes(data)
     with pytest.raises(FileFormatError, match="has version 3 of the format; this library reads versions 1 and 2"):
         GDMLPredict(tmp_path / "newer.fgdml")
-    with pytest.raises(DataError, match=r"learned weights of pairs of atoms \(desc_weights\), which sgdml does not know"):
+    with pytest.raises(
+        DataError, match=r"learned weights of pairs of atoms \(desc_weights\), which sgdml does not know"
+    ):
         to_sgdml({**model, "solver_name": "analytic"})
 
 
