@@ -45,9 +45,7 @@ class Model(_Predictor, total=False):
 
     alphas_E: Array  # (M,) coefficients of energy constraints
     weights: Text  # "orbits" or "types": weights of which pairs were to be learned
-    desc_weights: (
-        Array  # (D,) those that were learned, in R_desc and in the descriptors of queries; see `fastgdml.weights`
-    )
+    desc_weights: Array  # (D,) those that were learned, in R_desc and descriptors of queries; see `fastgdml.weights`
     weights_gain: Array  # (2,) shares by which they lower the errors of forces and energies on validation points
     lattice: Array  # (3, 3) or (M, 3, 3) lattice vectors of the training points, as columns
     image_rule: Text  # "minimum" or "rounding": which image of a neighbour counts; see `fastgdml.cell`

@@ -24,7 +24,7 @@ from .errors import FileFormatError, UsageError
 from .evaluate import validation_points
 from .exchange import require_update, update_model
 from .model import Model, is_validated, load_model
-from .npz import MODEL, TASK, load_npz, path_type, require_kind, require_target, text
+from .npz import MODEL, TASK, load_npz, path_type, require_kind, require_target
 from .overlap import is_drawn_from, require_drawn_from
 from .properties import Outcome, Properties
 from .sampling import new_seed
@@ -175,7 +175,7 @@ def create(
 
 def _sigmas_of(template: Task, options: SearchOptions, sigmas: list[float]) -> list[float]:
     """Return the length scales of a search: of one with learned weights, that of its task."""
-    return sigmas if options.weights == "none" else [float(template["sig"])]
+    return sigmas if options.weights == "none" else [Properties.of(template).sig]
 
 
 def _both(dataset: Source, valid_dataset: Source | None) -> tuple[Dataset, Dataset]:
@@ -239,7 +239,7 @@ def _require_same_search(
         "--gdml": (not template["use_sym"], not options.use_sym),
         "--no_E": (not known.use_E, not options.use_E),
         "--E_cstr": (known.constrain_E, options.use_E_cstr),
-        "--weights": (text(template.get("weights", "none")), options.weights),
+        "--weights": (known.weights, options.weights),
     }
     if "lattice" in template:
         pairs["--image_rule"] = (image_rule_of(template), options.image_rule)

@@ -29,6 +29,7 @@ from .group import GroupTables
 from .model_arrays import ModelArrays
 from .pair_types import PairClasses, orbits, types
 from .progress import Callback, Step
+from .properties import Properties
 from .solvers.cholesky import solve_closed_form
 from .solvers.equations import TrainingEquations
 from .solvers.processor import processor
@@ -245,7 +246,7 @@ def learn_for(
     arrays = TaskArrays.of(task)
     dataset = load_dataset(valid_dataset) if isinstance(valid_dataset, str | os.PathLike) else valid_dataset
     factors = conversion(Units.of(dataset), Units.of(task), "validation dataset", "training dataset")
-    drawn = take_points(dataset, np.asarray(task["idxs_valid"], dtype=np.int64), factors)
+    drawn = take_points(dataset, Properties.of(task).idxs_valid, factors)
     cell = arrays.cell
     if cell is not None and drawn.lattice is not None:
         cell = Cell(drawn.lattice, cell.image_rule)

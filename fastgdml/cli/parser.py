@@ -195,8 +195,8 @@ def _add_task_options(command: argparse.ArgumentParser) -> None:
         "--weights",
         choices=("none", "orbits", "types"),
         default="none",
-        help="learn weights of pairs of atoms instead of searching sigma: one for those that symmetry exchanges, or for "
-        "those of the same elements and bonds in between (default: none, as sgdml)",
+        help="learn weights of pairs of atoms instead of searching sigma: one for those that symmetry exchanges, or "
+        "one for those of the same elements and bonds in between (default: none, as sgdml)",
     )
 
 

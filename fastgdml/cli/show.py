@@ -172,27 +172,25 @@ def _origin_properties(console: Console, entries: Mapping[str, Any]) -> Properti
     console.properties([("Symmetries", str(known.n_perms))])
     console.text("  Hyper-parameters")
     console.properties([("Length scale", f"{known.sig:g}"), ("Regularization", f"{known.lam:g}")], indent=4)
-    _weights_properties(console, entries)
+    _weights_properties(console, known, entries)
     rows = [] if known.seed is None else [("Seed", str(known.seed))]
     console.properties([*rows, ("Made with", known.code_version)])
     return known
 
 
-def _weights_properties(console: Console, entries: Mapping[str, Any]) -> None:
-    """Print what learned weights of pairs gained and which pairs weigh most, if there are any."""
-    weights = entries.get("desc_weights")
-    if weights is None:
-        if "weights" in entries:
+def _weights_properties(console: Console, known: Properties, entries: Mapping[str, Any]) -> None:
+    """Print what learned weights of pairs gained and which pairs weigh most, if any were asked for."""
+    if known.desc_weights is None:
+        if known.weights != "none":
             console.properties([("Weights of pairs", "given up: they did not help on the validation points")], indent=4)
         return
-    force, energy = np.asarray(entries["weights_gain"]) if "weights_gain" in entries else (np.nan, np.nan)
-    gains = [f"{what} {-gain:+.0%}" for what, gain in (("forces", force), ("energies", energy)) if np.isfinite(gain)]
-    kind = text(entries.get("weights", "unknown"))
-    rows = [("Weights of pairs", f"learned ({kind})")]
+    rows = [("Weights of pairs", f"learned ({known.weights})")]
+    named = zip(("forces", "energies"), known.weights_gain, strict=True)
+    gains = [f"{what} {-gain:+.0%}" for what, gain in named if np.isfinite(gain)]
     if gains:
         rows.append(("Validation errors", f"{', '.join(gains)}, against no weights at the best sigma"))
     classes = orbits(GroupTables.from_perms(entries["perms"]), entries["z"])
-    heavy = heaviest(np.asarray(weights), classes, 5)
+    heavy = heaviest(known.desc_weights, classes, 5)
     rows.append(("Heaviest pairs", ", ".join(f"{name} {weight:.2f}" for name, weight in heavy)))
     console.properties(rows, indent=4)
 
