@@ -109,7 +109,8 @@ def measure(train: GDMLTrain, dataset: Dataset, n_train: int, kinds: list[str], 
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="folder of the data sets")
+    parser.add_argument("data", type=Path, nargs="?", help="folder of the data sets")
+    parser.add_argument("--smoke", action="store_true", help="only see whether it runs, with the shipped data set")
     parser.add_argument("--sets", nargs="+", default=SETS, help="their names")
     parser.add_argument(
         "--sizes", nargs="+", type=int, default=[100, 200, 500, 1000], help="numbers of training points"
@@ -120,6 +121,11 @@ def main() -> None:
     args = parser.parse_args()
     logging.getLogger("fastgdml").setLevel(logging.ERROR)
     train = GDMLTrain(max_processes=args.threads)
+    if args.smoke:
+        measure(train, load_dataset("ethanol"), 20, args.kinds, args.seed)
+        return
+    if args.data is None:
+        parser.error("name the folder of the data sets, or give --smoke")
     for name in args.sets:
         dataset = load_dataset(args.data / f"{name}.npz")
         dataset["name"] = np.array(name)
