@@ -1,5 +1,6 @@
 """Learned weights of pairs of atoms: objectives and their gradients, learning, and models that have weights."""
 
+import cuda_on_host
 import numpy as np
 import pytest
 import reference as oracle
@@ -323,6 +324,22 @@ def test_predictions_are_those_of_the_oracle(group, energies):
             strain[i, j] = strain[j, i] = h if i == j else h / 2
             up, down = (predictor.predict((R + s * R @ strain).reshape(5, -1))[0] for s in (1, -1))
             np.testing.assert_allclose(virial[:, i, j], (down - up) / (2 * h), atol=1e-6 * np.abs(virial).max())
+
+
+def test_a_device_predicts_with_weights():
+    """Few geometries, too: those that the fused kernels would take."""
+    if cuda_on_host.compiler() is None:
+        pytest.skip("there is no g++, which compiles CUDA kernels for the processor: install it")
+    perms, R = symmetric_group_of_three(6), random_molecules(9, 6)
+    model, _ = weighted_model(R, perms, energies=True)
+    queries = random_molecules(2, 6, seed=7).reshape(2, -1)
+    expected = GDMLPredict(model).predict(queries, return_virial=True)
+    for precision in ("double", "mixed"):
+        found = GPUPredictor.from_model(model, cuda_on_host.host_cupy(), precision=precision).predict(
+            queries, return_virial=True
+        )
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * np.abs(b).max())
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
