@@ -19,7 +19,7 @@ from .cell import Cell, image_rule_of
 from .descriptor import desc_weights_of, jacobian_dot, n_pairs, perms_from_lin, tril_perms_lin
 from .entries import MODEL_FORMS, check_forms
 from .errors import DataError
-from .npz import MODEL, SGDML_MODEL, load_npz, save_npz
+from .npz import load_npz, save_npz
 from .task import require_type
 from .types import Array, IntArray, Integers, Number, Text
 
@@ -122,11 +122,11 @@ def _storable(entries: dict[str, Any], path: str | os.PathLike[str]) -> dict[str
 
 
 def save_model(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:
-    """Write a model file, atomically and without pickles. Only a model is replaced, of fastgdml or of sgdml."""
+    """Write a model file, atomically and without pickles. Only a model is replaced."""
     if model.get("desc_weights") is not None:
         # Programs that know no weights would predict wrongly. None can do without this key, which follows from perms.
         model = {key: value for key, value in model.items() if key != "tril_perms_lin"}
-    save_npz(path, model, also=(MODEL, SGDML_MODEL))
+    save_npz(path, model)
 
 
 def tril_perms_lin_of(model: Mapping[str, Any]) -> Integers:

@@ -141,7 +141,6 @@ class GDMLPredict(LegacyPredict):
     def __copy__(self) -> Self:
         copied = type(self).__new__(type(self))
         copied.__dict__.update(self.__dict__)
-        copied.__dict__.pop("_glob_id", None)
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
