@@ -171,6 +171,13 @@ def _add_task_options(command: argparse.ArgumentParser) -> None:
         default="minimum",
         help="periodic cells: nearest image of a neighbour, or sgdml's rule (default: minimum)",
     )
+    command.add_argument(
+        "--weights",
+        choices=("none", "orbits", "types"),
+        default="none",
+        help="learn weights of pairs of atoms instead of searching sigma: one for those that symmetry exchanges, or "
+        "one for those of the same elements and bonds in between (default: none, as sgdml)",
+    )
 
 
 def _add_solver_options(command: argparse.ArgumentParser) -> None:

@@ -244,7 +244,7 @@ class GPUPredictor(Engine):
 
         def batch_of(begin: int, end: int) -> tuple[Any, Any, Any]:
             part = cell and cell.part(slice(begin, end))
-            return descriptors(self.xp.asarray(r[begin:end]), part, xp=self.xp)
+            return descriptors(self.xp.asarray(r[begin:end]), part, self.arrays.weights, xp=self.xp)
 
         return self._predict_bulk(len(r), batch_of, device, virials)
 
