@@ -125,8 +125,8 @@ class ModelArrays:
             weights=properties.get("desc_weights"),
         )
 
-    def with_coefficients(self, v: Array, alphas_E: Array | None) -> ModelArrays:
-        """Return the model with other coefficients.
+    def with_coefficients(self, v: Array, alphas_E: Array | None, c: float | None = None) -> ModelArrays:
+        """Return the model with other coefficients, and perhaps another constant.
 
         Raises
         ------
@@ -135,7 +135,8 @@ class ModelArrays:
         """
         if v.shape != self.x.shape:
             raise DataError(f"J alpha has shape {v.shape}; {self.x.shape} expected.")
-        return replace(self, v=v, alphas_E=energy_coefficients(alphas_E, len(self.x), DataError))
+        alphas_E = energy_coefficients(alphas_E, len(self.x), DataError)
+        return replace(self, v=v, alphas_E=alphas_E, c=self.c if c is None else c)
 
     def native(self) -> _core.Model:
         """Return the native model, laid out for prediction.

@@ -345,7 +345,7 @@ class _Search:
         task = load_task(path)
         check_same_system(task, self._dataset, f"task {path}", "validation dataset")
         require_drawn_from(task, "valid", self._dataset, str(path))
-        needed = not self._alone or self._trainer.early_stop
+        needed = not self._alone or self._trainer.needs_validation
         return _Work(task, path, path.with_name(model_file_name(task)), self._validation(task) if needed else None)
 
     def _validation(self, task: Task) -> Dataset:

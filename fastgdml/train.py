@@ -33,6 +33,7 @@ from .threads import resolve_n_threads
 from .training_checks import check_predictions, check_training_data, check_training_energies
 from .training_set import TrainingSet
 from .types import Array, IntArray
+from .uncertainty import sample_entries
 from .weights import check_kind, learn_for
 
 _log = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ class GDMLTrain:
 
     # ---- models -------------------------------------------------------------------------------------------------
 
-    def train(
+    def train(  # noqa: PLR0913 (sgdml's signature, and ours)
         self,
         task: Mapping[str, Any],
         save_progr_callback: Callable[[Model], None] | None = None,
@@ -184,6 +185,8 @@ class GDMLTrain:
         tol: float = 1e-4,
         max_iter: int | None = None,
         held_out: tuple[Array, Array] | tuple[Array, Array, Array | None] | None = None,
+        n_std: int = 0,
+        std_groups: npt.ArrayLike | None = None,
     ) -> Model:
         """Train a model.
 
@@ -206,6 +209,12 @@ class GDMLTrain:
             Geometries and forces that are not trained on; conjugate gradients stop early when the mean absolute error
             on them no longer falls, with the coefficients that had the smallest. A third element holds their lattice
             vectors, (3, 3) or (n, 3, 3), by default those of the model.
+        n_std : int
+            Samples for standard deviations of predictions, 16 for example; see docs/theory/uncertainty.md. They need
+            the closed form, and a model grows by as many times the size of its coefficients.
+        std_groups : array_like of int, shape (M,), optional
+            Training points with the same number are left out together. Give one number to those of one trajectory that
+            are near in time: correlated points make the deviations too small.
 
         Returns
         -------
@@ -222,7 +231,9 @@ class GDMLTrain:
             If the kernel matrix is singular.
         """
         arrays = TaskArrays.of(task)
-        options = SolverOptions(solver, tol, max_iter, self._max_memory, arrays.start, arrays.columns)
+        options = SolverOptions(
+            solver, tol, max_iter, self._max_memory, arrays.start, arrays.columns, n_std, std_groups
+        )
 
         step = Step(callback, "Generating descriptors and their Jacobians")
         x, g = from_R(arrays.R, arrays.cell, self._n_threads)
@@ -264,6 +275,8 @@ class GDMLTrain:
             self._report(check_predictions(solution, arrays, labels, x, E, F))
             if arrays.E is not None and arrays.fits_constant:
                 model["c"] = float(np.mean(arrays.E - E))
+        if solution.jackknife is not None:
+            model |= cast(Model, sample_entries(model, solution.jackknife, x, g, self._n_threads))
         return model
 
     def _report(self, findings: list[Finding]) -> None:

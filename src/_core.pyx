@@ -19,7 +19,8 @@ from gdml cimport (
     GDML_MAX_IMAGES, GDML_MOLECULE, GDML_ONE_CELL, GDML_RFP, fastgdml_energy_factor, fastgdml_last_error,
     fastgdml_length_factor, fastgdml_model, fastgdml_model_check_lattice, fastgdml_model_free, fastgdml_model_load,
     fastgdml_status, gdml_add_sums, gdml_block, gdml_block_begin, gdml_block_end, gdml_block_tile, gdml_cell,
-    gdml_cell_init, gdml_evaluate_block, gdml_evaluation, gdml_group, gdml_jacobian_dot, gdml_kernel_job, gdml_kernels,
+    gdml_cell_init, gdml_evaluate_block, gdml_evaluation, gdml_group,
+    gdml_hessian_evaluation, gdml_hessian_plan, gdml_hessians, gdml_jacobian_dot, gdml_kernel_job, gdml_kernels,
     gdml_low_rank, gdml_match, gdml_model, gdml_model_arrays, gdml_model_image, gdml_model_new, gdml_model_parts,
     gdml_model_set_coefficients, gdml_n_images, gdml_pair_classes, gdml_pair_classes_free, gdml_pair_classes_new,
     gdml_plan, gdml_scratch_free, gdml_scratch_new, gdml_select_kernels, gdml_spanning_tree, gdml_term, gdml_tile_size,
@@ -424,6 +425,50 @@ cdef class Model:
             virial = cnp.PyArray_EMPTY(3, shape, cnp.NPY_DOUBLE, 0)
             e.virial = <double *> cnp.PyArray_DATA(virial)
         return E, F, virial, -1 if e.n_geo == 0 else self.evaluate(&e, n_threads)
+
+    def hessian(self, const double[:, ::1] R, Cells cells, int n_threads):
+        """Energies, forces and second derivatives of R (n_geo, 3 N).
+
+        cells : one, or one for each geometry; None for molecules
+
+        Returns energies (n_geo,), forces (n_geo, 3 N), Hessians (n_geo, 3 N, 3 N), and the first geometry with
+        coincident atoms, or -1.
+        """
+        cdef:
+            gdml_hessian_evaluation e
+            double[::1] E = np.empty(R.shape[0])
+            double[:, ::1] F = np.empty((R.shape[0], R.shape[1]))
+            double[:, :, ::1] H = np.empty((R.shape[0], R.shape[1], R.shape[1]))
+            int64_t bad = -1
+        memset(&e, 0, sizeof(e))
+        if R.shape[0]:
+            e.prediction.model = self.model
+            e.prediction.kernels = self.model.kernels
+            e.prediction.n_geo = R.shape[0]
+            e.prediction.r = &R[0, 0]
+            if cells is not None:
+                e.prediction.cells = cells.cell
+                e.prediction.cell_step = cells.step()
+            e.prediction.energy = &E[0]
+            e.prediction.force = &F[0, 0]
+            e.hessian = &H[0, 0, 0]
+            gdml_hessian_plan(&e, n_threads)
+            if e.n_threads == 1:
+                bad = self.evaluate_hessians(&e)
+            else:
+                gdml_hessian_plan(&e, prediction_threads.join(n_threads))
+                try:
+                    bad = self.evaluate_hessians(&e)
+                finally:
+                    prediction_threads.leave()
+        return np.asarray(E), np.asarray(F), np.asarray(H), bad
+
+    cdef int64_t evaluate_hessians(self, const gdml_hessian_evaluation *e) except -2:
+        cdef Scratch scratch = Scratch(1, e.scratch_bytes)
+        cdef int64_t bad
+        with nogil:
+            bad = gdml_hessians(e, scratch.at(0))
+        return bad
 
     def predict_descriptors(self, const double[:, ::1] x, const double[:, :, ::1] g, double[::1] E,
                             double[:, ::1] F, int n_threads):

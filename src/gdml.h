@@ -181,6 +181,22 @@ typedef struct {
                     gdml_query *query);
 } gdml_prediction;
 
+/* Second derivatives of the energy of one geometry, in steps like those of prediction; see hessian.c. */
+typedef struct {
+    /* Bytes of what `prepare` makes of a geometry, aligned like scratch. */
+    size_t (*prepared)(const gdml_predictor *model);
+    /* From x and g of the query. */
+    void (*prepare)(const gdml_predictor *model, const gdml_query *query, void *prepared);
+    /* Bytes of aligned scratch that `tile` needs. */
+    size_t (*scratch)(const gdml_predictor *model);
+    int64_t (*n_sums)(const gdml_predictor *model);
+    /* Adds the contribution of one tile to sums [n_sums]. */
+    void (*tile)(const gdml_predictor *model, int64_t tile, const void *prepared, double *sums, void *scratch);
+    /* hessian [3 N][3 N] = scale d2E/dR2, from the sums of all tiles and a query that has its force_x. */
+    void (*collect)(const gdml_predictor *model, const gdml_query *query, const double *sums, double scale,
+                    double *hessian);
+} gdml_second_derivatives;
+
 /* All kernels of one instruction set; see kernels.c. */
 typedef struct {
     const char *name;
@@ -190,6 +206,7 @@ typedef struct {
     int64_t (*descriptor)(int64_t n_atoms, const double *r, const gdml_cell *cell, double *x, double *g);
     const gdml_assembly *assembly;
     const gdml_prediction *prediction;
+    const gdml_second_derivatives *hessian;
     const gdml_low_rank *low_rank;
     const gdml_trace *trace;
 } gdml_kernels;

@@ -197,4 +197,11 @@ cdef extern from "model.h" nogil:
     void gdml_block_tile(const gdml_evaluation *evaluation, const gdml_block *state, int64_t tile, double *sums,
                          void *scratch)
     void gdml_block_end(const gdml_evaluation *evaluation, gdml_block *state)
+    ctypedef struct gdml_hessian_evaluation:
+        gdml_evaluation prediction
+        double *hessian
+        int n_threads
+        size_t scratch_bytes
+    void gdml_hessian_plan(gdml_hessian_evaluation *evaluation, int n_threads)
+    int64_t gdml_hessians(const gdml_hessian_evaluation *evaluation, void *scratch)
     void gdml_add_sums(const gdml_evaluation *evaluation, int64_t n_tiles, const double *tile_sums, gdml_block *state)

@@ -142,4 +142,25 @@ void gdml_block_tile(const gdml_evaluation *evaluation, const gdml_block *state,
 void gdml_block_end(const gdml_evaluation *evaluation, gdml_block *state);
 void gdml_add_sums(const gdml_evaluation *evaluation, int64_t n_tiles, const double *tile_sums, gdml_block *state);
 
+/* ---- Hessians (evaluate_hessian.c) ------------------------------------------------------------------------------ */
+
+/* What to compute, where results go, and how the work is divided. */
+typedef struct {
+    gdml_evaluation prediction;   /* set: model, kernels, n_geo, r, cells, cell_step, energy and force or NULL */
+    double *hessian;              /* [n_geo][3 N][3 N]  d2E/dR2 */
+    /* set by gdml_hessian_plan */
+    int n_threads;
+    int over_tiles;               /* the loop that runs in parallel: over tiles of one geometry, not over geometries */
+    int64_t n_held;               /* tiles whose sums are held at a time, if over_tiles */
+    int64_t n_prediction_sums, n_sums;
+    size_t thread_bytes;          /* scratch of one thread */
+    size_t scratch_bytes;         /* of all threads */
+} gdml_hessian_evaluation;
+
+/* Divide the work among at most n_threads. */
+void gdml_hessian_plan(gdml_hessian_evaluation *evaluation, int n_threads);
+
+/* Evaluate, in scratch [scratch_bytes]; returns the first geometry that cannot be evaluated, or -1. */
+int64_t gdml_hessians(const gdml_hessian_evaluation *evaluation, void *scratch);
+
 #endif

@@ -158,6 +158,14 @@ FASTGDML_API fastgdml_status fastgdml_predict(const fastgdml_model *model, int64
                                               const double *lattice, double *energy, double *forces, double *virial,
                                               int n_threads);
 
+/* Second derivatives of the energy, exactly, without finite differences.
+ *   n_geo, r, lattice, energy, forces, n_threads  as of fastgdml_predict
+ *   hessian    [n_geo][3 n_atoms][3 n_atoms]  d2E/dr2, symmetric; the lattice stays as it is
+ * Statuses as of fastgdml_predict. */
+FASTGDML_API fastgdml_status fastgdml_hessian(const fastgdml_model *model, int64_t n_geo, const double *r,
+                                              const double *lattice, double *energy, double *forces, double *hessian,
+                                              int n_threads);
+
 /* ---- units ------------------------------------------------------------------------------------------------------ */
 
 /* The number by which an energy in unit `from` is to be multiplied to have it in unit `to`: "eV", "meV", "kcal/mol",

@@ -27,6 +27,8 @@ static void nothing_is_no_model(void)
     CHECK_FAILS(fastgdml_model_lattice(NULL, &number), FASTGDML_ERROR_ARGUMENT, "NULL");
     CHECK_FAILS(fastgdml_predict(NULL, 1, &number, NULL, &number, NULL, NULL, 1), FASTGDML_ERROR_ARGUMENT,
                 "model is NULL");
+    CHECK_FAILS(fastgdml_hessian(NULL, 1, &number, NULL, NULL, NULL, &number, 1), FASTGDML_ERROR_ARGUMENT,
+                "fastgdml_hessian: model is NULL");
 }
 
 static void loading_what_is_no_file(void)
@@ -437,6 +439,45 @@ static void virials_are_derivatives(const fastgdml_model *model, const double *l
     free(strained);
 }
 
+/* Of the forces, with the same bits for any number of threads. */
+static void hessians_are_derivatives(const fastgdml_model *model, const double *lattice)
+{
+    enum { N_GEO = 3 };
+    const int64_t n = 3 * fastgdml_model_n_atoms(model);
+    const double step = 3e-4;
+    const int threads[] = {0, 2, 7};
+    check_random random = {12};
+    double *r = check_doubles(N_GEO * n), *h = check_doubles(N_GEO * n * n), *same = check_doubles(N_GEO * n * n);
+    double *moved = check_doubles(n), *f = check_doubles(n), *column = check_doubles(n), e[N_GEO], largest = 0;
+    check_geometries(&random, N_GEO, n / 3, r);
+    CHECK(!fastgdml_hessian(model, N_GEO, r, lattice, e, NULL, h, 1));
+    for (size_t k = 0; k < sizeof threads / sizeof *threads; ++k) {
+        CHECK(!fastgdml_hessian(model, N_GEO, r, lattice, NULL, NULL, same, threads[k]));
+        CHECK(same_bits(N_GEO * n * n, h, same));
+        CHECK(!fastgdml_hessian(model, 1, r, lattice, NULL, f, same, threads[k]));
+        CHECK(same_bits(n * n, h, same));
+    }
+    for (int64_t k = 0; k < n * n; ++k) largest = fmax(largest, fabs(h[k]));
+    for (int64_t i = 0; i < n; ++i) {
+        memset(column, 0, sizeof *column * (size_t)n);
+        for (int k = 0; k < 4; ++k) {
+            memcpy(moved, r, sizeof *moved * (size_t)n);
+            moved[i] += step * difference_steps[k];
+            CHECK(!fastgdml_predict(model, 1, moved, lattice, NULL, f, NULL, 1));
+            for (int64_t j = 0; j < n; ++j) column[j] -= difference_weights[k] * f[j] / step;
+        }
+        for (int64_t j = 0; j < n; ++j) {
+            CHECK(fabs(h[i * n + j] - column[j]) < 1e-6 * largest + 1e-9);
+            CHECK(same_bits(1, h + i * n + j, h + j * n + i));
+        }
+    }
+    r[n + 3] = r[n], r[n + 4] = r[n + 1], r[n + 5] = r[n + 2];
+    CHECK_FAILS(fastgdml_hessian(model, N_GEO, r, lattice, NULL, NULL, h, 2), FASTGDML_ERROR_GEOMETRY, "geometry 1");
+    CHECK_FAILS(fastgdml_hessian(model, 1, r, lattice, NULL, NULL, NULL, 1), FASTGDML_ERROR_ARGUMENT, "hessian is NULL");
+    CHECK(!fastgdml_hessian(model, 0, NULL, lattice, NULL, NULL, NULL, 1));
+    free(r), free(h), free(same), free(moved), free(f), free(column);
+}
+
 /* Numbers of geometries that are divided in each of the ways: serially, over blocks, over tiles. */
 static void threads_change_nothing(const fastgdml_model *model)
 {
@@ -476,6 +517,7 @@ static void molecules_of_all_sizes(void)
                 if (points[j] < 129) {
                     forces_are_derivatives(model);
                     virials_are_derivatives(model, NULL);
+                    hessians_are_derivatives(model, NULL);
                 }
                 fastgdml_model_free(model);
             }
@@ -495,7 +537,9 @@ static void cells_of_both_rules(void)
         threads_change_nothing(model);
         forces_are_derivatives(model);
         virials_are_derivatives(model, skewed_cell);
+        hessians_are_derivatives(model, skewed_cell);
         virials_are_derivatives(model, wider);
+        hessians_are_derivatives(model, wider);
         double r[15], moved[15];
         check_random random = {12};
         check_geometries(&random, 1, 5, r);

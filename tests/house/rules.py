@@ -23,10 +23,10 @@ FLOORS = (
     "task_creation labels model reading",
     "model_arrays inspection writing",
     "solvers flat exchange engine convert",
-    "legacy gpu training_checks rearrange evidence",
+    "legacy gpu training_checks rearrange evidence uncertainty",
     "predict",
     "evaluate early_stop drivers selection weights",
-    "train labelling",
+    "train labelling vibrations",
     "search_jobs",
     "search datasets",
     "learning_curve doctor",
@@ -39,7 +39,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 # Heavy, or of use to some only: imported inside functions, but for each other.
 LATE = {"gpu", "cluster", "report"}
 # Who may import these at all.
-IMPORTED_BY = {"cli": {"compat"}, "drivers": {"compat", "labelling"}, "compat": set()}
+IMPORTED_BY = {"cli": {"compat"}, "drivers": {"compat", "labelling", "vibrations"}, "compat": set()}
 # What prints, or reads a command line; the library logs and raises.
 CONSOLE = {"cli", "compat", "c_library"}
 CONSOLE_MODULES = {"argparse", "rich"}
