@@ -52,9 +52,12 @@ public:
 
     // What the driver says to its fix
     void command(const char *text);
-    void set_callback(fastgdml_lammps_function function, void *driver);
+    void set_callback(const char *fix, fastgdml_lammps_function function, void *driver);
+    bool is_fix(const char *id) const { return step_ && fix_ == id; }
     void set_energy(double value) { energy_ = value; }
     void set_virial(const double *values) { std::copy_n(values, 6, virial_); }
+    void set_mark(double value) { mark_ = value; }
+    double *mark() { return &mark_; }
 
 private:
     using Step = void (*)(void *driver, bigint step, int n_local, tagint *tags, double **x, double **f);
@@ -73,9 +76,9 @@ private:
     fastgdml_lammps *driver_ = nullptr;
     Step step_ = nullptr;
     void *context_ = nullptr;
-    std::string molecule_ = "any";
+    std::string molecule_ = "any", fix_;
     bool check_masses_ = true;
-    double energy_ = 0.0, virial_[6] = {};
+    double energy_ = 0.0, virial_[6] = {}, mark_ = 0.0;
     double **force_ = nullptr;    // of the model on this rank's atoms, [max_force_][3]
     int max_force_ = 0;
 };
@@ -104,9 +107,15 @@ char *do_command(void *handle, const char *text)
     return nullptr;
 }
 
-void set_callback(void *handle, const char *, fastgdml_lammps_function function, void *driver)
+int has_id(void *handle, const char *category, const char *id)
 {
-    pair_of(handle)->set_callback(function, driver);
+    const PairFastGDML *const pair = pair_of(handle);
+    return (!std::strcmp(category, "fix") && pair->is_fix(id)) || lammps_has_id(pair->lammps(), category, id);
+}
+
+void set_callback(void *handle, const char *fix, fastgdml_lammps_function function, void *driver)
+{
+    pair_of(handle)->set_callback(fix, function, driver);
 }
 
 void set_energy(void *handle, const char *, double value) { pair_of(handle)->set_energy(value); }
@@ -114,6 +123,15 @@ void set_energy(void *handle, const char *, double value) { pair_of(handle)->set
 void set_virial(void *handle, const char *, double *values) { pair_of(handle)->set_virial(values); }
 
 void end_run(void *) {}    // the pair style does, by an error
+
+// The number by which a driver knows its fix again; here, its pair style.
+void set_vector_length(void *, const char *, int) {}
+
+void set_vector(void *handle, const char *, int, double value) { pair_of(handle)->set_mark(value); }
+
+void *extract_fix(void *handle, const char *, int, int, int, int) { return pair_of(handle)->mark(); }
+
+void keep(void *) {}    // what extract_fix returns belongs to the pair style
 
 fastgdml_lammps_api functions()
 {
@@ -123,13 +141,17 @@ fastgdml_lammps_api functions()
         Library<lammps_extract_global>::address(),
         Library<lammps_extract_atom>::address(),
         Library<lammps_gather_subset>::address(),
-        Library<lammps_has_id>::address(),
+        reinterpret_cast<fastgdml_lammps_function>(has_id),
         Library<lammps_has_error>::address(),
         Library<lammps_get_last_error_message>::address(),
         reinterpret_cast<fastgdml_lammps_function>(end_run),
         reinterpret_cast<fastgdml_lammps_function>(set_callback),
         reinterpret_cast<fastgdml_lammps_function>(set_energy),
         reinterpret_cast<fastgdml_lammps_function>(set_virial),
+        reinterpret_cast<fastgdml_lammps_function>(set_vector_length),
+        reinterpret_cast<fastgdml_lammps_function>(set_vector),
+        reinterpret_cast<fastgdml_lammps_function>(extract_fix),
+        reinterpret_cast<fastgdml_lammps_function>(keep),
     };
 }
 
@@ -138,11 +160,15 @@ void PairFastGDML::command(const char *text)
 {
     const std::string line = text;
     if (utils::strmatch(line, "^fix .* property/atom ")) modify->add_fix(line.substr(std::strlen("fix ")));
-    if (utils::strmatch(line, "^unfix ")) modify->delete_fix(line.substr(std::strlen("unfix ")));
+    if (!utils::strmatch(line, "^unfix ")) return;
+    const std::string id = line.substr(std::strlen("unfix "));
+    if (is_fix(id.c_str())) step_ = nullptr;
+    else modify->delete_fix(id);
 }
 
-void PairFastGDML::set_callback(fastgdml_lammps_function function, void *driver)
+void PairFastGDML::set_callback(const char *fix, fastgdml_lammps_function function, void *driver)
 {
+    fix_ = fix;
     step_ = reinterpret_cast<Step>(function);
     context_ = driver;
 }

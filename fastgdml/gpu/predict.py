@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import cycle, repeat
 from types import ModuleType
 from typing import Any
@@ -20,11 +20,22 @@ from ..descriptor import require_geometries
 from ..engine import Engine, missing_cell_error
 from ..errors import InsufficientMemoryError
 from ..model_arrays import ModelArrays
-from .arrays import copy_to_host, device_of, new_stream, on_device, take, to_numpy, visible_devices
+from .arrays import (
+    copy_to_host,
+    device_of,
+    new_stream,
+    on_device,
+    synchronize,
+    synchronize_device,
+    take,
+    to_numpy,
+    visible_devices,
+)
 from .batches import Ranges, work_through
 from .bulk import Bulk
 from .descriptor import descriptors, unusable_error
 from .fused import MAX_GEOMETRIES, Fused, Results
+from .hessian import Hessians
 from .model import DeviceModel
 
 _log = logging.getLogger(__name__)
@@ -55,6 +66,8 @@ class GPUPredictor(Engine):
     precision : {'double', 'mixed'}
         'mixed' is for cards whose float64 units are few: products of matrices are made of exact float32 products
         (`slices`), and the fused kernels sum in pairs of floats.
+    replicas : dict, optional
+        What is on the devices already, by their numbers; only for `with_coefficients`.
 
     Raises
     ------
@@ -69,6 +82,7 @@ class GPUPredictor(Engine):
         xp: ModuleType | None = None,
         devices: Sequence[int] | None = None,
         precision: str = "double",
+        replicas: dict[int, _Replica] | None = None,
     ) -> None:
         super().__init__(native, arrays)
         self._precision = require_precision(precision)
@@ -77,8 +91,9 @@ class GPUPredictor(Engine):
         self._n_atoms = len(self.arrays.z)
         self._terms_per_geometry = len(self.arrays.pair_images) * n_train * n_desc
         self._devices = list(visible_devices(self.xp) if devices is None else devices)
-        self._replicas: dict[int, _Replica] = {}
+        self._replicas = {} if replicas is None else replicas
         self._lock = threading.Lock()
+        self._n_users = 0
         self._replica(self._devices[0])
 
     @classmethod
@@ -101,12 +116,24 @@ class GPUPredictor(Engine):
         arrays = ModelArrays.of(model)
         return cls(arrays.native(), arrays, xp, devices, precision)
 
-    def with_coefficients(self, v: Any, alphas_E: Any = None) -> GPUPredictor:
-        """See `Engine.with_coefficients`."""
+    def with_coefficients(self, v: Any, alphas_E: Any = None, c: float | None = None) -> GPUPredictor:
+        """See `Engine.with_coefficients`.
+
+        The new predictor takes over what this one holds on the devices, captured graphs included, where only the
+        coefficients are replaced; this one copies the model anew if it is used again. While this one predicts, in
+        another thread, it keeps what it has.
+        """
         arrays = self.arrays.with_coefficients(
-            np.asarray(to_numpy(v), dtype=np.float64), None if alphas_E is None else to_numpy(alphas_E)
+            np.asarray(to_numpy(v), dtype=np.float64), None if alphas_E is None else to_numpy(alphas_E), c
         )
-        return GPUPredictor(arrays.native(), arrays, self.xp, self._devices, self._precision)
+        native, replicas = arrays.native(), dict[int, _Replica]()
+        with self._lock:
+            if self._n_users == 0:
+                replicas, self._replicas = self._replicas, replicas
+        for number, replica in replicas.items():
+            with on_device(number, self.xp):
+                replica.set_coefficients(arrays)
+        return GPUPredictor(native, arrays, self.xp, self._devices, self._precision, replicas)
 
     def predict(
         self,
@@ -155,20 +182,39 @@ class GPUPredictor(Engine):
         """
         r, is_on_device = take(R, self.xp)
         device = device_of(r) if is_on_device else None
-        with on_device(self._devices[0] if device is None else device, self.xp):
-            require_geometries(r.shape, self._n_atoms)
-            r = r.reshape(-1, self._n_atoms, 3)
-            if cell is None and self._needs_cell:
-                raise missing_cell_error()
-            cell = self.arrays.cell if cell is None else cell
-            if cell is not None:
-                cell.require_for(len(r))
+        with self._in_use(), on_device(self._devices[0] if device is None else device, self.xp):
+            r, cell = self._geometries(r, cell)
             E, F, virial, unusable = self._predict(r, device, cell, return_virial)
-            # For data on the device, the one place that waits for it: a geometry that cannot be used must not pass.
-            if unusable.any():
-                index = int(unusable.argmax())
-                raise unusable_error(to_numpy(r[index]), cell and cell.part(slice(index, index + 1)), index)
+            _require_usable(r, cell, unusable)
         return tuple(wanted for wanted in (E if return_E else None, F, virial) if wanted is not None)
+
+    def hessian(self, R: Any, cell: Cell | None = None, n_threads: int = 1) -> tuple[Any, Any, Any]:
+        """See `Engine.hessian`. One device computes, one geometry after the other, in double precision."""
+        r, is_on_device = take(R, self.xp)
+        number = device_of(r) if is_on_device else self._devices[0]
+        with on_device(number, self.xp):
+            r, cell = self._geometries(r, cell)
+            x, g, unusable = descriptors(self.xp.asarray(r), cell, self.arrays.weights, xp=self.xp)
+            _require_usable(r, cell, unusable)
+            n_coord = 3 * self._n_atoms
+            out = self.xp if is_on_device else np
+            E, F, H = out.empty(len(r)), out.empty((len(r), n_coord)), out.empty((len(r), n_coord, n_coord))
+            hessians = self._replica(number).hessians
+            for i in range(len(r)):
+                results = hessians.evaluate(x[i], g[i])
+                E[i], F[i], H[i] = results if is_on_device else map(to_numpy, results)
+        return E, F, H
+
+    def _geometries(self, r: Any, cell: Cell | None) -> tuple[Any, Cell | None]:
+        """Return geometries (n_geo, N, 3) and the cells to predict them in, checked."""
+        require_geometries(r.shape, self._n_atoms)
+        r = r.reshape(-1, self._n_atoms, 3)
+        if cell is None and self._needs_cell:
+            raise missing_cell_error()
+        cell = self.arrays.cell if cell is None else cell
+        if cell is not None:
+            cell.require_for(len(r))
+        return r, cell
 
     def predict_descriptors(self, x: Any, g: Any, return_E: bool = True, n_threads: int = 1) -> tuple[Any, ...]:
         """See `Engine.predict_descriptors`; data on a device as in `predict`."""
@@ -178,13 +224,25 @@ class GPUPredictor(Engine):
         def batch_of(begin: int, end: int) -> tuple[Any, Any, Any]:
             return xp.asarray(x[begin:end]), xp.asarray(g[begin:end]), xp.zeros(end - begin, dtype=bool)
 
-        E, F, _, _ = self._predict_bulk(len(x), batch_of, device_of(x) if is_on_device else None, False)
+        with self._in_use():
+            E, F, _, _ = self._predict_bulk(len(x), batch_of, device_of(x) if is_on_device else None, False)
         return (E, F) if return_E else (F,)
 
     def batch_size(self, n_geo: int) -> int:
         """Return how many of `n_geo` geometries the first device predicts at once with the memory free now."""
-        with on_device(self._devices[0], self.xp):
+        with self._in_use(), on_device(self._devices[0], self.xp):
             return self._replica(self._devices[0]).bulk.batch_size(n_geo)
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Keep another predictor from taking over what is on the devices."""
+        with self._lock:
+            self._n_users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_users -= 1
 
     def _replica(self, number: int) -> _Replica:
         """Return the model on a device."""
@@ -206,7 +264,7 @@ class GPUPredictor(Engine):
 
         def batch_of(begin: int, end: int) -> tuple[Any, Any, Any]:
             part = cell and cell.part(slice(begin, end))
-            return descriptors(self.xp.asarray(r[begin:end]), part, xp=self.xp)
+            return descriptors(self.xp.asarray(r[begin:end]), part, self.arrays.weights, xp=self.xp)
 
         return self._predict_bulk(len(r), batch_of, device, virials)
 
@@ -270,18 +328,35 @@ class GPUPredictor(Engine):
         )
 
 
+def _require_usable(r: Any, cell: Cell | None, unusable: Any) -> None:
+    """Raise DataError for the first geometry that cannot be used, if there is one."""
+    # For data on the device, the one place that waits for it: a geometry that cannot be used must not pass.
+    if unusable.any():
+        index = int(unusable.argmax())
+        raise unusable_error(to_numpy(r[index]), cell and cell.part(slice(index, index + 1)), index)
+
+
 class _Replica:
     """The model on the current device, with all ways to predict there."""
 
     def __init__(self, arrays: ModelArrays, xp: ModuleType, precision: str) -> None:
         self.model = DeviceModel(arrays, xp, precision)
         self.bulk = Bulk(self.model)
+        self.hessians = Hessians(self.model)
         fused = xp is not np and Fused.fits(self.model)
         self.fused = Fused(self.model) if fused else None
         # Kept, as CuPy keeps memory for each stream.
         self.streams = (new_stream(xp), new_stream(xp))
+        self._xp = xp
         # One thread for all calls: what the libraries of CUDA keep for a thread is made once. It starts when needed.
         self.thread = ThreadPoolExecutor(1)
+
+    def set_coefficients(self, arrays: ModelArrays) -> None:
+        """Replace the coefficients where they are, after all work that reads them."""
+        synchronize_device(self._xp)
+        self.model.set_coefficients(arrays.v, arrays.alphas_E)
+        # Other streams read these.
+        synchronize(self._xp)
 
 
 def _new_results(n_geo: int, n_atoms: int, virials: bool, out: ModuleType) -> Results:

@@ -770,6 +770,7 @@ def test_the_input_files_of_the_documentation(folder, ethanol):
 def test_the_stress_of_a_crystal_in_ipi(folder, slab, way):
     model, R = slab
     export_flat("model.fgdml", model)
+    Path("model.npz").unlink(missing_ok=True)  # a model of another kind
     save_model("model.npz", model)
     text, client, place = ways()[way]
     cell = model["lattice"] * BOHR

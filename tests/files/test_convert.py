@@ -358,7 +358,8 @@ def test_files_are_not_overwritten(water, here):
 
 
 CUT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell has it ignored
 from fastgdml import convert as module
 from fastgdml.formats.npz import Spool
 append, n = Spool.append, 0

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.gpu_models import CELLS, make_model, model_of
 from support.molecules import GROUPS, random_molecules, symmetric_group_of_three
@@ -28,6 +28,7 @@ def exact(a, b):
     return np.einsum("ik,jk->ij", a.astype(np.longdouble), b.astype(np.longdouble))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 450), st.integers(0, 2**32 - 1), st.integers(0, 30))
 def test_errors_are_within_the_bound(n_columns, seed, spread):
     rng = np.random.default_rng(seed)
