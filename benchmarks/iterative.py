@@ -3,11 +3,15 @@
     python benchmarks/iterative.py steps DATA_DIR
     python benchmarks/iterative.py sgdml DATA_DIR --peer-python PYTHON_WITH_SGDML
     python benchmarks/iterative.py crossover DATA_DIR [--points 200 400 800] [--molecule aspirin]
+    python benchmarks/iterative.py stages DATA_DIR --points 1000 [--molecule aspirin]
+    python benchmarks/iterative.py auto DATA_DIR [--points 200 400 800] [--molecule aspirin]
     python benchmarks/iterative.py large DATA_DIR --points 3000 [--molecule ethanol]
 
 DATA_DIR holds md17_ethanol.npz and md17_aspirin.npz (keys z, R, E, F). `steps`: both preconditioners use the same
 columns. `sgdml`: ethanol, 500 points, 1 GB, both iterative solvers in one run. `crossover`: both solvers here, time and
-force error. `large`: a training set whose closed form does not fit this machine.
+force error. `auto`: what it takes, beside both. `stages`: where the time of an iteration goes, against the rate of a
+matrix product and the bandwidth of a sum, measured in the same run. `large`: a training set whose closed form does not
+fit this machine.
 """
 
 from __future__ import annotations
@@ -17,11 +21,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from common import peak_gb
 
+from fastgdml import _core, lapack
 from fastgdml.dataset import Dataset, load_dataset
 from fastgdml.evaluate import prediction_errors
 from fastgdml.kernel import assemble_columns
@@ -29,7 +37,7 @@ from fastgdml.predict import GDMLPredict
 from fastgdml.solvers import preconditioner
 from fastgdml.solvers.conjugate_gradients import iterate
 from fastgdml.solvers.equations import TrainingEquations
-from fastgdml.solvers.iterative import IterativeSolver
+from fastgdml.solvers.iterative import IterativeSolver, choose_n_columns
 from fastgdml.solvers.processor import processor
 from fastgdml.solvers.rigid import remove_rigid_motions
 from fastgdml.task import save_task
@@ -121,15 +129,76 @@ def force_mae(model, dataset: Dataset) -> float:
     return prediction_errors(GDMLPredict(model), dataset, model["idxs_valid"], use_E=False).mae["force"]
 
 
-def compare_with_closed_form(name: str, dataset: Dataset, points: list[int], closed: bool = True) -> None:
-    """Print time and force error of both solvers."""
+class Stopwatch:
+    """Adds up the time of functions, wall clock and of the processor, with the operations and bytes of each call."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, list[float]] = {}
+
+    def wrap(self, name, function, work=lambda *_: (0.0, 0.0)):
+        def timed(*args, **kwargs):
+            operations, moved = work(*args)
+            start, used = time.perf_counter(), time.process_time()
+            result = function(*args, **kwargs)
+            new = (time.perf_counter() - start, time.process_time() - used, operations, moved, 1)
+            self.totals[name] = [a + b for a, b in zip(self.totals.get(name, [0.0] * 5), new, strict=True)]
+            return result
+
+        return timed
+
+    def report(self) -> None:
+        for name, (wall, used, operations, moved, calls) in self.totals.items():
+            rates = [f"{operations / wall / 1e9:.0f} Gflop/s"] if operations else []
+            rates += [f"{moved / wall / 1e9:.1f} GB/s"] if moved else []
+            print(f"  {name}: {wall:.2f} s, processor {used:.2f} s, {calls:.0f} calls {', '.join(rates)}", flush=True)
+
+
+def measure_stages(name: str, dataset: Dataset, n_train: int, n_steps: int = 20) -> None:
+    """Print where the time goes: building a preconditioner of the columns that a training begins with, and steps."""
+    task = GDMLTrain().create_task(dataset, n_train, dataset, 10, SIGMA, lam=LAM, seed=0)
+    training = TrainingSet.from_R(task["R_train"], task["perms"], SIGMA)
+    y = task["F_train"].ravel() / task["F_train"].std()
+    machine = processor()
+    solver = IterativeSolver(TrainingEquations(task["R_train"], training, LAM, y), machine)
+    n, n_coord = solver.n, solver.n // n_train
+    k = choose_n_columns(n_train, n_coord, solver.product, machine.limit(None), machine)
+    print(f"{name}, {n_train} points, n = {n}, k = {k}:")
+    watch, A, b = Stopwatch(), np.ones((2000, 2000)), np.ones(2**26)
+    for _ in range(3):
+        watch.wrap("limit: matrix product", np.matmul, lambda *_: (2.0 * 2000**3, 0))(A, A)
+        watch.wrap("limit: sum", np.sum, lambda a: (0, a.nbytes))(b)
+    parts = (
+        (preconditioner, "assemble_rows", lambda *_: (0, 0)),
+        (preconditioner, "_diagonal_blocks", lambda *_: (0, 0)),
+        (preconditioner, "inverse_roots", lambda *_: (0, 0)),
+        (lapack, "solve_triangular_right", lambda factor, B: (float(B.shape[0] * len(factor) ** 2), 0)),
+        (lapack, "add_gram", lambda part, _: (float(part.shape[0] * part.shape[1] ** 2), 0)),
+        (lapack, "cholesky_dense", lambda matrix: (len(matrix) ** 3 / 3, 0)),
+        (lapack, "solve_cholesky", lambda factor, _: (0, 16.0 * len(factor) ** 2 / 2)),
+        (_core, "low_rank_project", lambda U, *_: (0, U.nbytes)),
+        (_core, "low_rank_subtract", lambda U, *_: (0, U.nbytes)),
+    )
+    with ExitStack() as stack:
+        for module, function, work in parts:
+            wrapped = watch.wrap(function, getattr(module, function), work)
+            stack.enter_context(mock.patch.object(module, function, wrapped))
+        product = solver.product
+        solver.operator = watch.wrap("K v", solver.operator, lambda _: (product, 0))
+        watch.wrap("all", solver.solve)(solver.choose_columns(k), TOL, n_steps)
+    watch.report()
+
+
+def compare_with_closed_form(name: str, dataset: Dataset, points: list[int], solvers: Sequence[str]) -> None:
+    """Print time and force error of solvers."""
     for n_train in points:
         task = GDMLTrain().create_task(dataset, n_train, dataset, 1000, SIGMA, seed=0)
-        for solver in ("cg", "closed") if closed else ("cg",):
+        for solver in solvers:
             start = time.perf_counter()
             model = GDMLTrain().train(task, solver=solver)
             seconds = time.perf_counter() - start
-            detail = f", {model['solver_iters']} steps, k = {len(model['inducing_pts_idxs'])}" if solver == "cg" else ""
+            detail = f"; {model['solver_reason']}" if solver == "auto" else ""
+            if model["solver_name"] == "cg":
+                detail = f", {model['solver_iters']} steps, k = {len(model['inducing_pts_idxs'])}{detail}"
             print(
                 f"{name}, {n_train} points, {solver}: {seconds:.1f} s, force MAE {force_mae(model, dataset):.4f}, "
                 f"peak so far {peak_gb():.2f} GB{detail}",
@@ -143,10 +212,11 @@ def main() -> None:
         dataset = load_dataset("ethanol")
         compare_steps("shipped example", dataset, 20, [0.2])
         compare_with_sgdml(dataset, 30, 1, None)
-        compare_with_closed_form("shipped example", dataset, [30])
+        compare_with_closed_form("shipped example", dataset, [30], ("auto", "cg", "closed"))
+        measure_stages("shipped example", dataset, 60, 5)
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("steps", "sgdml", "crossover", "large"))
+    parser.add_argument("what", choices=("steps", "sgdml", "crossover", "auto", "stages", "large"))
     parser.add_argument("data", type=Path)
     parser.add_argument("--peer-python", help="interpreter that has sgdml and torch")
     parser.add_argument("--points", type=int, nargs="+", default=[200, 400, 800])
@@ -158,9 +228,13 @@ def main() -> None:
         compare_steps("ethanol", load_dataset(ethanol), 200, [1 / 4, 1 / 10, 1 / 20])
     elif args.what == "sgdml":
         compare_with_sgdml(load_dataset(ethanol), 500, 1, args.peer_python)
+    elif args.what == "stages":
+        for n_train in args.points:
+            measure_stages(args.molecule, load_dataset(args.data / f"md17_{args.molecule}.npz"), n_train)
     else:
         dataset = load_dataset(args.data / f"md17_{args.molecule}.npz")
-        compare_with_closed_form(args.molecule, dataset, args.points, closed=args.what == "crossover")
+        solvers = {"crossover": ("cg", "closed"), "auto": ("auto", "cg", "closed"), "large": ("cg",)}[args.what]
+        compare_with_closed_form(args.molecule, dataset, args.points, solvers)
 
 
 if __name__ == "__main__":

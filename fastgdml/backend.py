@@ -36,7 +36,7 @@ def resolve_backend(backend: str = "auto", use_torch: bool = False) -> str:
     if backend not in BACKENDS:
         raise UsageError(f"There is no backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
     if use_torch and backend == "cpu":
-        problem = _device_problem()
+        problem = device_problem()
         if problem is None:
             _log.warning("use_torch: PyTorch is not used. This runs on the GPU with CuPy, as with backend='gpu'.")
         else:
@@ -44,7 +44,7 @@ def resolve_backend(backend: str = "auto", use_torch: bool = False) -> str:
         backend = "auto"
     if backend == "cpu":
         return "cpu"
-    problem = _device_problem()
+    problem = device_problem()
     if problem is None:
         _log.warning(
             "The GPU backend is experimental: its CUDA code has not been run on a device by its authors yet. Compare "
@@ -66,7 +66,7 @@ def array_module(backend: str) -> ModuleType:
     """
     if backend == "cpu":
         return importlib.import_module("numpy")
-    problem = _device_problem()
+    problem = device_problem()
     if problem is not None:
         raise _no_device_error(problem)
     return importlib.import_module("cupy")
@@ -92,7 +92,7 @@ def _no_device_error(problem: str) -> UsageError:
     )
 
 
-def _device_problem() -> str | None:
+def device_problem() -> str | None:
     """Return what stands in the way of using a device, or None."""
     try:
         cupy = importlib.import_module("cupy")

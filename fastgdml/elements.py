@@ -1,4 +1,4 @@
-"""Chemical symbols and standard atomic weights by atomic number."""
+"""Chemical symbols, standard atomic weights and covalent radii by atomic number."""
 
 from __future__ import annotations
 
@@ -26,7 +26,22 @@ MASSES = (
     259.0, 262.0, 267.0, 270.0, 269.0, 270.0, 270.0, 278.0, 281.0, 281.0, 285.0, 286.0, 289.0, 289.0, 293.0, 293.0,
     294.0,
 )
+# Covalent radii in Angstrom: B. Cordero et al., Dalton Trans. 2008, 2832, table 2 (sp3 carbon, low spin); the last is
+# that of curium, and counts for what is heavier.
+RADII = (
+    0.20, 0.31, 0.28, 1.28, 0.96, 0.84, 0.76, 0.71, 0.66, 0.57, 0.58, 1.66, 1.41, 1.21, 1.11, 1.07, 1.05, 1.02, 1.06,
+    2.03, 1.76, 1.70, 1.60, 1.53, 1.39, 1.39, 1.32, 1.26, 1.24, 1.32, 1.22, 1.22, 1.20, 1.19, 1.20, 1.20, 1.16, 2.20,
+    1.95, 1.90, 1.75, 1.64, 1.54, 1.47, 1.46, 1.42, 1.39, 1.45, 1.44, 1.42, 1.39, 1.39, 1.38, 1.39, 1.40, 2.44, 2.15,
+    2.07, 2.04, 2.03, 2.01, 1.99, 1.98, 1.98, 1.96, 1.94, 1.92, 1.92, 1.89, 1.90, 1.87, 1.87, 1.75, 1.70, 1.62, 1.51,
+    1.44, 1.41, 1.36, 1.36, 1.32, 1.45, 1.46, 1.48, 1.40, 1.50, 1.50, 2.60, 2.21, 2.15, 2.06, 2.00, 1.96, 1.90, 1.87,
+    1.80, 1.69,
+)
 # fmt: on
+
+
+def radius_of(number: int) -> float:
+    """Return the covalent radius of an element in Angstrom."""
+    return RADII[min(int(number), len(RADII) - 1)]
 
 
 def symbols_of(numbers: Iterable[int]) -> str:

@@ -29,3 +29,7 @@ class SolverError(FastGDMLError, ArithmeticError):
 
 class InsufficientMemoryError(FastGDMLError, MemoryError):
     """The work would not fit into the memory limit."""
+
+
+class SelfTestError(FastGDMLError):
+    """The self-test of an installation failed."""

@@ -16,7 +16,7 @@ from .overlap import KnownGeometries, require_drawn_from, seen_points
 from .predict import GDMLPredict
 from .progress import Callback, Step
 from .properties import Properties
-from .sampling import draw_stratified, draw_uniform, generator
+from .sampling import draw_points, generator
 from .types import Array, IntArray
 from .uncertainty import leave_one_out_errors
 from .units import Units, conversion
@@ -306,6 +306,4 @@ def draw_test_points(model: Mapping[str, Any], dataset: Mapping[str, Any], n_tes
     n_test = n_left if n_test is None else min(n_test, n_left)
     excluded = np.flatnonzero(used)
     rng = generator(seed)
-    if "E" in dataset:
-        return draw_stratified(dataset["E"], n_test, rng, excluded)
-    return draw_uniform(len(used), n_test, rng, excluded)
+    return draw_points(dataset, n_test, rng, excluded)

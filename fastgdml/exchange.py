@@ -47,12 +47,18 @@ def to_sgdml(model: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     DataError
-        If this is no model, or one that sgdml would evaluate differently: of a skewed cell with true minimum images,
-        or with a cell for each training point.
+        If this is no model, or one that sgdml would evaluate differently: with weights of pairs, of a skewed cell with
+        true minimum images, or with a cell for each training point.
     """
     entries: dict[str, Any] = dict(normalize_model(model))
     entries.pop("schema", None)
     entries.pop("solver_reason", None)
+    entries.pop("weights_gain", None)
+    if entries.get("desc_weights") is not None:
+        raise DataError(
+            "The model has learned weights of pairs of atoms (desc_weights), which sgdml does not know: it would "
+            "predict wrongly. Train with weights 'none' to use the model in sgdml."
+        )
     rule = text(entries.pop("image_rule", "rounding"))
     lattice = np.asarray(entries.get("lattice", np.eye(3)), dtype=np.float64)
     if lattice.shape != (3, 3):
@@ -71,8 +77,8 @@ def to_sgdml(model: Mapping[str, Any]) -> dict[str, Any]:
             entries[key] = {measure: float(value) for measure, value in measures.items()}
     for key in _FINGERPRINTS:
         entries[key] = text(entries[key]).encode("ascii", "replace")
-    if float(entries["sig"]).is_integer():
-        entries["sig"] = int(entries["sig"])
+    sig = float(entries["sig"])
+    entries["sig"] = int(sig) if sig.is_integer() else sig
     return entries
 
 
@@ -98,7 +104,7 @@ def export_sgdml(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None
         _log.warning(
             "sigma is %g, no integer: sgdml predicts correctly with NumPy, but its PyTorch mode rounds sigma down and "
             "'sgdml show' fails.",
-            float(entries["sig"]),
+            entries["sig"],
         )
     objects = {key: entries.pop(key) for key in _ERRORS if key in entries}
     with replacing(path, SGDML_MODEL) as file:

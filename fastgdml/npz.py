@@ -42,6 +42,8 @@ FLAT_MODEL = "flat model file"
 TRAJECTORY = "trajectory of ASE"
 ARCHIVE = "npz archive of no known type"
 TEXT = "text file"
+PICTURE = "picture"
+PDF = "PDF document"
 
 _KINDS = {"d": DATASET, "t": TASK, "m": MODEL}
 
@@ -222,7 +224,7 @@ def _kind(letter: str, keys: Collection[str]) -> str:
 
 def _foreign(start: bytes) -> str:
     """Return in words what a file is that begins with `start` and that fastgdml does not write."""
-    pictures = ((b"\x89PNG", "picture"), (b"\xff\xd8\xff", "picture"))
+    pictures = ((b"\x89PNG", PICTURE), (b"\xff\xd8\xff", PICTURE), (b"%PDF-", PDF))
     for magic, what in (*pictures, (b"\x89HDF", "HDF5 file"), (b"- of Ulm", TRAJECTORY)):
         if start.startswith(magic):
             return what

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .npz import text
-from .types import IntArray
+from .types import Array, IntArray
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,12 @@ class Properties:
         Seed of the draw of points.
     code_version : str
         Version of the program that wrote.
+    weights : str
+        Weights of which pairs were to be learned, or "none".
+    desc_weights : ndarray, shape (D,), or None
+        Those that were learned.
+    weights_gain : tuple of float
+        Shares by which they lower the errors of forces and energies on the validation points; NaN where unknown.
     """
 
     name: str
@@ -53,10 +59,14 @@ class Properties:
     constrain_E: bool
     seed: int | None
     code_version: str
+    weights: str
+    desc_weights: Array | None
+    weights_gain: tuple[float, float]
 
     @classmethod
     def of(cls, entries: Mapping[str, Any]) -> Properties:
         """Take those of a task or model."""
+        force, energy = np.ravel(entries.get("weights_gain", (np.nan, np.nan)))
         constrained = entries.get("use_E_cstr", "alphas_E" in entries)
         return cls(
             name=text(entries.get("dataset_name", "unknown")),
@@ -72,6 +82,9 @@ class Properties:
             constrain_E=bool(constrained),
             seed=None if entries.get("seed") is None else int(entries["seed"]),
             code_version=text(entries.get("code_version", "unknown")),
+            weights=text(entries.get("weights", "none")),
+            desc_weights=entries.get("desc_weights"),
+            weights_gain=(float(force), float(energy)),
         )
 
 
@@ -94,6 +107,8 @@ class Outcome:
         Fingerprint of their dataset.
     mae, rmse : dict
         Errors of 'energy', if there are any, and 'force'; NaN before a validation.
+    search : list of lists of 5 floats
+        Of each model of the search that it was selected from: sigma, force MAE and RMSE, energy MAE and RMSE.
     """
 
     solver: str
@@ -106,6 +121,7 @@ class Outcome:
     md5_test: str
     mae: dict[str, float]
     rmse: dict[str, float]
+    search: list[list[float]]
 
     @classmethod
     def of(cls, model: Mapping[str, Any]) -> Outcome:
@@ -123,6 +139,7 @@ class Outcome:
             md5_test=text(model.get("md5_test", "")),
             mae={name: float(model[f"{key}_mae"]) for name, key in keys},
             rmse={name: float(model[f"{key}_rmse"]) for name, key in keys},
+            search=np.asarray(model.get("search_errors", np.empty((0, 5))), dtype=np.float64).reshape(-1, 5).tolist(),
         )
 
     @property

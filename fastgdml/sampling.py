@@ -7,6 +7,8 @@ here gives the points that sgdml draws after ``np.random.seed(seed)``, on any ma
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +35,15 @@ def draw_uniform(n_data: int, n: int, rng: np.random.RandomState, excl_idxs: npt
     """Draw n of n_data points without replacement, none of them in `excl_idxs`."""
     candidates = _candidates(n_data, n, excl_idxs)
     return rng.choice(candidates, n, replace=False).astype(np.int64)
+
+
+def draw_points(
+    dataset: Mapping[str, Any], n: int, rng: np.random.RandomState, excl_idxs: npt.ArrayLike | None = None
+) -> IntArray:
+    """Draw n points of a dataset, none of them in `excl_idxs`: stratified by energy, uniformly without energies."""
+    if "E" in dataset:
+        return draw_stratified(dataset["E"], n, rng, excl_idxs)
+    return draw_uniform(len(dataset["F"]), n, rng, excl_idxs)
 
 
 def draw_stratified(

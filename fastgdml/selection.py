@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -93,12 +93,23 @@ def _write_best(
     target = final_model_file(model_file, best)
     if not (path_type(target) == "file" and _is_final(target, best)):
         require_place(target, folder, overwrite)
-        save_model(target, best)
+        save_model(target, _with_search(best, sigs, outcomes))
     _record(folder, target, best)
     candidates = tuple(Candidate(sig, o.mae, o.rmse) for sig, o in zip(sigs, outcomes, strict=True))
     edge = None if len(models) == 1 else {sigs[-1]: "larger", sigs[0]: "smaller"}.get(sigs[number])
     on_event(ModelSelected(target, sigs[number], candidates, edge, again=False))
     return target
+
+
+def _with_search(best: Model, sigs: Sequence[float], outcomes: Sequence[Outcome]) -> Model:
+    """Return a model that records the errors of all that it was selected from."""
+    if len(sigs) == 1:
+        return best
+    rows = [
+        [sig, *(errors.get(name, np.nan) for name in ("force", "energy") for errors in (outcome.mae, outcome.rmse))]
+        for sig, outcome in zip(sigs, outcomes, strict=True)
+    ]
+    return cast(Model, {**best, "search_errors": np.array(rows)})
 
 
 def final_model_file(model_file: str | os.PathLike[str] | None, task_or_model: Mapping[str, Any]) -> Path:

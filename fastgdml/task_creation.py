@@ -25,7 +25,7 @@ from .overlap import KnownGeometries, require_drawn_from
 from .permutations import MAX_GROUP_SIZE, find_perms
 from .progress import Callback, Step
 from .properties import Outcome
-from .sampling import draw_stratified, draw_uniform, generator
+from .sampling import draw_points, generator
 from .task import HUGE, Task
 from .types import Array, IntArray
 from .units import Units, conversion
@@ -53,6 +53,9 @@ _OF_MODEL = (
     "r_unit",
     "e_unit",
     "seed",
+    "weights",
+    "desc_weights",
+    "weights_gain",
     "solver_iters",
     "inducing_pts_idxs",
 )
@@ -115,7 +118,7 @@ def create_task(
 
     step = Step(callback, "Sampling training and validation subsets")
     rng = generator(options.seed)
-    idxs_train = _draw(training, n_train, rng, None)
+    idxs_train = draw_points(training, n_train, rng, None)
     drawn = take_points(training, idxs_train)
     cell = None if drawn.lattice is None else Cell(drawn.lattice, options.image_rule)
     R_desc = from_R(drawn.R, cell, n_threads)[0]
@@ -128,7 +131,7 @@ def create_task(
                 "%s geometries of the validation dataset are training points: they are not drawn for validation.",
                 f"{len(excluded):,}",
             )
-    idxs_valid = _draw(validation, n_valid, rng, excluded)
+    idxs_valid = draw_points(validation, n_valid, rng, excluded)
     step.done()
     _require_forces("training", drawn.F)
     _require_forces("validation", validation["F"][idxs_valid])
@@ -184,12 +187,6 @@ def _require_forces(what: str, F: npt.NDArray[Any]) -> None:
             f"All forces of the {what} points are zero. Are they a placeholder? Models are trained and chosen by "
             "forces."
         )
-
-
-def _draw(dataset: Mapping[str, Any], n: int, rng: np.random.RandomState, excl_idxs: IntArray | None) -> IntArray:
-    if "E" in dataset:
-        return draw_stratified(dataset["E"], n, rng, excl_idxs)
-    return draw_uniform(len(dataset["F"]), n, rng, excl_idxs)
 
 
 def _known_perms(dataset: Mapping[str, Any], options: TaskOptions) -> IntArray | None:
@@ -276,7 +273,7 @@ def task_of_model(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> Task:
     check_same_system(model, opened, "model", "dataset")
     require_drawn_from(model, "train", opened, "the model")
     factors = conversion(Units.of(opened), Units.of(model), "dataset", "model")
-    points = take_points(opened, np.asarray(model["idxs_train"]), factors)
+    points = take_points(opened, model["idxs_train"], factors)
     task: dict[str, Any] = {
         "type": "t",
         "code_version": __version__,

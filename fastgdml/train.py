@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from .backend import array_module, resolve_backend
 from .cell import Cell
-from .descriptor import from_R, tril_perms_lin
-from .diagnostics import Finding
+from .descriptor import desc_weights_of, from_R, tril_perms_lin, weighted
 from .early_stop import EarlyStop
-from .errors import DataError, InsufficientMemoryError
+from .errors import InsufficientMemoryError
+from .findings import Reporter
 from .group import GroupTables
 from .labels import Labels
 from .legacy import _assemble_kernel_mat_wkr, _share_array, glob, kernel_matrix  # noqa: F401 (old names of sgdml.train)
@@ -34,6 +34,7 @@ from .training_checks import check_predictions, check_training_data, check_train
 from .training_set import TrainingSet
 from .types import Array, IntArray
 from .uncertainty import sample_entries
+from .weights import check_kind, learn_for
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class GDMLTrain:
         self._n_threads = resolve_n_threads(max_processes)
         self._backend = resolve_backend(backend, use_torch)
         self._device_is_optional = backend != "gpu"
-        self._reported: set[Finding] = set()
+        self._report = Reporter()
 
     # ---- tasks --------------------------------------------------------------------------------------------------
 
@@ -91,6 +92,7 @@ class GDMLTrain:
         seed: int | None = None,
         max_group_size: int = MAX_GROUP_SIZE,
         image_rule: str = "minimum",
+        weights: str = "none",
     ) -> Task:
         """Create a task: draw the points, find the symmetries, record the parameters.
 
@@ -122,6 +124,9 @@ class GDMLTrain:
         image_rule : {'minimum', 'rounding'}
             With a lattice: which image of a neighbour counts, the nearest or the one that sgdml takes; see
             `fastgdml.cell`. Recorded in the task and the model.
+        weights : {'none', 'orbits', 'types'}
+            Learn weights of pairs of atoms from the training points, and the sigma that belongs to them in place of
+            `sig`: see `fastgdml.weights`. Where they do not help, the task is one without weights at the best sigma.
 
         Returns
         -------
@@ -131,13 +136,16 @@ class GDMLTrain:
         Raises
         ------
         UsageError
-            If more points are asked for than there are, or energies are needed but missing or excluded.
+            If more points are asked for than there are, energies are needed but missing or excluded, or weights are to
+            be learned without validation points.
         DataError
             If the datasets cannot be used or do not belong to the same system.
         """
         options = TaskOptions(sig, lam, perms, use_sym, use_E, use_E_cstr, seed, max_group_size, image_rule)
         numbers = (train_dataset, n_train, valid_dataset, n_valid)
-        return create_task(*numbers, options, self._n_threads, callback, self._report)
+        check_kind(weights, n_valid)
+        task = create_task(*numbers, options, self._n_threads, callback, self._report)
+        return task if weights == "none" else learn_for(task, valid_dataset, weights, self._n_threads, callback)
 
     def draw_strat_sample(
         self, T: npt.ArrayLike, n: int, excl_idxs: npt.ArrayLike | None = None, seed: int | None = None
@@ -233,6 +241,8 @@ class GDMLTrain:
 
         labels, periodic = Labels.of(arrays), arrays.cell is not None
         self._report(check_training_data(arrays, x))
+        if arrays.weights is not None:
+            x, g = weighted(x, g, arrays.weights)
         training = TrainingSet(x, g, GroupTables.from_perms(arrays.perms), arrays.sig, arrays.constrain_E)
         equations = TrainingEquations(arrays.R, training, arrays.lam, labels.y, labels.y_E, periodic)
 
@@ -268,15 +278,6 @@ class GDMLTrain:
         if solution.jackknife is not None:
             model |= cast(Model, sample_entries(model, solution.jackknife, x, g, self._n_threads))
         return model
-
-    def _report(self, findings: list[Finding]) -> None:
-        """Warn of findings, of each once: trainings with other parameters meet the same data."""
-        for finding in findings:
-            if finding.level == "error":
-                raise DataError(str(finding))
-            if finding not in self._reported:
-                self._reported.add(finding)
-                _log.warning("%s", finding)
 
     def _solve(
         self,
@@ -394,7 +395,8 @@ class GDMLTrain:
             Whether to warn.
         """
         if R_desc is None or R_d_desc is None:
-            R_desc, R_d_desc = from_R(task["R_train"], Cell.of(task), self._n_threads)
+            weights = desc_weights_of(task, len(task["z"]))
+            R_desc, R_d_desc = from_R(task["R_train"], Cell.of(task), self._n_threads, weights)
         E_pred, _ = self._predict_training_set(model, R_desc, R_d_desc)
         E_ref = np.ravel(task["E_train"])
         if check:

@@ -38,6 +38,7 @@ struct fastgdml_model {
     int64_t n_train;
     const int32_t *z;             /* [N]  atomic numbers */
     const int32_t *order;         /* [D]  pairs, class by class */
+    const double *weights;        /* [D]  of pairs, of the descriptors of queries; NULL: 1 */
     double std, c;                /* scale and offset of the energy */
     int periodicity;
     int minimum_image;            /* the image rule, see gdml_cell_init */
@@ -58,10 +59,11 @@ typedef struct {
     int64_t n_atoms, n_train, n_perms;
     const int32_t *z;               /* [N] */
     const int32_t *pair_images;     /* [P][D]  see gdml_pair_classes_new */
-    const double *x;                /* [M][D]  descriptors of the training points */
+    const double *x;                /* [M][D]  descriptors of the training points, with the weights, if there are any */
     const double *v;                /* [M][D]  J alpha, or NULL: zero until they are set */
     const double *energies;         /* [M]     coefficients of energy constraints, or NULL */
     int has_energies;               /* room for them, also where they are NULL: zero */
+    const double *weights;          /* [D]     of pairs, positive, the same for the images of a pair; or NULL */
     double sig, std, c;
     int periodicity, minimum_image;
     const double *lattice;          /* [3][3]  of GDML_ONE_CELL */

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 _FLAG_STYLES = {"DONE": "bold green", "WARN": "bold yellow", "FAIL": "bold red", "INFO": "bold"}
+
+
+class _RateColumn(ProgressColumn):
+    """Pieces a second, of work that counts pieces."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, empty before it is known."""
+        if task.speed is None or task.total is None:
+            return Text("")
+        return Text(f"{task.speed:,.0f}/s" if task.speed >= 10 else f"{task.speed:.2g}/s", style="dim")
 
 
 class Console:
@@ -67,7 +86,7 @@ class Console:
     def result(self, values: Mapping[str, Any]) -> None:
         """Print a result for programs: one line of JSON, where it is asked for."""
         if self._json:
-            print(json.dumps(values), file=sys.stderr if self._data else sys.stdout, flush=True)
+            print(json.dumps(_finite(dict(values))), file=sys.stderr if self._data else sys.stdout, flush=True)
 
     def info(self, text: str) -> None:
         """Print a remark."""
@@ -119,6 +138,7 @@ class Console:
                     TextColumn("[ .. ] {task.description}", markup=False),
                     BarColumn(),
                     TaskProgressColumn(),
+                    _RateColumn(),
                     TimeRemainingColumn(),
                     console=self._out,
                     transient=True,
@@ -157,6 +177,15 @@ class Console:
             logger.propagate = propagate
             self._stop_bar()
             sys.stdout.flush()
+
+
+def _finite(value: Any) -> Any:
+    """Return values for JSON: it has no numbers that are not finite; None stands for them."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _ConsoleHandler(logging.Handler):

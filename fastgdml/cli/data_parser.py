@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Protocol
 
+from .values import positive_int, seed
+
 _SOURCE_HELP = (
     "npz of this and other projects, XYZ of any kind, folder of DeePMD-kit, anything that ASE reads (trajectories, "
     "databases, VASP, FHI-aims, ORCA, CP2K, Gaussian, ...), a shipped example, a fingerprint, or - for XYZ on the "
@@ -13,26 +15,12 @@ _SOURCE_HELP = (
 _OUTPUT_HELP = "file to write; its name ends in .npz, .xyz, .extxyz or .traj; - is XYZ on the standard output"
 
 
-class _Add(Protocol):
-    def __call__(self, name: str, module: str, text: str) -> argparse.ArgumentParser: ...
+class Add(Protocol):
+    """What adds a command: its name, its module in `fastgdml.cli`, what it does."""
 
-
-def positive_int(text: str) -> int:
-    """Parse an integer > 0."""
-    value = int(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    if value >= 2**31:
-        raise argparse.ArgumentTypeError(f"{text} is too large")
-    return value
-
-
-def seed(text: str) -> int:
-    """Parse a seed, 0 <= seed < 2**32."""
-    value = int(text)
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {2**32 - 1}")
-    return value
+    def __call__(self, name: str, module: str, text: str) -> argparse.ArgumentParser:
+        """Return the parser of the command."""
+        ...
 
 
 def part(text: str) -> tuple[str, int | float | None]:
@@ -49,7 +37,7 @@ def part(text: str) -> tuple[str, int | float | None]:
     return name, value
 
 
-def add_data_commands(add: _Add) -> None:
+def add_data_commands(add: Add) -> None:
     """Add the commands."""
     dataset = add("dataset", "data", "convert, merge, split, thin, shuffle, check and label datasets")
     actions = dataset.add_subparsers(title="actions", dest="action", required=True, metavar="<action>")
@@ -133,13 +121,18 @@ def add_data_commands(add: _Add) -> None:
 
     _add_get(get)
 
-    for command in (convert, merge, split, thin, shuffle, dedup, info, check, label, predict, get):
-        output = command.add_mutually_exclusive_group()
-        output.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-        output.add_argument("--json", action="store_true", help="print the result as a line of JSON")
+    for command in (convert, merge, split, thin, shuffle, dedup, info, check, label):
+        add_output_options(command)
 
 
-def add_vibrations(add: _Add) -> None:
+def add_output_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that say what is printed."""
+    output = command.add_mutually_exclusive_group()
+    output.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    output.add_argument("--json", action="store_true", help="print results as lines of JSON")
+
+
+def add_vibrations(add: Add) -> None:
     """Add the command."""
     command = add("vibrations", "vibrations", "frequencies, zero-point energy and thermochemistry at a minimum")
     command.add_argument("model", metavar="<model>", help="model file, npz or flat")

@@ -28,3 +28,4 @@ def run(args: argparse.Namespace, console: Console) -> None:
     require_free(target, written, args.overwrite)
     write(target, load_model(args.model))
     console.done(f"Wrote '{target}' for {reader}")
+    console.result({"event": "model_exported", "path": str(target), "format": kind})

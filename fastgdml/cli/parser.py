@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from .._version import __version__
-from .data_parser import add_data_commands, add_vibrations, positive_int, seed
+from .data_parser import add_data_commands, add_output_options, add_vibrations
+from .report_parser import add_report_commands
+from .values import int_or_range, positive_float, positive_int, seed
 
 _DATASET_HELP = "dataset file (.npz), name of a shipped example (ethanol), or fingerprint"
-
-
-def positive_float(text: str) -> float:
-    """Parse a number > 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 def tolerance(text: str) -> float:
@@ -27,22 +20,6 @@ def tolerance(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
-
-
-def int_or_range(text: str) -> list[int]:
-    """Parse an integer or a range start:[step:]stop that includes its stop."""
-    if not re.fullmatch(r"\d+(:\d+){0,2}", text):
-        raise argparse.ArgumentTypeError(f"{text} is neither an integer nor a range <start>:[<step>:]<stop>")
-    numbers = [int(part) for part in text.split(":")]
-    start, stop, step = numbers[0], numbers[-1], numbers[1] if len(numbers) == 3 else 1
-    if step == 0:
-        raise argparse.ArgumentTypeError(f"{text} has step 0")
-    if (stop - start) // step >= 10_000 or stop > 10**9:
-        raise argparse.ArgumentTypeError(f"{text} asks for more or larger length scales than make sense")
-    values = list(range(start, stop + 1, step))
-    if not values or values[0] == 0:
-        raise argparse.ArgumentTypeError(f"{text} is an empty range or contains 0")
-    return values
 
 
 class _Version(argparse.Action):
@@ -69,6 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     def add(name: str, module: str, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
         command.set_defaults(module=module)
+        if name not in ("dataset", "completion"):  # the actions of the former have them; the latter prints a script
+            add_output_options(command)
         return command
 
     everything = add("all", "all", "reconstruct a force field from beginning to end")
@@ -151,6 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_machine_options(command)
     for command in (everything, create, train, resume, validate, select, test, export):
         command.add_argument("-o", "--overwrite", action="store_true", help="overwrite existing files")
+    add_report_commands(add, _add_machine_options)
     return parser
 
 
@@ -202,6 +182,13 @@ def _add_task_options(command: argparse.ArgumentParser) -> None:
         choices=("minimum", "rounding"),
         default="minimum",
         help="periodic cells: nearest image of a neighbour, or sgdml's rule (default: minimum)",
+    )
+    command.add_argument(
+        "--weights",
+        choices=("none", "orbits", "types"),
+        default="none",
+        help="learn weights of pairs of atoms instead of searching sigma: one for those that symmetry exchanges, or "
+        "one for those of the same elements and bonds in between (default: none, as sgdml)",
     )
 
 

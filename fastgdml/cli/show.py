@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ from ..dataset import lattice_of, load_dataset
 from ..elements import SYMBOLS
 from ..errors import FileFormatError
 from ..flat import flat_entries
+from ..group import GroupTables
 from ..model import is_validated, load_model
 from ..npz import is_flat, load_npz, text, type_of
+from ..pair_types import orbits
 from ..properties import Outcome, Properties
 from ..task import load_task
 from ..types import IntArray
 from ..units import Units
+from ..weights import heaviest
 from .console import Console
 
 _SOLVERS = {"analytic": " (closed form)", "cg": " (conjugate gradients)"}
@@ -31,19 +35,58 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """Print the details of a file."""
     path = resolve_dataset(args.file)
     if is_flat(path):
-        flat_properties(console, flat_entries(path))
+        entries = flat_entries(path)
+        flat_properties(console, entries)
+        console.result({"kind": "flat model", **_facts(entries)})
         return
     kind = type_of(load_npz(path, {"type"}), "d")
     if kind == "t":
-        task_properties(console, load_task(path))
+        task = load_task(path)
+        task_properties(console, task)
+        console.result({"kind": "task", **_facts(task)})
     elif kind == "m":
-        model_properties(console, load_model(path))
+        model = load_model(path)
+        model_properties(console, model)
+        console.result({"kind": "model", **_facts(model), **asdict(Outcome.of(model))})
     elif kind == "d":
         dataset = load_dataset(path)
         dataset_properties(console, dataset)
         _example_geometry(console, dataset)
+        console.result({"kind": "dataset", **_dataset_facts(dataset)})
     else:
         raise FileFormatError(f"{path} is neither a dataset, a task nor a model.")
+
+
+def _facts(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a task or model says of itself, for programs."""
+    facts = asdict(Properties.of(entries))
+    facts |= {f"n_{which}": len(facts.pop(f"idxs_{which}")) for which in ("train", "valid")}
+    if "R_desc" in entries:
+        facts["n_train"] = np.shape(entries["R_desc"])[1]  # flat models do not record which
+    return facts | _system_facts(entries)
+
+
+def _system_facts(entries: Mapping[str, Any]) -> dict[str, Any]:
+    recorded, lattice = Units.of(entries), entries.get("lattice")
+    return {
+        "z": [int(number) for number in np.ravel(entries["z"])],
+        "e_unit": recorded.energy,
+        "r_unit": recorded.length,
+        "lattice": None if lattice is None or np.ndim(lattice) == 3 else np.transpose(lattice).tolist(),
+        "periodic": lattice is not None,
+    }
+
+
+def _dataset_facts(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a dataset contains, for programs."""
+
+    def spread(key: str) -> dict[str, float] | None:
+        values = dataset.get(key)
+        return None if values is None else {"min": float(np.min(values)), "max": float(np.max(values))}
+
+    names = {key: text(dataset[key]) for key in ("name", "theory", "md5", "provenance") if key in dataset}
+    values = {"n_geometries": len(dataset["R"]), "energies": spread("E"), "forces": spread("F")}
+    return {**names, **values, **_system_facts(dataset)}
 
 
 def units(entries: Mapping[str, Any]) -> tuple[str, str]:
@@ -103,6 +146,7 @@ def flat_properties(console: Console, model: Mapping[str, Any]) -> None:
             ("Trained on", f"{len(model['R_d_desc_alpha']):,} points"),
             ("Symmetries", str(known.n_perms)),
             ("Length scale", f"{model['sig']:g}"),
+            *([("Weights of pairs", "learned")] if "desc_weights" in model else []),
             ("Energies", energies),
         ]
     )
@@ -168,9 +212,27 @@ def _origin_properties(console: Console, entries: Mapping[str, Any]) -> Properti
     console.properties([("Symmetries", str(known.n_perms))])
     console.text("  Hyper-parameters")
     console.properties([("Length scale", f"{known.sig:g}"), ("Regularization", f"{known.lam:g}")], indent=4)
+    _weights_properties(console, known, entries)
     rows = [] if known.seed is None else [("Seed", str(known.seed))]
     console.properties([*rows, ("Made with", known.code_version)])
     return known
+
+
+def _weights_properties(console: Console, known: Properties, entries: Mapping[str, Any]) -> None:
+    """Print what learned weights of pairs gained and which pairs weigh most, if any were asked for."""
+    if known.desc_weights is None:
+        if known.weights != "none":
+            console.properties([("Weights of pairs", "given up: they did not help on the validation points")], indent=4)
+        return
+    rows = [("Weights of pairs", f"learned ({known.weights})")]
+    named = zip(("forces", "energies"), known.weights_gain, strict=True)
+    gains = [f"{what} {-gain:+.0%}" for what, gain in named if np.isfinite(gain)]
+    if gains:
+        rows.append(("Validation errors", f"{', '.join(gains)}, against no weights at the best sigma"))
+    classes = orbits(GroupTables.from_perms(entries["perms"]), entries["z"])
+    heavy = heaviest(known.desc_weights, classes, 5)
+    rows.append(("Heaviest pairs", ", ".join(f"{name} {weight:.2f}" for name, weight in heavy)))
+    console.properties(rows, indent=4)
 
 
 def _point_rows(label: str, idxs: IntArray, md5: str, note: str = "") -> list[tuple[str, str]]:

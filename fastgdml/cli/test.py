@@ -23,6 +23,7 @@ from ..sampling import new_seed
 from ..search import Trainer
 from ..task_folder import files_of
 from ..uncertainty import leave_one_out_errors
+from ..units import Units
 from .console import Console
 from .show import flat_properties, model_properties, units
 
@@ -84,6 +85,19 @@ def test_model(
             console.warning(str(finding))
 
     n_before = Outcome.of(model).n_test
+    console.result(
+        {
+            "event": "model_tested",
+            "path": str(path),
+            "n_test": len(idxs),
+            "mae": errors.mae,
+            "rmse": errors.rmse,
+            "mean": errors.mean,
+            "e_unit": Units.of(model).energy,
+            "r_unit": Units.of(model).length,
+            "recorded": not unrecorded and (overwrite or n_before < len(idxs)),
+        }
+    )
     if unrecorded:
         console.info(f"The errors are not recorded in '{path}': {unrecorded}.")
     elif overwrite or n_before < len(idxs):

@@ -9,14 +9,14 @@ import numpy as np
 
 from ..dataset import Dataset, check_same_system, load_dataset, part_of
 from ..errors import NoPointsLeftError
-from ..evaluate import measure_errors, validation_points
+from ..evaluate import Errors, measure_errors, validation_points
 from ..exchange import require_update, update_model
 from ..flat import flat_entries
 from ..model import is_validated, load_model
 from ..npz import is_flat
 from ..overlap import seen_points
 from ..predict import GDMLPredict
-from ..properties import Properties
+from ..properties import Outcome, Properties
 from ..search import Trainer
 from ..task_folder import files_of
 from .console import Console
@@ -42,7 +42,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
             continue
         check_same_system(model, dataset, "model", "validation dataset")
         points = part_of(dataset, validation_points(model, dataset))
-        update_model(path, trainer.validate(model, points, console.progress))
+        validated = trainer.validate(model, points, console.progress)
+        update_model(path, validated)
+        outcome = Outcome.of(validated)
+        _result(path, len(points["R"]), Errors(outcome.mae, outcome.rmse), console)
     if len(paths) > 1:
         console.title("NEXT STEP", f"fastgdml select {args.model_dir}")
     else:
@@ -59,4 +62,10 @@ def _validate_flat(path: Path, predictor: GDMLPredict, dataset: Dataset, console
         f"'{path}' is a flat model file, which records no validation points and no errors: the errors are those on all "
         f"{len(idxs):,} points that the model was not trained on, and are not recorded."
     )
-    measure_errors(predictor, dataset, idxs, Properties.of(model).use_E, "Validation", console.progress)
+    errors = measure_errors(predictor, dataset, idxs, Properties.of(model).use_E, "Validation", console.progress)
+    _result(path, len(idxs), errors, console)
+
+
+def _result(path: Path, n_valid: int, errors: Errors, console: Console) -> None:
+    values = {"path": str(path), "n_valid": n_valid, "mae": errors.mae, "rmse": errors.rmse}
+    console.result({"event": "model_validated", **values})

@@ -15,9 +15,10 @@ from ..errors import InsufficientMemoryError, UsageError
 from ..progress import Callback, Step
 from ..types import Array, IntArray
 from .cholesky import solve_closed_form
-from .cost import STEPS, STEPS_AT_MOST, closed_form_seconds, expected_steps, iteration_seconds
+from .cost import Cost, closed_form_seconds
+from .course import Course, Verdict
 from .equations import TrainingEquations
-from .iterative import IterativeSolution, IterativeSolver, choose_n_columns, least_columns
+from .iterative import IterativeSolution, IterativeSolver, least_columns, numbers_of_columns
 from .jackknife import Jackknife, groups_of, jackknife
 from .machine import Machine
 
@@ -25,14 +26,12 @@ _log = logging.getLogger(__name__)
 
 SOLVERS = ("auto", "closed", "cg")
 
-# Up to this order the closed form takes seconds; comparing is not worth the while.
-_SMALL_ORDER = 5000
+# Up to this order the closed form takes a fraction of a second; an iteration is not worth the while.
+_SMALL_ORDER = 3000
 # Columns are chosen to fill this share of the memory limit; temporary arrays of libraries take the rest.
 _SHARE_OF_MEMORY = 0.9
-# The estimate for the iteration, with the most steps it may need, must be below this share of that for the closed form.
-_ADVANTAGE = 0.7
-# An iteration that takes this many times the most steps that were expected is given up for the closed form.
-_PATIENCE = 1.5
+# The iteration is begun if its preconditioner takes less than this share of the time of the closed form.
+_SHARE_OF_START = 0.15
 
 
 @dataclass(frozen=True)
@@ -134,8 +133,8 @@ class Plan:
         The iteration that is planned, without one the closed form.
     columns : ndarray of int64
         Columns of its preconditioner, in the point order.
-    patience : int, optional
-        Steps after which the iteration is given up for the closed form; None: never.
+    course : Course, optional
+        What decides how the iteration goes on; without it, it goes on as it is.
     """
 
     equations: TrainingEquations
@@ -144,7 +143,7 @@ class Plan:
     reason: str
     iteration: IterativeSolver | None = None
     columns: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    patience: int | None = None
+    course: Course | None = None
 
     def __str__(self) -> str:
         if self.iteration is None:
@@ -191,42 +190,44 @@ def choose(equations: TrainingEquations, options: SolverOptions, machine: Machin
             reason = "standard deviations need it"
         return Plan(equations, options, machine, reason)
 
-    closed = Plan(equations, options, machine, memory)
     iteration = IterativeSolver(equations, machine)
     free_to_choose = options.solver == "auto" and fits
+    room = _SHARE_OF_MEMORY * limit - iteration.fixed_memory()
+    n_train, n_coord = iteration.n_train, iteration.n // iteration.n_train
     try:
-        columns = _columns(iteration, options, machine, _SHARE_OF_MEMORY * limit - iteration.fixed_memory())
+        counts = numbers_of_columns(n_train, n_coord, room, machine)
     except InsufficientMemoryError:
         if not free_to_choose:
             raise InsufficientMemoryError(_least_limit(iteration, equations, limit, machine)) from None
-        return closed
-    planned = replace(closed, iteration=iteration, columns=columns)
+        return Plan(equations, options, machine, memory)
+    reason = "asked for" if options.solver == "cg" else memory
+    columns = _columns_of_earlier_run(iteration, options, machine, room)
+    if columns is not None:
+        return Plan(equations, options, machine, reason, iteration, columns)
+    cost = Cost(iteration.n, iteration.product, machine.rates)
+    n_columns = min(counts, key=lambda k: cost.total(k, options.tol))
+    closed = closed_form_seconds(equations.order, machine.rates) if free_to_choose else math.inf
     if free_to_choose:
-        return _compared(planned, iteration)
-    return replace(planned, reason="asked for") if options.solver == "cg" else planned
+        reason = f"on two cores the closed form takes about {closed:.2g} s"
+        affordable = [k for k in counts if k <= n_columns and cost.building(k) <= _SHARE_OF_START * closed]
+        if not affordable:
+            return Plan(equations, options, machine, f"{reason}, a preconditioner {cost.building(counts[0]):.2g} s")
+        n_columns = affordable[-1]
+    course = Course(cost, counts, n_columns, closed)
+    return Plan(equations, options, machine, reason, iteration, iteration.choose_columns(n_columns), course)
 
 
-def _columns(iteration: IterativeSolver, options: SolverOptions, machine: Machine, room: float) -> IntArray:
-    """Return the columns of the preconditioner: those of an earlier run, if there are any and they fit into `room`."""
-    n_train, n_coord = iteration.n_train, iteration.n // iteration.n_train
-    if options.columns is not None:
-        columns = iteration.columns_from_sgdml(options.columns)
-        if machine.preconditioner_memory(n_train, n_coord, len(columns)) <= room:
-            return columns
-        _log.info("The %d columns of the earlier run do not fit into the memory limit.", len(columns))
-    count = choose_n_columns(n_train, n_coord, iteration.product, room, machine, options.tol)
-    return iteration.choose_columns(count)
-
-
-def _compared(planned: Plan, iteration: IterativeSolver) -> Plan:
-    """Return the plan of an iteration, or that of the closed form if it will not take much longer."""
-    n, k, rates, tol = iteration.n, len(planned.columns), planned.machine.rates, planned.options.tol
-    closed = closed_form_seconds(planned.equations.order, rates)
-    likely, worst = (iteration_seconds(n, k, iteration.product, rates, steps, tol) for steps in (STEPS, STEPS_AT_MOST))
-    reason = f"on two cores, closed form about {closed:.2g} s, iteration {likely:.2g} to {worst:.2g} s"
-    if worst > _ADVANTAGE * closed:
-        return Plan(planned.equations, planned.options, planned.machine, reason)
-    return replace(planned, reason=reason, patience=int(_PATIENCE * expected_steps(n, k, tol, STEPS_AT_MOST)))
+def _columns_of_earlier_run(
+    iteration: IterativeSolver, options: SolverOptions, machine: Machine, room: float
+) -> IntArray | None:
+    """Return the columns of an earlier run, if there are any and they fit into `room`."""
+    if options.columns is None:
+        return None
+    columns = iteration.columns_from_sgdml(options.columns)
+    if machine.preconditioner_memory(iteration.n_train, iteration.n // iteration.n_train, len(columns)) <= room:
+        return columns
+    _log.info("The %d columns of the earlier run do not fit into the memory limit.", len(columns))
+    return None
 
 
 def run(
@@ -235,7 +236,7 @@ def run(
     checkpoint: Callable[[Solution], None] | None = None,
     monitor: Callable[[Solution], bool] | None = None,
 ) -> Solution:
-    """Solve as planned. An iteration that takes longer than its plan allows gives way to the closed form.
+    """Solve as planned. An iteration gets more columns, or gives way to the closed form, where that is faster.
 
     Parameters
     ----------
@@ -254,27 +255,43 @@ def run(
     _log.info("%s", plan)
     if plan.iteration is None:
         return _closed_form(plan, callback)
-    options, reason, limits = plan.options, plan.reason, (plan.options.max_iter, plan.patience)
-    max_iter = min((limit for limit in limits if limit is not None), default=None)
+    options, course = plan.options, replace(plan.course) if plan.course is not None else None
+    columns, start, reasons, steps = plan.columns, options.start, [plan.reason], 0
+    best: IterativeSolution | None = None
+    compared = course is not None and math.isfinite(course.closed_form)
 
     def wrapped(found: IterativeSolution) -> Solution:
-        return _iterative(found, reason, options.tol)
+        return _iterative(found, "; ".join(reasons), options.tol)
 
-    found = plan.iteration.solve(
-        plan.columns,
-        options.tol,
-        max_iter,
-        options.start,
-        callback,
-        None if checkpoint is None else lambda found: checkpoint(wrapped(found)),
-        None if monitor is None else lambda found: monitor(wrapped(found)),
-    )
-    if plan.patience is not None and not found.converged and max_iter != options.max_iter and found.steps == max_iter:
-        _log.warning("The iteration takes longer than the closed form would: starting that instead.")
-        closed = Plan(plan.equations, options, plan.machine, f"{reason}; the iteration was slower")
-        _log.info("%s", closed)
-        return _closed_form(closed, callback)
+    while True:
+        if course is not None:
+            course.begin()
+        found = plan.iteration.solve(
+            columns,
+            options.tol,
+            None if options.max_iter is None else options.max_iter - steps,
+            start,
+            callback,
+            None if checkpoint is None else lambda found: checkpoint(wrapped(found)),
+            None if monitor is None else lambda found: monitor(wrapped(found)),
+            None if course is None else course.review,
+        )
+        steps += found.steps
+        best = found if best is None or found.residual <= best.residual else best
+        if course is None or course.verdict is Verdict.GO_ON:
+            break
+        reviewed = _reviewed(course, steps, len(columns))
+        _log.info("%s.", reviewed.capitalize())
+        if compared:
+            reasons.append(reviewed)
+        if course.verdict is Verdict.CLOSED_FORM:
+            return _closed_form(Plan(plan.equations, options, plan.machine, "; ".join(reasons)), callback)
+        columns, start = (
+            plan.iteration.choose_columns(course.n_columns),
+            (found.alphas_F, found.alphas_E, found.iterations),
+        )
     if not found.converged:
+        found = replace(found, alphas_F=best.alphas_F, alphas_E=best.alphas_E, residual=best.residual)
         _log.warning(
             "The iteration stopped after %d steps with a relative residual of %.1e; %.0e was asked for. `resume` "
             "(create_task_from_model) goes on from there.",
@@ -282,7 +299,16 @@ def run(
             found.residual / found.norm_y,
             options.tol,
         )
+    if compared:
+        reasons.append(f"the iteration took {steps} steps with {len(columns)} columns")
     return wrapped(found)
+
+
+def _reviewed(course: Course, steps: int, n_columns: int) -> str:
+    """Return what a look at the iteration said."""
+    if course.verdict is Verdict.CLOSED_FORM:
+        return f"after {steps} steps with {n_columns} columns the iteration had about {course.left:.2g} s left"
+    return f"after {steps} steps with {n_columns} columns more were added: about {course.left:.2g} s left with those"
 
 
 def _least_limit(iteration: IterativeSolver, equations: TrainingEquations, limit: float, machine: Machine) -> str:

@@ -14,7 +14,7 @@ from ..errors import SolverError
 from ..types import Array, Progress
 from .equations import TrainingEquations
 from .machine import Factor, Machine
-from .rigid import Reduction, drop_rigid_motions
+from .rigid import Reduction
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def solve_closed_form(
         If the matrix stays indefinite with the largest lambda tried.
     """
     training, lam = equations.training, equations.lam
-    reduction = _without_rigid_motions(equations)
+    reduction = equations.reduction
     rhs = _reduced(reduction, equations.by_point(equations.y, equations.y_E))
     blocks = reduction.padded_gram_inverse()
     for attempt in range(_LAMBDA_TRIES + 1):
@@ -109,11 +109,6 @@ def solve_closed_form(
             _log.warning("%s Trying lambda = %.0e.", explain_singular(training.x, lam), raised)
             lam = raised
     raise SolverError(f"{explain_singular(training.x, lam)} No larger lambda is tried by itself.")
-
-
-def _without_rigid_motions(equations: TrainingEquations) -> Reduction:
-    with threadpool_limits(limits=1, user_api="blas"):  # small matrices: threads would only wait
-        return drop_rigid_motions(equations.R, equations.periodic, equations.training.energies)
 
 
 def _reduced(reduction: Reduction, labels: Array) -> Array:

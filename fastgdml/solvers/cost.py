@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-# Steps to a residual of 1e-4 are about this times n / k: 10 for ethanol, 45 to 60 for aspirin.
-STEPS = 30.0
-STEPS_AT_MOST = 60.0
+# Steps to a residual of 1e-4 are about this times n / k, before anything is known: 2 to 60 occur.
+STEPS = 5.0
+# Shares of the columns that are considered.
+SHARES = np.geomspace(1 / 400, 1 / 3, 24)
 
 
 @dataclass(frozen=True)
@@ -20,31 +22,66 @@ class Rates:
 
     Attributes
     ----------
+    factor : float
+        Operations of the factorisation of the whole matrix.
+    entries : float
+        Entries of the kernel matrix that are assembled.
     blas : float
-        Operations of matrix products and factorisations.
+        Operations of the matrix products and factorisations of the preconditioner.
     kernels : float
         Operations of products with the matrix-free kernel.
     bytes : float
         Bytes read from memory.
     """
 
+    factor: float = 135e9
+    entries: float = 55e6
     blas: float = 90e9
     kernels: float = 55e9
     bytes: float = 15e9
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Times of the iterative solver for n unknowns, in seconds of a machine of these rates.
+
+    Attributes
+    ----------
+    n : int
+        Number of unknowns.
+    product : float
+        Operations of one product K v.
+    rates : Rates
+        The machine.
+    """
+
+    n: int
+    product: float
+    rates: Rates
+
+    def building(self, k: int) -> float:
+        """Return the time for a preconditioner of k columns."""
+        return self.n * k / self.rates.entries + (2.0 * self.n * k**2 + 2 / 3 * k**3) / self.rates.blas
+
+    def step(self, k: int) -> float:
+        """Return the time for one step with k columns."""
+        return self.product / self.rates.kernels + (2 * 4.0 * self.n * k + 2 * 8.0 * k**2) / self.rates.bytes
+
+    def total(self, k: int, tol: float, steps: float = STEPS) -> float:
+        """Return the time from the beginning to the end with k columns and ``steps * n / k`` steps to 1e-4."""
+        return self.building(k) + expected_steps(self.n, k, tol, steps) * self.step(k)
+
+
 def closed_form_seconds(n: int, rates: Rates) -> float:
-    """Return the time that the factorisation of a matrix of order n will take."""
-    return n**3 / 3 / rates.blas
+    """Return the time that assembly and factorisation of a matrix of order n will take."""
+    return n**2 / 2 / rates.entries + n**3 / 3 / rates.factor
 
 
 def expected_steps(n: int, k: int, tol: float, steps: float = STEPS) -> float:
     """Return the number of steps to the tolerance with k of n columns."""
-    return steps * n / k * max(np.log10(1 / tol) / 4, 0.25)
+    return float(steps * n / k * max(np.log10(1 / tol) / 4, 0.25))
 
 
-def iteration_seconds(n: int, k: int, product: float, rates: Rates, steps: float = STEPS, tol: float = 1e-4) -> float:
-    """Return the time that the iterative solver will take with k of n columns; a product K v takes `product` flops."""
-    build = (2.0 * n * k**2 + k**3) / rates.blas
-    step = product / rates.kernels + (2 * 4.0 * n * k + 2 * 8.0 * k**2) / rates.bytes
-    return float(build + expected_steps(n, k, tol, steps) * step)
+def column_counts(n: int, least: int) -> Iterator[int]:
+    """Yield the numbers of columns, of n, that are considered, ascending; at least `least`."""
+    yield from sorted({least, *(count for share in SHARES if (count := int(share * n)) >= least)})

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ..training_set import TrainingSet
 from ..types import Array
+from .rigid import Reduction, drop_rigid_motions
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,16 @@ class TrainingEquations:
     y_E: Array | None = None
     periodic: bool = False
 
+    @cached_property
+    def reduction(self) -> Reduction:
+        """The coordinates that are left without rigid motions."""
+        with threadpool_limits(limits=1, user_api="blas"):  # small matrices: threads would only wait
+            return drop_rigid_motions(self.R, self.periodic, self.training.energies)
+
     @property
     def order(self) -> int:
         """Order of the matrix of the closed form, without rigid motions."""
-        n_rigid = 3 if self.periodic else 6
-        n_kept = max(3 * self.training.n_atoms - n_rigid, 1) + int(self.training.energies)
-        return self.training.n_train * n_kept
+        return self.reduction.rows.size
 
     def by_point(self, y: Array, y_E: Array | None) -> Array:
         """Return forces (3 N M,) and energies (M,) or None as one array, shape (M, n_coord)."""

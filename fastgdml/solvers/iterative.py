@@ -1,7 +1,8 @@
 """Iterative training: conjugate gradients on the matrix-free kernel, preconditioned by columns of some training points.
 
 It needs memory for k columns of the kernel matrix instead of all n, and less time than the closed form for large
-training sets. How many columns, and which solver is faster, follows from a model of cost (`cost`).
+training sets. How many columns it begins with follows from a model of cost (`cost`), how it goes on from its rate of
+convergence (`course`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +20,12 @@ from ..errors import InsufficientMemoryError, SolverError
 from ..progress import Callback, Step
 from ..types import Array, IntArray
 from .conjugate_gradients import iterate
-from .cost import iteration_seconds
+from .convergence import Convergence
+from .cost import SHARES, Cost, column_counts
 from .equations import TrainingEquations
 from .machine import Machine
-from .rigid import drop_rigid_motions, remove_rigid_motions
+from .rigid import remove_rigid_motions
 
-# Shares of the columns that are considered.
-_SHARES = np.geomspace(1 / 400, 1 / 3, 24)
 # Of each inducing point a quarter of the coordinates is taken, of four times as many points: fewer steps for the same
 # number of columns.
 _COORDINATE_SHARE = 4
@@ -73,23 +74,20 @@ class IterativeSolution:
 
 def least_columns(n: int, n_coord: int) -> int:
     """Return the smallest number of columns that is considered, of n: those of one training point at least."""
-    return min(n, max(n_coord, int(_SHARES[0] * n)))
+    return min(n, max(n_coord, int(SHARES[0] * n)))
 
 
-def choose_n_columns(
-    n_train: int, n_coord: int, product: float, max_bytes: float, machine: Machine, tol: float = 1e-4
-) -> int:
-    """Return the number of columns that makes the iterative solver fastest within `max_bytes`.
+def numbers_of_columns(n_train: int, n_coord: int, max_bytes: float, machine: Machine) -> tuple[int, ...]:
+    """Return the numbers of columns whose preconditioners fit into `max_bytes`, ascending.
 
     Raises
     ------
     InsufficientMemoryError
         If there is no memory for the columns of a single training point.
     """
-    n = n_train * n_coord
-    least = least_columns(n, n_coord)
-    counts = [k for k in {least, *(int(share * n) for share in _SHARES)} if k >= least]
-    fitting = [k for k in counts if machine.preconditioner_memory(n_train, n_coord, k) <= max_bytes]
+    least = least_columns(n_train * n_coord, n_coord)
+    counts = column_counts(n_train * n_coord, least)
+    fitting = tuple(k for k in counts if machine.preconditioner_memory(n_train, n_coord, k) <= max_bytes)
     if not fitting:
         needed = machine.preconditioner_memory(n_train, n_coord, least)
         raise InsufficientMemoryError(
@@ -97,7 +95,22 @@ def choose_n_columns(
             f"GB; the limit{machine.of_memory} leaves {max(max_bytes, 0) / 2**30:.2g} GB for it. Use fewer training "
             "points or a larger limit (max_memory, -m)."
         )
-    return min(fitting, key=lambda k: (iteration_seconds(n, k, product, machine.rates, tol=tol), k))
+    return fitting
+
+
+def choose_n_columns(
+    n_train: int, n_coord: int, product: float, max_bytes: float, machine: Machine, tol: float = 1e-4
+) -> int:
+    """Return the number of columns within `max_bytes` with which the iterative solver should begin.
+
+    Raises
+    ------
+    InsufficientMemoryError
+        If there is no memory for the columns of a single training point.
+    """
+    cost = Cost(n_train * n_coord, product, machine.rates)
+    counts = numbers_of_columns(n_train, n_coord, max_bytes, machine)
+    return min(counts, key=lambda k: (cost.total(k, tol), k))
 
 
 class IterativeSolver:
@@ -108,8 +121,8 @@ class IterativeSolver:
     equations : TrainingEquations
         The equations.
     machine : Machine
-        Where K v and the preconditioner are computed. Vectors stay on the host: a step moves 4 n numbers, nothing
-        beside the product.
+        Where the iteration runs, its vectors included. Only the norm of the residual comes to the host at each step,
+        and the solution at the end, for checkpoints, and for a monitor.
 
     Attributes
     ----------
@@ -125,8 +138,7 @@ class IterativeSolver:
         self.n_train, self._n_force, self._n_coord = training.n_train, 3 * training.n_atoms, training.n_coord
         forces = remove_rigid_motions(equations.R, equations.y, equations.periodic)
         self._y = equations.by_point(forces, equations.y_E).ravel()
-        with threadpool_limits(limits=1, user_api="blas"):
-            self._kept = drop_rigid_motions(equations.R, equations.periodic, training.energies).kept
+        self._kept = equations.reduction.kept
         self.operator = machine.operator(training)
 
     @property
@@ -149,15 +161,22 @@ class IterativeSolver:
     def choose_columns(self, n_columns: int) -> IntArray:
         """Return about `n_columns` columns, a quarter of the coordinates of randomly chosen points, in the point order.
 
-        The draw is the same for the same training set.
+        The draw is the same for the same training set, and fewer columns are part of more: of all points in random
+        order a quarter of the coordinates, then of all points the next quarter, and so on.
         """
         rng = np.random.default_rng(0)
-        per_point = max(1, len(self._kept[0]) // _COORDINATE_SHARE)
-        n_points = min(self.n_train, max(1, round(n_columns / per_point)))
-        per_point = max(1, min(n_columns // n_points, len(self._kept[0])))
-        points = np.sort(rng.choice(self.n_train, n_points, replace=False))
-        chosen = [np.sort(rng.choice(self._kept[i], min(per_point, len(self._kept[i])), replace=False)) for i in points]
-        return np.concatenate([i * self._n_coord + kept for i, kept in zip(points, chosen, strict=True)])
+        points = rng.permutation(self.n_train)
+        orders = [rng.permutation(self._kept[i]) for i in points]
+        quarters = [np.array_split(order, min(_COORDINATE_SHARE, len(order))) for order in orders]
+        groups = [
+            i * self._n_coord + quarter[turn]
+            for turn in range(_COORDINATE_SHARE)
+            for i, quarter in zip(points, quarters, strict=True)
+            if turn < len(quarter)
+        ]
+        sizes = np.cumsum([len(group) for group in groups])
+        n_groups = 1 + int(np.searchsorted(sizes, n_columns, side="right"))
+        return np.sort(np.concatenate(groups[:n_groups])[: max(n_columns, 1)])
 
     def solve(
         self,
@@ -168,6 +187,7 @@ class IterativeSolver:
         callback: Callback | None = None,
         checkpoint: Callable[[IterativeSolution], None] | None = None,
         monitor: Callable[[IterativeSolution], bool] | None = None,
+        review: Callable[[Convergence], bool] | None = None,
     ) -> IterativeSolution:
         """Iterate until the residual is below `tol` times the norm of the labels.
 
@@ -188,6 +208,9 @@ class IterativeSolver:
             goes on.
         monitor : callable, optional
             Receives the solution so far every 20 steps; iteration stops when it returns True.
+        review : callable, optional
+            Receives the course of the residual after each step; when it returns True iteration stops, to go on from the
+            solution that is returned.
 
         Returns
         -------
@@ -205,9 +228,9 @@ class IterativeSolver:
         P = self._machine.preconditioner(self._training, self._lam, points, coordinates, building)
         building.done()
 
-        def solution(x: Array, residual: float, converged: bool = False) -> IterativeSolution:
+        def solution(x: Any, residual: float, converged: bool = False) -> IterativeSolution:
             return IterativeSolution(
-                *self._equations.split(-x.reshape(self.n_train, -1)),
+                *self._equations.split(-self._machine.to_host(x).reshape(self.n_train, -1)),
                 self._lam,
                 earlier + iterate_now.step,
                 iterate_now.step,
@@ -217,16 +240,17 @@ class IterativeSolver:
                 converged,
             )
 
-        norm_y = float(np.linalg.norm(self._y))
+        xp, norm_y = self._machine.xp, float(np.linalg.norm(self._y))
         x0, earlier = self._starting_point(start)
         step = Step(callback, "Solving linear system (conjugate gradients)", total=100)
         saved = began = time.perf_counter()
-        first = None
+        first, reviewed = None, False
         with threadpool_limits(limits=1, user_api="blas"):  # the products are ours; BLAS would only get in the way
-            iterates = iterate(lambda v: self._lam * v - self.operator(v), P, self._y, x0)
+            iterates = iterate(lambda v: self._lam * v - self.operator(v), P, xp.asarray(self._y), x0, xp)
             iterate_now = next(iterates)
             # The residual may rise before it falls; a run that is cut short returns the best iterate.
             best_x, best_residual = iterate_now.x.copy(), iterate_now.residual
+            convergence = Convergence(best_residual, tol * norm_y)
             try:
                 while True:
                     now = time.perf_counter()
@@ -238,12 +262,16 @@ class IterativeSolver:
                             "larger lambda or a smaller sigma, and check the dataset for duplicates."
                         )
                     if iterate_now.residual < best_residual:
-                        np.copyto(best_x, iterate_now.x)
+                        best_x[...] = iterate_now.x
                         best_residual = iterate_now.residual
                     converged = relative <= tol
                     stop = converged or iterate_now.step >= max_iter
-                    if not stop and monitor is not None and iterate_now.step % MONITOR_INTERVAL == 0:
+                    if not stop and monitor is not None and (earlier + iterate_now.step) % MONITOR_INTERVAL == 0:
                         stop = monitor(solution(iterate_now.x, iterate_now.residual))
+                    if iterate_now.step:
+                        convergence.record(float(iterate_now.energy))
+                    if not stop and review is not None:
+                        stop = reviewed = review(convergence)
                     if stop:
                         break
                     _report(step, iterate_now.step, relative, first, tol, now - began)
@@ -256,10 +284,12 @@ class IterativeSolver:
                     checkpoint(solution(iterate_now.x, iterate_now.residual))
                 raise
         detail = f"{iterate_now.step} steps, residual {relative:.1e}, {time.perf_counter() - began:.1f} s"
-        step.done(detail, warn=not converged)
+        step.done(detail, warn=not converged and not reviewed)
+        if reviewed:  # it goes on from here, where another preconditioner smoothes what is rough
+            return solution(iterate_now.x, iterate_now.residual)
         return solution(best_x, best_residual, converged)
 
-    def _starting_point(self, start: tuple[Array, Array | None, int] | None) -> tuple[Array | None, int]:
+    def _starting_point(self, start: tuple[Array, Array | None, int] | None) -> tuple[Any, int]:
         if start is None:
             return None, 0
         alphas_F, alphas_E, iterations = start
@@ -268,7 +298,7 @@ class IterativeSolver:
         elif alphas_E is None:
             alphas_E = np.zeros(self.n_train)
         alphas = self._equations.by_point(np.asarray(alphas_F, dtype=np.float64), alphas_E)
-        return -alphas.ravel(), iterations
+        return self._machine.xp.asarray(-alphas.ravel()), iterations
 
     def _in_order_of_sgdml(self, columns: IntArray) -> IntArray:
         points, coordinates = columns // self._n_coord, columns % self._n_coord

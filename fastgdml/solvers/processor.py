@@ -27,18 +27,20 @@ def processor(n_threads: int | None = None) -> Machine:
     return Processor(resolve_n_threads(n_threads))
 
 
-def memory_estimate(
-    n_train: int, n_atoms: int, n_perms: int = 1, periodic: bool = False, energies: bool = False
-) -> int:
-    """Return the bytes that the closed form needs: the packed matrix, descriptors and blocks of the reduction."""
-    n_kept = max(3 * n_atoms - (3 if periodic else 6), 1) + int(energies)
+# Of BLAS: buffers of its threads, which grow with the matrices that it gets.
+_BUFFERS = 32 * 2**20
+
+
+def memory_estimate(n: int, n_train: int, n_atoms: int, n_perms: int = 1) -> int:
+    """Return the bytes that the closed form needs: a matrix of order n, descriptors, blocks of the reduction."""
+    n_kept = -(-n // n_train)
     n_desc = n_atoms * (n_atoms - 1) // 2
-    matrix = packed_size(n_train * n_kept)
+    matrix = packed_size(n)
     blocks = 2 * n_train * n_kept**2
     descriptors = 6 * n_train * n_desc
     scratch = 8 * (24 * n_atoms**2 + 6 * n_perms * n_atoms + 9 * n_atoms)
     group = 5 * n_perms * n_atoms**2  # index tables: they count for groups of thousands
-    return 8 * (matrix + blocks + descriptors + scratch + group)
+    return 8 * (matrix + blocks + descriptors + scratch + group) + _BUFFERS
 
 
 class PackedFactor(Factor):
@@ -71,6 +73,7 @@ class PackedFactor(Factor):
 class Processor(Machine):
     """The processor, with a number of threads."""
 
+    xp = np
     of_memory = ""
     rates = Rates()
     compares = True
@@ -102,8 +105,11 @@ class Processor(Machine):
     def closed_form_memory(self, equations: TrainingEquations) -> int:
         """Return the bytes that the closed form needs; see `memory_estimate`."""
         training = equations.training
-        sizes = (training.n_train, training.n_atoms, training.n_perms)
-        return memory_estimate(*sizes, equations.periodic, training.energies)
+        return memory_estimate(equations.order, training.n_train, training.n_atoms, training.n_perms)
+
+    def to_host(self, vector: Array) -> Array:
+        """Return the vector, which is on the host."""
+        return vector
 
     def operator(self, training: TrainingSet) -> KernelOperator:
         """Return the matrix-free kernel."""

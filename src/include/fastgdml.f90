@@ -45,6 +45,7 @@ module fastgdml
     integer(c_int) :: image_rule = FASTGDML_IMAGE_ROUNDING
     type(c_ptr) :: energy_unit = c_null_ptr          ! characters that end with c_null_char
     type(c_ptr) :: length_unit = c_null_ptr
+    type(c_ptr) :: weights = c_null_ptr              ! real(c_double) (n_pairs)
   end type fastgdml_arrays
 
   interface

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fastgdml.cli import main
-from fastgdml.cli.parser import int_or_range
+from fastgdml.cli.values import int_or_range
 from fastgdml.dataset import create_dataset, load_dataset, save_dataset
 from fastgdml.model import load_model
 from fastgdml.npz import load_npz, save_npz

@@ -11,11 +11,12 @@ from support.molecules import GROUPS, cyclic_group, random_molecules, symmetric_
 
 from fastgdml.cell import Cell
 from fastgdml.dataset import create_dataset
-from fastgdml.descriptor import from_R, jacobian_dot
+from fastgdml.descriptor import from_R, jacobian_dot, pair_permutation, perms_from_lin
 from fastgdml.drivers.common import c_library
 from fastgdml.errors import DataError, UsageError
 from fastgdml.gpu.predict import GPUPredictor
 from fastgdml.model import load_model
+from fastgdml.permutations import complete_group
 from fastgdml.predict import GDMLPredict
 from fastgdml.train import GDMLTrain
 
@@ -43,12 +44,22 @@ def periodic(rule, lattice=TRICLINIC, energies=False):
     return model, crystal(2, TRICLINIC, seed=5), TRICLINIC if varies else None
 
 
-# Descriptor weights get a line here as soon as models have them.
+def weighted(model, R, lattice):
+    """The same model with weights of pairs, the same for all images of a pair."""
+    perms = perms_from_lin(model["tril_perms_lin"], len(model["R_desc"]))
+    orbit = np.min([pair_permutation(perm) for perm in complete_group(perms)], axis=0)
+    weights = np.exp(np.random.default_rng(3).uniform(-0.7, 0.7, len(orbit)))[orbit]
+    scaled = {"R_desc": model["R_desc"] * weights[:, None], "desc_weights": weights}
+    return {**model, **scaled}, R, lattice
+
+
 KINDS = {
     **{f"group: {name}": lambda name=name: molecule(name) for name in GROUPS},
     "two atoms": lambda: molecule("one", 2, 5),
     "one training point": lambda: molecule("all move", 4, 1),
     "energy constraints": lambda: molecule(energies=True),
+    "weights of pairs": lambda: weighted(*molecule(energies=True)),
+    "weights in a cell": lambda: weighted(*periodic("minimum")),
     "nearest image": lambda: periodic("minimum"),
     "rounded image": lambda: periodic("rounding", energies=True),
     "any cell": lambda: periodic("minimum", varying_lattices(30)),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastgdml.catalog import resolve_dataset
-from fastgdml.cli.parser import int_or_range
+from fastgdml.cli.values import int_or_range
 from fastgdml.compat.sgdml.utils import ui
 from fastgdml.dataset import dataset_md5, same_fingerprint
 from fastgdml.elements import SYMBOLS

@@ -1,0 +1,104 @@
+"""The course of an iterative solution: to go on, to add columns to the preconditioner, or to take the closed form.
+
+How many steps an iteration takes is a property of the matrix that nobody knows beforehand. So it begins with few
+columns, which cost little, and after some steps its rate of convergence says what is left (`convergence`). That, and
+fixed rates for counted operations (`cost`), decide; no clock is read, so that the decision is the same on each machine.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+from .convergence import Convergence
+from .cost import Cost
+
+# Steps before the first look; then each time that these have become a quarter more.
+_FIRST_LOOK = 16
+_NEXT_LOOK = 1.25
+# Columns are added if that takes less than this share of the time that is left, at least this many times as many.
+_GAIN = 0.85
+_LEAST_GROWTH = 1.4
+# With more columns steps become fewer with this power.
+_STEPS_POWER = 1.4
+# No columns are added if what is spent by then exceeds this share of the time of the closed form.
+_STAKE = 0.4
+
+
+class Verdict(enum.Enum):
+    """What a look at the iteration says."""
+
+    GO_ON = "go on"
+    ADD_COLUMNS = "add columns"
+    CLOSED_FORM = "closed form"
+
+
+@dataclass
+class Course:
+    """Decides how an iteration goes on.
+
+    Attributes
+    ----------
+    cost : Cost
+        What columns and steps cost.
+    counts : tuple of int
+        Numbers of columns that may be taken, ascending.
+    n_columns : int
+        Those of the preconditioner now.
+    closed_form : float
+        Seconds of the closed form; infinity if there is none to go over to.
+    spent : float
+        Seconds for what has been done.
+    verdict : Verdict
+        Of the last look.
+    left : float
+        Seconds that the iteration will still take, at that time.
+    """
+
+    cost: Cost
+    counts: tuple[int, ...]
+    n_columns: int
+    closed_form: float = math.inf
+    spent: float = 0.0
+    verdict: Verdict = Verdict.GO_ON
+    left: float = math.nan
+    _look: int = 0
+
+    def begin(self) -> None:
+        """Count a preconditioner of `n_columns` columns, with which the iteration begins or goes on."""
+        self.verdict = Verdict.GO_ON
+        self.spent += self.cost.building(self.n_columns)
+        self._look = _FIRST_LOOK
+
+    def review(self, convergence: Convergence) -> bool:
+        """Look at the iteration after a step, if it is time; return whether it has to stop, see `verdict`."""
+        if convergence.steps < self._look:
+            return False
+        self._look = math.ceil(_NEXT_LOOK * self._look)
+        # Without rounding errors it ends after n steps, whatever the preconditioner.
+        steps, step = min(convergence.steps_left(), self.cost.n), self.cost.step(self.n_columns)
+        spent = self.spent + convergence.steps * step
+        self.left = steps * step
+        more, n_columns = min(
+            ((self._with(count, steps), count) for count in self.counts if self._may_take(count, spent)),
+            default=(math.inf, 0),
+        )
+        if more < _GAIN * self.left and more < self.closed_form:
+            self.verdict, self.left = Verdict.ADD_COLUMNS, more
+            self.n_columns = n_columns
+        elif self.left > self.closed_form:
+            self.verdict = Verdict.CLOSED_FORM
+        else:
+            return False
+        self.spent = spent
+        return True
+
+    def _may_take(self, count: int, spent: float) -> bool:
+        enough = count >= _LEAST_GROWTH * self.n_columns
+        return enough and spent + self.cost.building(count) <= _STAKE * self.closed_form
+
+    def _with(self, count: int, steps: float) -> float:
+        """Return the time that is left with so many columns, if it is `steps` steps with those of now."""
+        fewer = (self.n_columns / count) ** _STEPS_POWER
+        return self.cost.building(count) + fewer * steps * self.cost.step(count)
