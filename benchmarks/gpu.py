@@ -40,10 +40,12 @@ from fastgdml.gpu import cholesky as gpu_cholesky
 from fastgdml.gpu import descriptor as gpu_descriptor
 from fastgdml.gpu import kernel as gpu_kernel
 from fastgdml.gpu import predict as gpu_predict
+from fastgdml.gpu.low_rank import LowRank
 from fastgdml.group import GroupTables
 from fastgdml.solvers.cholesky import solve_closed_form
 from fastgdml.solvers.equations import TrainingEquations
 from fastgdml.solvers.iterative import IterativeSolver, choose_n_columns
+from fastgdml.solvers.preconditioner import inverse_roots
 from fastgdml.solvers.rigid import drop_rigid_motions
 from fastgdml.train import GDMLTrain
 from fastgdml.training_set import TrainingSet
@@ -386,6 +388,24 @@ def measure_prediction(cupy, molecule, n_train, alphas, options, table):
             table.goal(f"{name}: bulk 5x sgdml", f"{seconds / ours:.1f}x", seconds > 5 * ours)
 
 
+def measure_parts(cupy, name, n_train, n_coord, k, table):
+    """Parts of the preconditioner by themselves: eigenvectors of blocks, products with the low-rank part."""
+    m = min(n_train, 500)
+    blocks = cupy.random.random((m, n_coord, n_coord))
+    blocks = cupy.matmul(blocks, blocks.swapaxes(1, 2))
+    seconds = best_of(lambda: inverse_roots(blocks, 1e-10, cupy), cupy, 2)
+    rate = f"{shown(seconds * n_train / m)} for all points"
+    table.row(f"{name}: roots of {m} blocks of order {n_coord}", seconds, rate=rate)
+    blocks = None
+    n = min(n_train * n_coord, 2**31 // (4 * k))
+    U, b, t = LowRank(n, k, cupy), cupy.ones(n), cupy.ones(k)
+    U.set_rows(0, cupy.ones((1, k)))
+    for work, product in (("U^T b", lambda: U.project(b)), ("b - U t", lambda: U.subtract(t, b))):
+        table.row(f"{name}: {work}, {n} rows", best_of(product, cupy, 3), 2.0 * n * k, 4.0 * n * k)
+    U = None
+    arrays.release(cupy)
+
+
 def measure_iteration(cupy, molecule, n_train, goal, options, table):
     """Train with conjugate gradients, columns chosen for the free memory as in a real training."""
     name = f"{molecule.name}, M = {n_train}"
@@ -399,27 +419,28 @@ def measure_iteration(cupy, molecule, n_train, goal, options, table):
     n, n_coord = solver.n, solver.n // n_train
     k = choose_n_columns(n_train, n_coord, solver.product, room - solver.fixed_memory(), device)
     table.row(f"{name}: preparation, n = {n}, k = {k}", time.perf_counter() - start)
-    v = np.random.default_rng(0).normal(size=n)
+    v = cupy.asarray(np.random.default_rng(0).normal(size=n))
     seconds = best_of(lambda: solver.operator(v), cupy, 2)
     sizes = (n_train, len(molecule.perms), x.shape[1])
     table.row(f"{name}: K v", seconds, *bulk_costs(n_train, *sizes))
     table.rates["kernels"] = (solver.product / seconds, f"K v, n = {n}")
+    measure_parts(cupy, name, n_train, n_coord, k, table)
+    solver.solve(solver.choose_columns(n_coord), 1e-4, 1)  # compiles
     times = []
     for max_iter in (1, options.max_iter):
         arrays.release(cupy)
         start = time.perf_counter()
         found = solver.solve(solver.choose_columns(k), 1e-4, max_iter)
         times.append(time.perf_counter() - start)
-    table.row(f"{name}: preconditioner, one step", times[0], 2.0 * n * k**2 + k**3 / 3, 16.0 * n * k)
+    table.row(f"{name}: preconditioner, one step", times[0], 2.0 * n * k**2 + k**3 / 3, 12.0 * n * k)
     steps = max(found.steps - 1, 1)
     step = max(times[1] - times[0], 1e-9) / steps
     product, moved = bulk_costs(n_train, *sizes)
-    traffic = moved + 8.0 * (2 * n * k + 2 * k * k)
+    traffic = moved + 4.0 * 2 * n * k + 8.0 * 2 * k * k
     converged = "" if found.converged else ", NOT converged"
     table.row(
         f"{name}: a step of the iteration", step, product + 4.0 * n * k, traffic, f"{found.steps} steps{converged}"
     )
-    # U counts in single precision in the model of cost.
     if step > seconds:
         table.rates["bytes"] = (4.0 * (2 * n * k + 4 * k * k) / (step - seconds), "a step less its K v")
     table.row(f"{name}: conjugate gradients", times[1], rate=f"residual {found.residual / found.norm_y:.1e}")

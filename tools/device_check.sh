@@ -8,10 +8,11 @@
 # --stand-in      a rehearsal on the processor: tests/cuda_on_host instead of CuPy, small sizes in the benchmark
 #
 # Builds the package, prints the card, runs tests/gpu, then each kernel under compute-sanitizer where there is one, then
-# benchmarks/gpu.py in stages of rising size. It ends within --seconds; every stage has a limit of its own and does not
-# care how others end. OUT gets summary.txt (a line a stage, which are also printed last), build.log, card.txt,
-# tests.log, sanitizer.log, benchmarks.txt (the tables) and benchmarks.log, all written as things go: what was done before a cut stays. Exit status:
-# 0 if no stage failed.
+# benchmarks/gpu.py in stages of rising size. It ends within --seconds; the build gets what it needs of them, as nothing
+# else can be done without it, and every later stage has a limit of its own and does not care how others end. OUT gets
+# summary.txt (a line a stage, which are also printed last), build.log, card.txt, tests.log, sanitizer.log,
+# benchmarks.txt (the tables) and benchmarks.log, all written as things go: what was done before a cut stays. Exit
+# status: 0 if no stage failed.
 set -uo pipefail
 started=$(date +%s)
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -39,7 +40,8 @@ trap 'rm -rf "$work"' EXIT
 # Not the folder of the sources, which would be imported instead of the package that is built from them.
 cd "$work" || exit 2
 python=$("$python" -c 'import sys; print(sys.executable)') || exit 2
-PATH=$work/site/bin:$(dirname "$python"):$PATH
+# The sanitizer of an installed CUDA is not on the path everywhere.
+PATH=$work/site/bin:$(dirname "$python"):$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 export PATH PYTHONUNBUFFERED=1 PYTHONPATH=$work/site:$here/tests CUPY_CACHE_DIR=$work/cache
 [ -n "$stand_in" ] && PYTHONPATH=$PYTHONPATH:$here/tests/cuda_on_host/stand_in
 [ -n "$pack" ] && [ -d "$pack/shared" ] && export FASTGDML_SHARED=$pack/shared
@@ -120,7 +122,7 @@ sanitize() {
 export -f build card sanitize
 export python pack work here stand_in
 
-stage build 30 build.log bash -c build
+stage build 100 build.log bash -c build
 if ! "$python" -c 'import fastgdml' 2>> "$out/build.log"; then
     echo "there is no package to check: see build.log" >> "$out/summary.txt"
     cat "$out/summary.txt"
@@ -128,8 +130,7 @@ if ! "$python" -c 'import fastgdml' 2>> "$out/build.log"; then
 fi
 stage card 10 card.txt bash -c card
 stage tests 35 tests.log "$python" -m pytest -q -ra --durations=10 -p no:cacheprovider -W default \
-    -p support.failures_at_once --rootdir "$here" \
-    -c "$here/pyproject.toml" "$here/tests/gpu"
+    -p support.failures_at_once --rootdir "$here" -c "$here/pyproject.toml" "$here/tests/gpu"
 stage memcheck 12 sanitizer.log bash -c 'sanitize memcheck --padding 64'
 stage racecheck 12 sanitizer.log bash -c 'sanitize racecheck'
 for size in device small medium large iterative largest; do

@@ -20,7 +20,10 @@ def take(array: Any, xp: ModuleType) -> tuple[Any, bool]:
     """Return float64 data, and whether it lies on the device. Nothing is copied between host and device."""
     if xp is np or isinstance(array, np.ndarray):
         return np.asarray(array, dtype=np.float64), False
-    if isinstance(array, xp.ndarray) or hasattr(array, "__cuda_array_interface__"):
+    if isinstance(array, xp.ndarray):
+        with on_device(device_of(array), xp):  # elsewhere, CuPy would make a copy there
+            return xp.asarray(array, dtype=xp.float64), True
+    if hasattr(array, "__cuda_array_interface__"):
         return xp.asarray(array, dtype=xp.float64), True
     if hasattr(array, "__dlpack__"):
         host = array.__dlpack_device__()[0] == 1  # kDLCPU
@@ -45,6 +48,12 @@ def synchronize(xp: ModuleType) -> None:
     """Wait for what was asked of the current device on the current stream."""
     if xp is not np:
         xp.cuda.get_current_stream().synchronize()
+
+
+def synchronize_device(xp: ModuleType) -> None:
+    """Wait for what was asked of the current device on any stream."""
+    if xp is not np:
+        xp.cuda.Device().synchronize()
 
 
 def visible_devices(xp: ModuleType) -> Sequence[int]:

@@ -37,7 +37,7 @@ def work_through(
     compute: Callable[[int, int], Any],
     collect: Callable[[int, int, Any, Any], None],
     xp: ModuleType,
-) -> None:
+) -> int:
     """Compute batch by batch until no range is left; smaller batches when memory runs out.
 
     While the device computes one batch, the next one is launched, and the results of the one before are collected.
@@ -56,6 +56,11 @@ def work_through(
         Called with (begin, end, results, stream), batch after batch.
     xp : module
         numpy or cupy.
+
+    Returns
+    -------
+    int
+        `size`, or the smaller one that it came down to.
 
     Raises
     ------
@@ -89,6 +94,7 @@ def work_through(
         begin = stop
     if waiting is not None:
         collect(*waiting)
+    return size
 
 
 def _try(

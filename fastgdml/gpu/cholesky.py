@@ -50,6 +50,14 @@ class SquareFactor(Factor):
         return np.column_stack([self.solve(column) for column in rhs.T])
 
 
+def require_memory(training: TrainingSet, rows: Coordinates, blocks: Array, xp: ModuleType) -> None:
+    """Raise InsufficientMemoryError if the matrix of `factor` does not fit into the memory of the device."""
+    release(xp)
+    needed = _needed(training, rows, blocks)
+    if needed > free_memory(xp):
+        raise _too_large(needed, training, xp)
+
+
 def factor(
     training: TrainingSet,
     rows: Coordinates,
@@ -64,13 +72,8 @@ def factor(
     Raises
     ------
     InsufficientMemoryError
-        If the matrix does not fit into the memory of the device.
+        If the memory of the device runs out.
     """
-    release(xp)
-    pairs = 6 * training.n_train * training.n_atoms**2
-    needed = 8 * (rows.size * (rows.size + _WORKSPACE_COLUMNS) + pairs + blocks.size + training.tables.perm.size)
-    if needed > free_memory(xp):
-        raise _too_large(needed, training, xp)
     try:
         matrix = assemble_lower(training, rows, -1.0, progress, xp=xp)
         if on_assembled is not None:
@@ -80,7 +83,12 @@ def factor(
     except InsufficientMemoryError:
         raise
     except MemoryError as error:  # CuPy's OutOfMemoryError is one
-        raise _too_large(needed, training, xp) from error
+        raise _too_large(_needed(training, rows, blocks), training, xp) from error
+
+
+def _needed(training: TrainingSet, rows: Coordinates, blocks: Array) -> int:
+    pairs = 6 * training.n_train * training.n_atoms**2
+    return 8 * (rows.size * (rows.size + _WORKSPACE_COLUMNS) + pairs + blocks.size + training.tables.perm.size)
 
 
 def _too_large(needed: int, training: TrainingSet, xp: ModuleType) -> InsufficientMemoryError:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..model_arrays import ModelArrays
-from ..types import Array
 from .arrays import synchronize
 from .slices import Sliced
 
@@ -27,6 +26,8 @@ class DeviceModel:
         numpy or cupy.
     precision : {'double', 'mixed'}
         'mixed' also keeps digits of X and V, from which `slices` makes products in float32.
+    x : array, optional
+        The descriptors, where they lie on the device already.
 
     Attributes
     ----------
@@ -48,7 +49,7 @@ class DeviceModel:
         Coefficients of energy constraints divided by q; zero without them.
     """
 
-    def __init__(self, arrays: ModelArrays, xp: ModuleType, precision: str = "double") -> None:
+    def __init__(self, arrays: ModelArrays, xp: ModuleType, precision: str = "double", x: Any = None) -> None:
         self.xp, self.precision = xp, precision
         self.n_train, self.n_desc = arrays.x.shape
         self.n_perms, self.n_atoms = len(arrays.pair_images), len(arrays.z)
@@ -61,20 +62,26 @@ class DeviceModel:
         center = self.q * arrays.x.mean(axis=0)[back].mean(axis=0)
         self.center = xp.asarray(center)
         self.xv = xp.empty((2 * self.n_train, self.n_desc))
-        self.xv[: self.n_train] = xp.asarray(self.q * arrays.x - center)
+        scaled = self.q * (xp.asarray(arrays.x) if x is None else x)
+        self.xv[: self.n_train] = scaled - self.center
         self.fused_xv = self.xv
         if precision == "mixed":
             # Of the rows for y.x, of the columns for the sums over training points; likewise of V.
             self.column_slices = [Sliced(self.xv[: self.n_train].T, xp)]
             self.fused_xv = xp.empty((*self.xv.shape, 2), dtype=xp.float32)
-            self.fused_xv[: self.n_train] = _two_floats(xp.asarray(self.q * arrays.x), xp)
+            self.fused_xv[: self.n_train] = _two_floats(scaled, xp)
         self.x_dot_x = (self.xv[: self.n_train] ** 2).sum(axis=1)
         self.x_dot_v = xp.empty(self.n_train)
         self.energies = xp.empty(self.n_train)
         self.set_coefficients(arrays.v, arrays.alphas_E)
+        # Other streams read these.
+        synchronize(xp)
 
-    def set_coefficients(self, v: Any, alphas_E: Array | None) -> None:
-        """Take other coefficients: V, perhaps on the device, and those of energy constraints (M,)."""
+    def set_coefficients(self, v: Any, alphas_E: Any) -> None:
+        """Take other coefficients, V and those of energy constraints (M,) or None, perhaps on the device.
+
+        All arrays but the digits stay where they are. The work is left to the current stream.
+        """
         xp, X, V = self.xp, self.xv[: self.n_train], self.xv[self.n_train :]
         V[:] = xp.asarray(v, dtype=xp.float64)
         self.x_dot_v[:] = (X * V).sum(axis=1)
@@ -82,9 +89,7 @@ class DeviceModel:
             self.row_slices = Sliced(self.xv, xp)
             self.column_slices[1:] = [Sliced(V.T, xp)]
             self.fused_xv[self.n_train :] = _two_floats(V, xp)
-        self.energies[:] = 0.0 if alphas_E is None else xp.asarray(alphas_E / self.q)
-        # Other streams read these.
-        synchronize(xp)
+        self.energies[:] = 0.0 if alphas_E is None else xp.asarray(alphas_E) / self.q
 
 
 def _two_floats(x: Any, xp: ModuleType) -> Any:

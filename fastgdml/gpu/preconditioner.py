@@ -1,13 +1,13 @@
-"""Preconditioner of the iterative solver on a device; the twin of `fastgdml.solvers.preconditioner`.
+"""Preconditioner of the iterative solver on devices; the twin of `fastgdml.solvers.preconditioner`.
 
-The low-rank part U is held in double precision: that takes twice the memory of the twin's, and plain matrix products.
+Each device holds the rows of its training points, and works on them where they are. Of a vector it gets these rows; the
+k numbers U^T b of each device are added up on the first one, in the order of the devices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from types import ModuleType
+from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
@@ -15,14 +15,34 @@ import numpy.typing as npt
 from ..errors import SolverError
 from ..kernel import Coordinates
 from ..solvers.preconditioner import factor_with_jitter, inverse_roots, not_positive_definite
-from ..training_set import TrainingSet
-from ..types import Array, IntArray, Progress
-from .arrays import to_numpy
+from ..types import IntArray, Progress
 from .cholesky import cholesky, cholesky_solve, solve_right
+from .devices import DividedTraining
 from .kernel import assemble_diagonal, assemble_lower, assemble_rows
+from .low_rank import LowRank
 
-# Size of the pieces of the columns that are on the device at once, beside U.
+# Size of the pieces of the columns that are on a device at once, beside U.
 _PIECE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of one device.
+
+    Attributes
+    ----------
+    U : LowRank, of shape (m q, k)
+        The low-rank part.
+    root : array, shape (m, q, q)
+        The blocks of B^(-1/2).
+    """
+
+    U: LowRank
+    root: Any
+
+    def scale(self, r: Any) -> Any:
+        """Return B^(-1/2) r."""
+        return self.U.xp.matmul(self.root, r.reshape(len(self.root), -1, 1)).ravel()
 
 
 @dataclass(frozen=True)
@@ -31,84 +51,128 @@ class Preconditioner:
 
     Attributes
     ----------
-    U : array, shape (n, k)
-        The low-rank part.
+    divided : DividedTraining
+        Which rows lie on which device.
+    rows : list of _Rows
+        For each device.
     inner : array, shape (k, k)
-        Lower Cholesky factor of I + U^T U.
-    root : array, shape (M, q, q)
-        The blocks of B^(-1/2).
-    xp : module
-        numpy or cupy.
+        Lower Cholesky factor of I + U^T U, on the first device.
     """
 
-    U: Any
+    divided: DividedTraining
+    rows: list[_Rows]
     inner: Any
-    root: Any
-    xp: ModuleType
 
-    def __call__(self, r: Array) -> Array:
-        """Return P^-1 r, shape (n,), on the host, of r on the host."""
-        b = self._scale(self.xp.asarray(r))
-        t = cholesky_solve(self.inner, self.U.T @ b, self.xp)
-        b -= self.U @ t
-        return to_numpy(self._scale(b))
-
-    def _scale(self, r: Any) -> Any:
-        return self.xp.matmul(self.root, r.reshape(len(self.root), -1, 1)).ravel()
+    def __call__(self, r: Any) -> Any:
+        """Return P^-1 r, shape (n,), of r (n,), both on the first device."""
+        devices, xp = self.divided.devices, self.divided.xp
+        scaled, t = [], xp.zeros(len(self.inner))
+        sent = [devices.send(r[self.divided.rows(k)], k) for k in range(len(devices))]
+        projected = [xp.empty(len(self.inner)) for _ in sent]
+        for k, rows in enumerate(self.rows):
+            with devices.on(k):
+                scaled.append(rows.scale(sent[k]))
+                part = rows.U.project(scaled[k])
+            devices.fetch(projected[k], part, k)
+        for part in projected:
+            t += part
+        t = cholesky_solve(self.inner, t, xp)
+        out = xp.empty(len(r))
+        explained = [devices.send(t, k) for k in range(len(devices))]
+        for k, rows in enumerate(self.rows):
+            with devices.on(k):
+                rows.U.subtract(explained[k], scaled[k])
+                part = rows.scale(scaled[k])
+            devices.fetch(out[self.divided.rows(k)], part, k)
+        return out
 
 
 def memory(n_train: int, n_coord: int, n_columns: int) -> int:
-    """Return the bytes of device memory that a preconditioner of `n_columns` columns needs while it is built."""
+    """Return the bytes of device memory that `n_train` points of a preconditioner of `n_columns` columns need.
+
+    That is while it is built, on the first device.
+    """
     n = n_train * n_coord
     piece = 8 * n_coord * n_columns * _points_of_piece(n_train, n_coord, n_columns)
-    return 8 * n * n_columns + 4 * 8 * n_columns**2 + 8 * n * n_coord + 4 * piece
+    return LowRank.memory(n, n_columns) + 4 * 8 * n_columns**2 + 8 * n * n_coord + 4 * piece
 
 
 def build(
-    training: TrainingSet,
+    divided: DividedTraining,
     lam: float,
     points: IntArray,
     columns: Sequence[npt.ArrayLike],
     progress: Progress | None = None,
-    *,
-    xp: ModuleType,
 ) -> Preconditioner:
-    """Build the preconditioner. Parameters as for the twin.
+    """Build the preconditioner. Parameters as for the twin, but for the training set.
 
     Raises
     ------
     SolverError
         If the columns are linearly dependent to rounding errors, however much they are regularised.
     """
-    n_train, n_coord = training.n_train, training.n_coord
-    here = replace(training, x=xp.asarray(training.x), g=xp.asarray(training.g))
+    xp, devices = divided.xp, divided.devices
     cols = Coordinates.from_lists(columns)
-    k = cols.size
-    W = assemble_lower(training.part(points), cols, -1.0, xp=xp)
+    W = assemble_lower(divided.here[0].part(xp.asarray(points)), cols, -1.0, xp=xp)
     factor = factor_with_jitter(W, lam, lambda matrix: cholesky(matrix, xp), xp)
     del W
 
-    U = xp.empty((n_train * n_coord, k))
-    inner = xp.eye(k)
-    roots = xp.empty((n_train, n_coord, n_coord))
-    step = _points_of_piece(n_train, n_coord, k)
-    for first in range(0, n_train, step):
-        piece = range(first, min(first + step, n_train))
-        some, its_rows = slice(first, piece.stop), slice(first * n_coord, piece.stop * n_coord)
-        L = assemble_rows(here, piece, points, cols, -1.0, xp=xp)
-        solve_right(factor, L, xp)
-        missed = assemble_diagonal(here.part(some), -1.0, xp=xp)
-        parts = xp.ascontiguousarray(L).reshape(len(piece), n_coord, k)
-        del L
-        roots[some] = inverse_roots(missed - xp.matmul(parts, parts.swapaxes(1, 2)), lam, xp)
-        U[its_rows] = xp.matmul(roots[some], parts).reshape(-1, k)
-        inner += U[its_rows].T @ U[its_rows]
-        if progress is not None:
-            progress(piece.stop, n_train)
+    builders = []
+    for k in range(len(devices)):
+        sent = devices.send(factor, k)
+        with devices.on(k):
+            builders.append(_Builder(divided, k, lam, points, cols, sent))
+    done, n_train = 0, divided.training.n_train
+    for turn in range(max(len(builder.pieces) for builder in builders)):
+        for k, builder in enumerate(builders):
+            if turn < len(builder.pieces):
+                with devices.on(k):
+                    builder.add(builder.pieces[turn])
+                done += len(builder.pieces[turn])
+                if progress is not None:
+                    progress(done, n_train)
+    # The Gram matrices, in the order of the devices.
+    inner, gram = builders[0].gram, None
+    for k, builder in enumerate(builders[1:], start=1):
+        gram = xp.empty(inner.shape) if gram is None else gram
+        devices.fetch(gram, builder.gram, k)
+        inner += gram
+    inner += xp.eye(cols.size)
     inner = inner.T  # symmetric: this is a view in Fortran order
     if not cholesky(inner, xp):
         raise SolverError(not_positive_definite())
-    return Preconditioner(U, inner, roots, xp)
+    return Preconditioner(divided, [_Rows(builder.U, builder.root) for builder in builders], inner)
+
+
+class _Builder:
+    """Makes the rows of one device, piece by piece; that is the current one in all calls."""
+
+    def __init__(
+        self, divided: DividedTraining, k: int, lam: float, points: IntArray, cols: Coordinates, factor: Any
+    ) -> None:
+        self._here, self._lam, self._points, self._cols, self._factor = divided.here[k], lam, points, cols, factor
+        self._own, self._xp = divided.points[k], divided.xp
+        n_points, n_coord, n_columns = len(self._own), self._here.n_coord, cols.size
+        self.U = LowRank(n_points * n_coord, n_columns, self._xp)
+        self.root = self._xp.empty((n_points, n_coord, n_coord))
+        # U^T U of the rounded U.
+        self.gram = self._xp.zeros((n_columns, n_columns))
+        step = _points_of_piece(n_points, n_coord, n_columns)
+        self.pieces = [range(first, min(first + step, self._own.stop)) for first in self._own[::step]]
+
+    def add(self, piece: range) -> None:
+        """Compute the rows of some points."""
+        xp, here = self._xp, self._here
+        L = assemble_rows(here, piece, self._points, self._cols, -1.0, xp=xp)
+        solve_right(self._factor, L, xp)
+        missed = assemble_diagonal(here.part(slice(piece.start, piece.stop)), -1.0, xp=xp)
+        parts = xp.ascontiguousarray(L).reshape(len(piece), here.n_coord, -1)
+        del L
+        root = inverse_roots(missed - xp.matmul(parts, parts.swapaxes(1, 2)), self._lam, xp)
+        first = piece.start - self._own.start
+        self.root[first : first + len(piece)] = root
+        rounded = self.U.set_rows(first * here.n_coord, xp.matmul(root, parts).reshape(-1, self._cols.size))
+        self.gram += rounded.T @ rounded
 
 
 def _points_of_piece(n_train: int, n_coord: int, n_columns: int) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import cycle, repeat
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,17 @@ from ..descriptor import require_geometries
 from ..engine import Engine, missing_cell_error
 from ..errors import InsufficientMemoryError
 from ..model_arrays import ModelArrays
-from .arrays import copy_to_host, device_of, new_stream, on_device, take, to_numpy, visible_devices
+from .arrays import (
+    copy_to_host,
+    device_of,
+    new_stream,
+    on_device,
+    synchronize,
+    synchronize_device,
+    take,
+    to_numpy,
+    visible_devices,
+)
 from .batches import Ranges, work_through
 from .bulk import Bulk
 from .descriptor import descriptors, unusable_error
@@ -55,6 +65,8 @@ class GPUPredictor(Engine):
     precision : {'double', 'mixed'}
         'mixed' is for cards whose float64 units are few: products of matrices are made of exact float32 products
         (`slices`), and the fused kernels sum in pairs of floats.
+    replicas : dict, optional
+        What is on the devices already, by their numbers; only for `with_coefficients`.
 
     Raises
     ------
@@ -69,6 +81,7 @@ class GPUPredictor(Engine):
         xp: ModuleType | None = None,
         devices: Sequence[int] | None = None,
         precision: str = "double",
+        replicas: dict[int, _Replica] | None = None,
     ) -> None:
         super().__init__(native, arrays)
         self._precision = require_precision(precision)
@@ -77,8 +90,9 @@ class GPUPredictor(Engine):
         self._n_atoms = len(self.arrays.z)
         self._terms_per_geometry = len(self.arrays.pair_images) * n_train * n_desc
         self._devices = list(visible_devices(self.xp) if devices is None else devices)
-        self._replicas: dict[int, _Replica] = {}
+        self._replicas = {} if replicas is None else replicas
         self._lock = threading.Lock()
+        self._n_users = 0
         self._replica(self._devices[0])
 
     @classmethod
@@ -102,11 +116,23 @@ class GPUPredictor(Engine):
         return cls(arrays.native(), arrays, xp, devices, precision)
 
     def with_coefficients(self, v: Any, alphas_E: Any = None) -> GPUPredictor:
-        """See `Engine.with_coefficients`."""
+        """See `Engine.with_coefficients`.
+
+        The new predictor takes over what this one holds on the devices, captured graphs included, where only the
+        coefficients are replaced; this one copies the model anew if it is used again. While this one predicts, in
+        another thread, it keeps what it has.
+        """
         arrays = self.arrays.with_coefficients(
             np.asarray(to_numpy(v), dtype=np.float64), None if alphas_E is None else to_numpy(alphas_E)
         )
-        return GPUPredictor(arrays.native(), arrays, self.xp, self._devices, self._precision)
+        native, replicas = arrays.native(), dict[int, _Replica]()
+        with self._lock:
+            if self._n_users == 0:
+                replicas, self._replicas = self._replicas, replicas
+        for number, replica in replicas.items():
+            with on_device(number, self.xp):
+                replica.set_coefficients(arrays)
+        return GPUPredictor(native, arrays, self.xp, self._devices, self._precision, replicas)
 
     def predict(
         self,
@@ -155,7 +181,7 @@ class GPUPredictor(Engine):
         """
         r, is_on_device = take(R, self.xp)
         device = device_of(r) if is_on_device else None
-        with on_device(self._devices[0] if device is None else device, self.xp):
+        with self._in_use(), on_device(self._devices[0] if device is None else device, self.xp):
             require_geometries(r.shape, self._n_atoms)
             r = r.reshape(-1, self._n_atoms, 3)
             if cell is None and self._needs_cell:
@@ -178,13 +204,25 @@ class GPUPredictor(Engine):
         def batch_of(begin: int, end: int) -> tuple[Any, Any, Any]:
             return xp.asarray(x[begin:end]), xp.asarray(g[begin:end]), xp.zeros(end - begin, dtype=bool)
 
-        E, F, _, _ = self._predict_bulk(len(x), batch_of, device_of(x) if is_on_device else None, False)
+        with self._in_use():
+            E, F, _, _ = self._predict_bulk(len(x), batch_of, device_of(x) if is_on_device else None, False)
         return (E, F) if return_E else (F,)
 
     def batch_size(self, n_geo: int) -> int:
         """Return how many of `n_geo` geometries the first device predicts at once with the memory free now."""
-        with on_device(self._devices[0], self.xp):
+        with self._in_use(), on_device(self._devices[0], self.xp):
             return self._replica(self._devices[0]).bulk.batch_size(n_geo)
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Keep another predictor from taking over what is on the devices."""
+        with self._lock:
+            self._n_users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_users -= 1
 
     def _replica(self, number: int) -> _Replica:
         """Return the model on a device."""
@@ -280,8 +318,16 @@ class _Replica:
         self.fused = Fused(self.model) if fused else None
         # Kept, as CuPy keeps memory for each stream.
         self.streams = (new_stream(xp), new_stream(xp))
+        self._xp = xp
         # One thread for all calls: what the libraries of CUDA keep for a thread is made once. It starts when needed.
         self.thread = ThreadPoolExecutor(1)
+
+    def set_coefficients(self, arrays: ModelArrays) -> None:
+        """Replace the coefficients where they are, after all work that reads them."""
+        synchronize_device(self._xp)
+        self.model.set_coefficients(arrays.v, arrays.alphas_E)
+        # Other streams read these.
+        synchronize(self._xp)
 
 
 def _new_results(n_geo: int, n_atoms: int, virials: bool, out: ModuleType) -> Results:

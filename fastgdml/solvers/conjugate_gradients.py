@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from ..types import Array
-
-Operator = Callable[[Array], Array]
+Operator = Callable[[Any], Any]
 
 # Steps between residuals that are computed from their definition.
 _TRUE_RESIDUAL_INTERVAL = 50
@@ -23,20 +23,22 @@ class Iterate:
 
     Attributes
     ----------
-    x : ndarray, shape (n,)
-        The solution so far; overwritten by the next step.
+    x : array, shape (n,)
+        The solution so far, where the vectors are; overwritten by the next step.
     step : int
         Number of the step; 0 is the starting point.
     residual : float
         Norm of b - A x.
     """
 
-    x: Array
+    x: Any
     step: int
     residual: float
 
 
-def iterate(operator: Operator, preconditioner: Operator, b: Array, x0: Array | None = None) -> Iterator[Iterate]:
+def iterate(
+    operator: Operator, preconditioner: Operator, b: Any, x0: Any = None, xp: ModuleType = np
+) -> Iterator[Iterate]:
     """Yield the starting point and then one iterate for each step; stop asking when it is good enough.
 
     The flexible form (Polak-Ribiere) bears rounding errors in the preconditioner. The residual is updated along with x;
@@ -44,44 +46,53 @@ def iterate(operator: Operator, preconditioner: Operator, b: Array, x0: Array | 
     good part, directions are no longer conjugate, and to go on with them would lead away from the solution without
     end: the next direction is that of the preconditioned residual alone, which refines the solution.
 
+    Vectors and scalars stay where `b` is. Of a step only the norm of the residual leaves a device: whoever asks for the
+    iterates has to see it before the next step.
+
     Parameters
     ----------
     operator : callable
         v -> A v, symmetric and positive definite.
     preconditioner : callable
         r -> P^-1 r, nearly A^-1 r.
-    b : ndarray, shape (n,)
+    b : array, shape (n,)
         Right-hand side.
-    x0 : ndarray, shape (n,), optional
+    x0 : array, shape (n,), optional
         Starting point; zero by default.
+    xp : module
+        The array module of all vectors, numpy or cupy.
 
     Yields
     ------
     Iterate
         The same object each time, updated.
     """
-    x = np.zeros_like(b) if x0 is None else x0.copy()
+    x = xp.zeros_like(b) if x0 is None else x0.copy()
     r = b.copy() if x0 is None else b - operator(x)
-    state = Iterate(x, 0, float(np.linalg.norm(r)))
+    state = Iterate(x, 0, float(xp.linalg.norm(r)))
     yield state
     z = preconditioner(r)
     p = z.copy()
-    rz = float(r @ z)
+    rz = r @ z
     while True:
         Ap = operator(p)
-        alpha = rz / float(p @ Ap)
-        x += alpha * p
-        previous = r
-        state.step += 1
-        r = r - alpha * Ap
-        restart = False
+        with np.errstate(divide="ignore", invalid="ignore"):  # a breakdown shows in the residual
+            alpha = rz / (p @ Ap)
+            x += alpha * p
+            previous = r
+            state.step += 1
+            r = r - alpha * Ap
+        restart = None
         if state.step % _TRUE_RESIDUAL_INTERVAL == 0:
             updated, r = r, b - operator(x)
-            restart = bool(np.linalg.norm(r - updated) > _ROUNDING * np.linalg.norm(r))
-        state.residual = float(np.linalg.norm(r))
+            restart = xp.linalg.norm(r - updated) > _ROUNDING * xp.linalg.norm(r)
+        state.residual = float(xp.linalg.norm(r))
         yield state
         z = preconditioner(r)
-        beta = 0.0 if restart else float(z @ (r - previous)) / rz
-        rz = float(r @ z)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            beta = (z @ (r - previous)) / rz
+        if restart is not None:
+            beta = xp.where(restart, 0.0, beta)
+        rz = r @ z
         p *= beta
         p += z

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,8 +109,8 @@ class IterativeSolver:
     equations : TrainingEquations
         The equations.
     machine : Machine
-        Where K v and the preconditioner are computed. Vectors stay on the host: a step moves 4 n numbers, nothing
-        beside the product.
+        Where the iteration runs, its vectors included. Only the norm of the residual comes to the host at each step,
+        and the solution at the end, for checkpoints, and for a monitor.
 
     Attributes
     ----------
@@ -205,9 +206,9 @@ class IterativeSolver:
         P = self._machine.preconditioner(self._training, self._lam, points, coordinates, building)
         building.done()
 
-        def solution(x: Array, residual: float, converged: bool = False) -> IterativeSolution:
+        def solution(x: Any, residual: float, converged: bool = False) -> IterativeSolution:
             return IterativeSolution(
-                *self._equations.split(-x.reshape(self.n_train, -1)),
+                *self._equations.split(-self._machine.to_host(x).reshape(self.n_train, -1)),
                 self._lam,
                 earlier + iterate_now.step,
                 iterate_now.step,
@@ -217,13 +218,13 @@ class IterativeSolver:
                 converged,
             )
 
-        norm_y = float(np.linalg.norm(self._y))
+        xp, norm_y = self._machine.xp, float(np.linalg.norm(self._y))
         x0, earlier = self._starting_point(start)
         step = Step(callback, "Solving linear system (conjugate gradients)", total=100)
         saved = began = time.perf_counter()
         first = None
         with threadpool_limits(limits=1, user_api="blas"):  # the products are ours; BLAS would only get in the way
-            iterates = iterate(lambda v: self._lam * v - self.operator(v), P, self._y, x0)
+            iterates = iterate(lambda v: self._lam * v - self.operator(v), P, xp.asarray(self._y), x0, xp)
             iterate_now = next(iterates)
             # The residual may rise before it falls; a run that is cut short returns the best iterate.
             best_x, best_residual = iterate_now.x.copy(), iterate_now.residual
@@ -238,7 +239,7 @@ class IterativeSolver:
                             "larger lambda or a smaller sigma, and check the dataset for duplicates."
                         )
                     if iterate_now.residual < best_residual:
-                        np.copyto(best_x, iterate_now.x)
+                        best_x[...] = iterate_now.x
                         best_residual = iterate_now.residual
                     converged = relative <= tol
                     stop = converged or iterate_now.step >= max_iter
@@ -259,7 +260,7 @@ class IterativeSolver:
         step.done(detail, warn=not converged)
         return solution(best_x, best_residual, converged)
 
-    def _starting_point(self, start: tuple[Array, Array | None, int] | None) -> tuple[Array | None, int]:
+    def _starting_point(self, start: tuple[Array, Array | None, int] | None) -> tuple[Any, int]:
         if start is None:
             return None, 0
         alphas_F, alphas_E, iterations = start
@@ -268,7 +269,7 @@ class IterativeSolver:
         elif alphas_E is None:
             alphas_E = np.zeros(self.n_train)
         alphas = self._equations.by_point(np.asarray(alphas_F, dtype=np.float64), alphas_E)
-        return -alphas.ravel(), iterations
+        return self._machine.xp.asarray(-alphas.ravel()), iterations
 
     def _in_order_of_sgdml(self, columns: IntArray) -> IntArray:
         points, coordinates = columns // self._n_coord, columns % self._n_coord

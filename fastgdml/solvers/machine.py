@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from types import ModuleType
+from typing import Any, Protocol
 
 import numpy.typing as npt
 
@@ -22,8 +23,8 @@ class Operator(Protocol):
     def flops(self) -> float:
         """Operations of one product."""
 
-    def __call__(self, v: Array) -> Array:
-        """Return K v, shape (n,), of v (n,): point by point, n_coord elements each."""
+    def __call__(self, v: Any) -> Any:
+        """Return K v, shape (n,), of v (n,), where v is: point by point, n_coord elements each."""
 
 
 class Factor(ABC):
@@ -49,10 +50,15 @@ class Factor(ABC):
 
 
 class Machine(ABC):
-    """The parts that solvers are made of, on some hardware. Arguments and results lie on the host.
+    """The parts that solvers are made of, on some hardware.
+
+    Arguments and results lie on the host, but for the vectors of the iteration: those that operator and preconditioner
+    take and return are arrays of `xp`, which `to_host` brings back.
 
     Attributes
     ----------
+    xp : module
+        The array module of the vectors of the iteration: numpy, or cupy.
     of_memory : str
         What messages add to "limit": nothing, or " of device memory".
     rates : Rates
@@ -61,6 +67,7 @@ class Machine(ABC):
         Whether 'auto' weighs the iteration against a closed form that fits; else it takes that.
     """
 
+    xp: ModuleType
     of_memory: str
     rates: Rates
     compares: bool
@@ -112,6 +119,10 @@ class Machine(ABC):
     # ---- iteration --------------------------------------------------------------------------------------------------
 
     @abstractmethod
+    def to_host(self, vector: Any) -> Array:
+        """Return the values of a vector of the iteration as a NumPy array."""
+
+    @abstractmethod
     def operator(self, training: TrainingSet) -> Operator:
         """Return K as an operator."""
 
@@ -123,7 +134,7 @@ class Machine(ABC):
         points: IntArray,
         columns: Sequence[npt.ArrayLike],
         progress: Progress | None = None,
-    ) -> Callable[[Array], Array]:
+    ) -> Callable[[Any], Any]:
         """Return r -> P^-1 r, P nearly -K + lam I; arguments and errors as of `preconditioner.build`."""
 
     @abstractmethod

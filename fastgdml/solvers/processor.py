@@ -57,6 +57,7 @@ class PackedFactor(Factor):
 class Processor(Machine):
     """The processor, with a number of threads."""
 
+    xp = np
     of_memory = ""
     rates = Rates()
     compares = True
@@ -90,6 +91,10 @@ class Processor(Machine):
         training = equations.training
         sizes = (training.n_train, training.n_atoms, training.n_perms)
         return memory_estimate(*sizes, equations.periodic, training.energies)
+
+    def to_host(self, vector: Array) -> Array:
+        """Return the vector, which is on the host."""
+        return vector
 
     def operator(self, training: TrainingSet) -> KernelOperator:
         """Return the matrix-free kernel."""

@@ -10,6 +10,11 @@ and what mistakes are found)::
     K = fastgdml.gpu.kernel.assemble_lower(training, rows, xp=xp)    # all of the device's path
     K.get()                                               # the NumPy array
 
+    with cuda_on_host.counted() as traffic:               # bytes that go to_device, to_host, between devices
+        K.get()
+
+With several devices, an array that one copies without waiting for the other is a RaceError.
+
 Arrays of `host_cupy` refuse what CuPy refuses: they do not mix with NumPy arrays and become none without get(). In
 tests use the fixture `host_cupy` of conftest, which skips where there is no compiler.
 """
@@ -19,6 +24,7 @@ import types
 from . import blas
 from .arrays import DeviceArray, HostCupy, host_cupy
 from .kernel import HostKernel, KernelError, compile_kernel, compiler, load
+from .runtime import RaceError, counted
 
 # What stands for cupy_backends.cuda.libs, whose attributes these are.
 libraries = types.SimpleNamespace(cublas=blas, cusolver=blas)
@@ -28,9 +34,11 @@ __all__ = [
     "HostCupy",
     "HostKernel",
     "KernelError",
+    "RaceError",
     "blas",
     "compile_kernel",
     "compiler",
+    "counted",
     "host_cupy",
     "libraries",
     "load",

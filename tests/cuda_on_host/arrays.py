@@ -19,6 +19,9 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     def get(self, stream=None, order="C", out=None, blocking=True):
         """Return a copy on the host."""
         runtime.refuse_in_capture()
+        # From whichever device it is on.
+        runtime.order.access(self.device.id, np.lib.array_utils.byte_bounds(self.host), writes=False)
+        runtime.count("to_host", self.host.nbytes)
         if out is None:
             return self.host.copy("K")
         if not (out.flags.c_contiguous and out.shape == self.host.shape and out.dtype == self.host.dtype):
@@ -34,6 +37,7 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
             raise ValueError(f"{arr.dtype} {arr.shape} cannot be set to {self.host.dtype} {self.host.shape}")
         with runtime.stream_of(stream):
             runtime.refuse_in_capture()
+            runtime.count("to_device", self.host.nbytes)
             np.copyto(self.host, arr)
 
     @property
@@ -47,6 +51,8 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
         if runtime.current_stream().captured is not None:
             raise RuntimeError("only kernels and copies can be captured here")
+        for out in kwargs.get("out", ()):
+            _unwrap(out, writes=True)
         result = _delegate(getattr(ufunc, method))(*inputs, **kwargs)
         return kwargs["out"][0] if "out" in kwargs else result
 
@@ -57,12 +63,18 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         if name.startswith("__"):  # interfaces by which others would take the memory
             raise AttributeError(name)
         value = getattr(self.host, name)
-        return _delegate(value, self.device) if callable(value) else _wrap(value, self.device)
+        return functools.partial(self._call, value) if callable(value) else _wrap(value, self.device)
+
+    def _call(self, method, *args, **kwargs):
+        _unwrap(self)
+        return _delegate(method, self.device)(*args, **kwargs)
 
     def __getitem__(self, key):
         return _wrap(self.host[_unwrap(key)], self.device)
 
     def __setitem__(self, key, value):
+        target = _wrap(self.host[_unwrap(key)], self.device) if _is_basic(key) else self
+        _unwrap(target, writes=True)
         self.host[_unwrap(key)] = _unwrap(value)
 
     def __len__(self):
@@ -72,23 +84,34 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return (self[k] for k in range(len(self)))
 
     def __bool__(self):
-        return bool(self.host)
+        return bool(self._only())
 
     def __int__(self):
-        return int(self.host)
+        return int(self._only())
 
     def __float__(self):
-        return float(self.host)
+        return float(self._only())
 
     def __index__(self):
-        return self.host.__index__()
+        return self._only().__index__()
+
+    def _only(self):
+        """The one element, copied to the host: CuPy waits for it."""
+        runtime.refuse_in_capture()
+        runtime.count("to_host", self.host.nbytes)
+        return _unwrap(self)
 
     def __repr__(self):
         return f"DeviceArray({self.host!r})"
 
 
-def _unwrap(value):
+def _is_basic(key):
+    return all(isinstance(part, int | slice | type(...) | None) for part in (key if isinstance(key, tuple) else (key,)))
+
+
+def _unwrap(value, writes=False):
     if isinstance(value, DeviceArray):
+        runtime.order.access(runtime.current_device(), np.lib.array_utils.byte_bounds(value.host), writes)
         if value.device.id != runtime.current_device():
             raise TypeError(f"an array of device {value.device.id} was used on device {runtime.current_device()}")
         return value.host
@@ -144,6 +167,7 @@ class HostCupy(_Namespace):
 
     def __init__(self, free_bytes=2**30, max_shared_bytes=227 * 1024, n_devices=1):
         super().__init__(np)
+        runtime.order.forget()
         self.free_bytes = free_bytes
         cuda_runtime = types.SimpleNamespace(
             memGetInfo=lambda: (self.free_bytes, 2 * self.free_bytes),
@@ -155,11 +179,15 @@ class HostCupy(_Namespace):
             memcpyHostToDevice=1,
             memcpyDeviceToHost=2,
             memcpyAsync=runtime.memcpy_async,
+            memcpyPeerAsync=runtime.memcpy_peer_async,
+            deviceCanAccessPeer=lambda device, peer: int(device != peer),
+            deviceEnablePeerAccess=lambda peer: None,
         )
         self.cuda = types.SimpleNamespace(
             runtime=cuda_runtime,
             Device=functools.partial(runtime.Device, max_shared_bytes=max_shared_bytes),
             Stream=runtime.Stream,
+            Event=runtime.Event,
             Graph=runtime.Graph,
             memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             set_allocator=lambda allocator=None: None,
@@ -181,11 +209,14 @@ class HostCupy(_Namespace):
     def asarray(self, a, dtype=None, order=None):
         """Copy what lies on the host, as CuPy does; leave alone what lies on the device."""
         if isinstance(a, DeviceArray):
-            return DeviceArray(np.asarray(a.host, dtype=dtype, order=order), a.device)
+            return DeviceArray(np.asarray(_unwrap(a), dtype=dtype, order=order), a.device)
         return self.array(a, dtype, order=order or "K")
 
     def array(self, a, dtype=None, copy=True, order="K"):
-        return DeviceArray(np.array(getattr(a, "host", a), dtype=dtype, copy=copy, order=order))
+        array = DeviceArray(np.array(_unwrap(a) if isinstance(a, DeviceArray) else a, dtype, copy=copy, order=order))
+        if not isinstance(a, DeviceArray):
+            runtime.count("to_device", array.host.nbytes)
+        return array
 
     def asnumpy(self, a):
         return a.get() if isinstance(a, DeviceArray) else np.asarray(a)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .runtime import submit
+from .runtime import current_device, order, submit
 
 HERE = Path(__file__).resolve().parent
 # Bytes before and after each array: NaN, and checked after the run.
@@ -88,6 +88,9 @@ class HostKernel:
         submit(lambda: self._launch(grid, block, args, shared_mem))
 
     def _launch(self, grid, block, args, shared_mem):
+        for arg in args:
+            if hasattr(arg, "host"):
+                _check_device(self.name, arg)
         grid, block = (tuple(map(int, size)) + (1,) * (3 - len(size)) for size in (grid, block))
         if min(grid) < 1 or min(block) < 1 or np.prod(block) > self._max_threads:
             raise KernelError(f"{self.name}: no launch with grid {grid}, block {block} (at most {self._max_threads})")
@@ -114,6 +117,13 @@ class HostKernel:
         if error is not None:
             raise KernelError(f"{self.name}: {error.decode()}")
         regions.write_back(self.name)
+
+
+def _check_device(name, arg):
+    """Raise an error if an array of the device is used on another one; which arrays a kernel writes is not known."""
+    if arg.device.id != current_device():
+        raise KernelError(f"{name}: an array of device {arg.device.id} on device {current_device()}")
+    order.access(current_device(), np.lib.array_utils.byte_bounds(arg.host), writes=False)
 
 
 def _array(arg):

@@ -9,7 +9,7 @@ exit status 1 if a result is wrong.
 import sys
 
 import cupy
-from support.gpu_checks import check_assembly_with_oracle, check_rectangles_and_diagonal_blocks
+from support.gpu_checks import check_assembly_with_oracle, check_low_rank, check_rectangles_and_diagonal_blocks
 from support.gpu_models import CELLS, assert_close, make_model
 from support.molecules import random_molecules, symmetric_group_of_three
 
@@ -40,6 +40,7 @@ def predictions(terms, precision="double"):
 
 CASES = {
     "assembly": assembly,
+    "project, subtract": lambda: check_low_rank(1100, 70, cupy),
     "tile_sums, forces, virials": lambda: predictions(2**62),
     "tile_sums_mixed": lambda: predictions(2**62, "mixed"),
     "weights": lambda: predictions(1),

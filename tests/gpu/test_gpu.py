@@ -6,6 +6,7 @@ from support.gpu_checks import (
     assert_close,
     check_assembly,
     check_assembly_with_oracle,
+    check_low_rank,
     check_rectangles_and_diagonal_blocks,
 )
 from support.molecules import GROUPS, cyclic_group, random_molecules, symmetric_group_of_three
@@ -15,12 +16,13 @@ cupy = pytest.importorskip("cupy", reason="CuPy is not installed: needed, with a
 from fastgdml.backend import resolve_backend  # noqa: E402
 from fastgdml.cell import Cell  # noqa: E402
 from fastgdml.errors import InsufficientMemoryError, UsageError  # noqa: E402
-from fastgdml.gpu import arrays  # noqa: E402
+from fastgdml.gpu import arrays, machine  # noqa: E402
 from fastgdml.gpu import cholesky as gpu_cholesky  # noqa: E402
 from fastgdml.gpu import descriptor as gpu_descriptor  # noqa: E402
 from fastgdml.gpu import kernel as gpu_kernel  # noqa: E402
 from fastgdml.gpu import operator as gpu_operator  # noqa: E402
 from fastgdml.gpu import preconditioner as gpu_preconditioner  # noqa: E402
+from fastgdml.gpu.devices import DividedTraining  # noqa: E402
 from fastgdml.gpu.machine import device  # noqa: E402
 from fastgdml.group import GroupTables  # noqa: E402
 from fastgdml.kernel import Coordinates, assemble_full  # noqa: E402
@@ -29,6 +31,7 @@ from fastgdml.predict import GDMLPredict  # noqa: E402
 from fastgdml.solvers import preconditioner  # noqa: E402
 from fastgdml.solvers.cholesky import solve_closed_form  # noqa: E402
 from fastgdml.solvers.equations import TrainingEquations  # noqa: E402
+from fastgdml.solvers.iterative import IterativeSolver  # noqa: E402
 from fastgdml.solvers.processor import processor  # noqa: E402
 from fastgdml.solvers.rigid import drop_rigid_motions  # noqa: E402
 from fastgdml.train import GDMLTrain  # noqa: E402
@@ -182,7 +185,8 @@ def test_what_does_not_fit_is_iterated(ethanol):
 def test_operator_equals_cpu(n_atoms, n_train, energies):
     training = TrainingSet.from_R(random_molecules(n_train, n_atoms), symmetric_group_of_three(n_atoms), 10.0, energies)
     v = np.random.default_rng(0).normal(size=n_train * (3 * n_atoms + energies))
-    ours = gpu_operator.KernelOperator(training, xp=cupy)(v)
+    ours = gpu_operator.KernelOperator(DividedTraining.of(training, cupy))(cupy.asarray(v))
+    assert isinstance(ours, cupy.ndarray)
     assert_close(ours, KernelOperator(training)(v), 1e-10)
 
 
@@ -194,9 +198,47 @@ def test_preconditioner_equals_cpu(energies, monkeypatch):
     points = np.arange(0, n_train, 3)
     arguments = (training, 1e-8, points, [np.arange(k % 3, q - 6, 3) for k in points])
     monkeypatch.setattr(gpu_preconditioner, "_PIECE_BYTES", 2**20)
-    ours, theirs = gpu_preconditioner.build(*arguments, xp=cupy), preconditioner.build(*arguments)
+    ours = gpu_preconditioner.build(DividedTraining.of(training, cupy), *arguments[1:])
     r = np.random.default_rng(0).normal(size=n_train * q)
-    assert_close(ours(r), theirs(r), 1e-3)  # the twin's low-rank part is in single precision
+    # Low-rank parts are rounded to single precision.
+    assert_close(ours(cupy.asarray(r)), preconditioner.build(*arguments)(r), 1e-3)
+
+
+@pytest.mark.parametrize(("n_rows", "n_columns"), [(1, 1), (5, 3), (33, 64), (3000, 257), (100_030, 40)])
+def test_products_with_the_low_rank_part(n_rows, n_columns):
+    check_low_rank(n_rows, n_columns, cupy)
+
+
+def test_roots_of_large_blocks():
+    """Eigenvectors in batches, beyond the order of 32 up to which the routine is fastest."""
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(40, 126, 126))
+    A = A @ A.swapaxes(1, 2) / 126
+    roots = arrays.to_numpy(preconditioner.inverse_roots(cupy.asarray(A), 1e-10, cupy))
+    assert_close(roots, preconditioner.inverse_roots(A, 1e-10), 1e-10)
+
+
+@pytest.mark.parametrize("n_devices", [1, 2, 3])
+def test_iterations_take_the_steps_of_the_processor(n_devices, ethanol, monkeypatch):
+    numbers = arrays.visible_devices(cupy)[:n_devices]
+    if len(numbers) < n_devices:
+        pytest.skip(f"this machine has {len(numbers)} devices: the test needs {n_devices}")
+    monkeypatch.setattr(machine.Device, "_helpers", numbers)
+    task = GDMLTrain().create_task(ethanol, 60, ethanol, 40, sig=20, seed=3)
+    training = TrainingSet.from_R(task["R_train"], task["perms"], 20.0)
+    F = task["F_train"].ravel()
+    equations = TrainingEquations(task["R_train"], training, 1e-10, F / F.std())
+    ours, theirs = (IterativeSolver(equations, where) for where in (device(cupy), processor()))
+    columns = theirs.choose_columns(300)
+    found, expected = (solver.solve(columns, 1e-5) for solver in (ours, theirs))
+    assert found.converged
+    assert abs(found.iterations - expected.iterations) <= 0.1 * expected.iterations + 2
+    product = KernelOperator(training)
+    labels = product(expected.alphas_F)
+    np.testing.assert_allclose(product(found.alphas_F), labels, rtol=0, atol=1e-4 * np.abs(labels).max())
+    # The same bits another time: no result depends on which device is done first.
+    for _ in range(3):
+        np.testing.assert_array_equal(ours.solve(columns, 1e-5).alphas_F, found.alphas_F)
 
 
 def test_periodic_training_equals_cpu():

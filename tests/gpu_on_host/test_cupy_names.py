@@ -64,9 +64,10 @@ def test_names_exist(name):
 
 def test_methods_and_arguments():
     for owner, names in [
-        (cupy.cuda.Stream, "begin_capture end_capture synchronize __enter__"),
+        (cupy.cuda.Stream, "begin_capture end_capture synchronize wait_event __enter__"),
+        (cupy.cuda.Event, "record"),
         (cupy.cuda.Graph, "launch"),
-        (cupy.cuda.Device, "id attributes __enter__"),
+        (cupy.cuda.Device, "id attributes synchronize __enter__"),
         (cupy.ndarray, "get data device nbytes flags diagonal swapaxes"),
         (cupy.cuda.MemoryPool, "free_bytes free_all_blocks used_bytes set_limit get_limit"),
         (cupy.RawKernel, "max_dynamic_shared_size_bytes"),
@@ -76,6 +77,14 @@ def test_methods_and_arguments():
             assert hasattr(owner, name), (owner, name)
     assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
     assert issubclass(cupy.cuda.runtime.CUDARuntimeError, RuntimeError)
+    assert "disable_timing (bool)" in cupy.cuda.Event.__doc__
+    for name, arguments in {
+        "memcpyPeerAsync": "dst dstDevice src srcDevice size stream",
+        "deviceCanAccessPeer": "device peerDevice",
+        "deviceEnablePeerAccess": "peerDevice",
+    }.items():
+        signature = getattr(cupy.cuda.runtime, name).__doc__.partition("(")[2].partition(")")[0]
+        assert [argument.split()[-1] for argument in signature.split(",")] == arguments.split()
     assert cupy.cuda.runtime.memcpyAsync.__doc__.startswith("memcpyAsync(intptr_t dst, intptr_t src, size_t size, int")
 
 

@@ -252,6 +252,44 @@ def test_new_coefficients(way):
         np.testing.assert_array_equal(ours, expected)  # it stays as it is
 
 
+@pytest.mark.parametrize("precision", ["double", "mixed"])
+def test_only_new_coefficients_are_copied(host_cupy, precision, launches):
+    perms = symmetric_group_of_three(5)
+    predictor = GPUPredictor.from_model(make_model(9, perms), host_cupy, precision=precision)
+    R = random_molecules(3, 5, seed=2).reshape(3, -1)
+    for _ in range(2):
+        predictor.predict(R)
+    for seed in (8, 9):
+        other = make_model(9, perms, energies=True, seed=seed)
+        with cuda_on_host.counted() as traffic:
+            predictor = predictor.with_coefficients(other["R_d_desc_alpha"], other["alphas_E"])
+        assert traffic.to_device == other["R_d_desc_alpha"].nbytes + 9 * 8
+        assert_close(predictor.predict(R), GDMLPredict(other).predict(R))
+    assert (launches.captured, launches.launched) == (1, 3)
+
+
+def test_a_predictor_in_use_keeps_its_model(host_cupy, monkeypatch):
+    perms = symmetric_group_of_three(5)
+    model, other = make_model(9, perms), make_model(9, perms, seed=8)
+    predictor = GPUPredictor.from_model(model, host_cupy)
+    R = random_molecules(3, 5, seed=2).reshape(3, -1)
+    original, made = fused.Fused.predict_from_host, []
+
+    def meanwhile(self, *arguments):
+        if not made:  # as another thread might
+            made.append(predictor.with_coefficients(other["R_d_desc_alpha"]))
+        return original(self, *arguments)
+
+    monkeypatch.setattr(fused.Fused, "predict_from_host", meanwhile)
+    assert_close(predictor.predict(R), GDMLPredict(model).predict(R))
+    assert_close(made[0].predict(R), GDMLPredict(other).predict(R))
+    assert made[0]._replicas[0] is not predictor._replicas[0]
+    # And afterwards no longer.
+    replica = predictor._replicas[0]
+    assert predictor.with_coefficients(other["R_d_desc_alpha"])._replicas[0] is replica
+    assert_close(predictor.predict(R), GDMLPredict(model).predict(R))
+
+
 def test_center_does_not_depend_on_permutations():
     perms = symmetric_group_of_three(6)
     model = make_model(4, perms)

@@ -164,6 +164,13 @@ def test_iteration_solves():
         np.testing.assert_allclose(state.x, np.linalg.solve(A, b), rtol=0, atol=1e-10)
 
 
+def test_a_breakdown_shows_in_the_residual():
+    states = iterate(lambda v: 0.0 * v, lambda r: r, np.ones(5))
+    assert next(states).residual == pytest.approx(5**0.5)
+    assert not np.isfinite(next(states).residual)
+    assert not np.isfinite(next(states).residual)
+
+
 @pytest.mark.parametrize("periodic", [False, True])
 def test_rigid_motions_are_removed(periodic):
     R = random_molecules(5, 6)

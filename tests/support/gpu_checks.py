@@ -8,6 +8,7 @@ import reference as oracle
 from fastgdml.cell import Cell
 from fastgdml.gpu import kernel as gpu_kernel
 from fastgdml.gpu.arrays import to_numpy
+from fastgdml.gpu.low_rank import LowRank
 from fastgdml.kernel import Coordinates, assemble_full, energies_last
 from fastgdml.solvers.rigid import drop_rigid_motions
 from fastgdml.training_set import TrainingSet
@@ -62,3 +63,18 @@ def check_rectangles_and_diagonal_blocks(perms, energies, xp):
     assert_close(ours, -K[2 * q :, chosen], 1e-13)
     diagonal = gpu_kernel.assemble_diagonal(training, 3.0, xp=xp)
     assert_close(diagonal, 3.0 * K.reshape(6, q, 6, q)[np.arange(6), :, np.arange(6)], 1e-13)
+
+
+def check_low_rank(n_rows, n_columns, xp):
+    """Products with a low-rank part that is rounded to single precision."""
+    rng = np.random.default_rng(0)
+    U, b, t = rng.normal(size=(n_rows, n_columns)), rng.normal(size=n_rows), rng.normal(size=n_columns)
+    rounded = U.astype(np.float32).astype(np.float64)
+    low_rank = LowRank(n_rows, n_columns, xp)
+    half = n_rows // 2
+    for rows in (slice(0, half), slice(half, n_rows)):
+        np.testing.assert_array_equal(to_numpy(low_rank.set_rows(rows.start, xp.asarray(U[rows]))), rounded[rows])
+    assert_close(low_rank.project(xp.asarray(b)), rounded.T @ b, 1e-13)
+    left = xp.asarray(b.copy())
+    low_rank.subtract(xp.asarray(t), left)
+    assert_close(left, b - rounded @ t, 1e-13)
