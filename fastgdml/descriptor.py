@@ -1,12 +1,15 @@
 """Inverse-distance descriptor of a geometry, and how permutations of atoms act on it.
 
-Pair k = (a, b), a > b, in the order of ``np.tril_indices(n_atoms, -1)``. The descriptor is x_k = 1 / r_ab. Its
-Jacobian is stored compressed: g_k = (r_a - r_b) / r_ab^3, with dx_k/dr_b = g_k and dx_k/dr_a = -g_k.
+Pair k = (a, b), a > b, in the order of ``np.tril_indices(n_atoms, -1)``. The descriptor is x_k = w_k / r_ab, with
+weights w_k of pairs that are 1 unless they were learned (`fastgdml.weights`). Its Jacobian is stored compressed:
+g_k = w_k (r_a - r_b) / r_ab^3, with dx_k/dr_b = g_k and dx_k/dr_a = -g_k.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isqrt
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +31,9 @@ def n_atoms_of(n_desc: int) -> int:
     return (1 + isqrt(8 * n_desc + 1)) // 2
 
 
-def from_R(R: npt.ArrayLike, cell: Cell | None = None, n_threads: int | None = None) -> tuple[Array, Array]:
+def from_R(
+    R: npt.ArrayLike, cell: Cell | None = None, n_threads: int | None = None, weights: Array | None = None
+) -> tuple[Array, Array]:
     """Compute descriptors and their Jacobians.
 
     Parameters
@@ -39,11 +44,13 @@ def from_R(R: npt.ArrayLike, cell: Cell | None = None, n_threads: int | None = N
         Periodic cell or cells, and the rule by which differences are folded into them.
     n_threads : int, optional
         Number of threads; all by default.
+    weights : ndarray, shape (D,), optional
+        Weights of pairs, 1 by default.
 
     Returns
     -------
     R_desc : ndarray, shape (n_geo, D)
-        Inverse distances.
+        Weights over distances.
     R_d_desc : ndarray, shape (n_geo, D, 3)
         Compressed Jacobians.
 
@@ -62,7 +69,32 @@ def from_R(R: npt.ArrayLike, cell: Cell | None = None, n_threads: int | None = N
     bad = _core.descriptors(R, None if cell is None else cell.native, x, g, resolve_n_threads(n_threads))
     if bad is not None:
         raise geometry_error(R[bad[0]], bad[0], bad[1])
-    return x, g
+    return (x, g) if weights is None else weighted(x, g, weights)
+
+
+def weighted(R_desc: Array, R_d_desc: Array, weights: Array) -> tuple[Array, Array]:
+    """Return descriptors (n_geo, D) and Jacobians (n_geo, D, 3) with weights of pairs (D,); both are linear in them."""
+    return R_desc * weights, R_d_desc * weights[:, None]
+
+
+def desc_weights_of(entries: Mapping[str, Any], n_atoms: int) -> Array | None:
+    """Return the weights of pairs (D,) of a task or model, None where it has none.
+
+    Raises
+    ------
+    DataError
+        If there is not a positive number for each pair.
+    """
+    weights = entries.get("desc_weights")
+    if weights is None:
+        return None
+    checked = np.ascontiguousarray(weights, dtype=np.float64)
+    if checked.shape != (n_pairs(n_atoms),) or not (np.isfinite(checked) & (checked > 0)).all():
+        raise DataError(
+            f"desc_weights must hold {n_pairs(n_atoms)} positive numbers, one for each pair of {n_atoms} atoms; found "
+            f"shape {checked.shape}."
+        )
+    return checked
 
 
 def require_geometries(shape: tuple[int, ...], n_atoms: int) -> None:

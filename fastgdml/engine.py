@@ -80,12 +80,19 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def hessian(self, R: Any, cell: Cell | None = None, n_threads: int = 1) -> tuple[Any, Any, Any]:
+        """Predict energies (n_geo,), forces (n_geo, 3 N) and Hessians (n_geo, 3 N, 3 N); otherwise as `predict`."""
+
+    @abstractmethod
     def predict_descriptors(self, x: Any, g: Any, return_E: bool = True, n_threads: int = 1) -> tuple[Any, ...]:
         """Predict from descriptors (n_geo, D) and compressed Jacobians (n_geo, D, 3); otherwise as `predict`."""
 
     @abstractmethod
-    def with_coefficients(self, v: Array, alphas_E: Array | None = None) -> Engine:
-        """Return an engine with other coefficients, J alpha (M, D) and perhaps those of energy constraints (M,)."""
+    def with_coefficients(self, v: Array, alphas_E: Array | None = None, c: float | None = None) -> Engine:
+        """Return an engine with other coefficients: J alpha (M, D), those of energy constraints (M,), and the constant.
+
+        Without the last, the constant stays as it is.
+        """
 
     @abstractmethod
     def batch_size(self, n_geo: int) -> int | None:
@@ -127,6 +134,24 @@ class NativeEngine(Engine):
         n_threads: int = 1,
     ) -> tuple[Array, ...]:
         """See `Engine.predict`."""
+        r, native_cell = self._native_input(R, cell)
+        E, F, virial, bad = self.native.predict(r, native_cell, return_E, True, return_virial, n_threads)
+        if bad >= 0:
+            raise geometry_error(r[bad].reshape(-1, 3), bad)
+        if return_virial:
+            return (E, F, virial) if return_E else (F, virial)
+        return (E, F) if return_E else (F,)
+
+    def hessian(self, R: npt.ArrayLike, cell: Cell | None = None, n_threads: int = 1) -> tuple[Array, Array, Array]:
+        """See `Engine.hessian`."""
+        r, native_cell = self._native_input(R, cell)
+        E, F, H, bad = self.native.hessian(r, native_cell, n_threads)
+        if bad >= 0:
+            raise geometry_error(r[bad].reshape(-1, 3), bad)
+        return E, F, H
+
+    def _native_input(self, R: npt.ArrayLike, cell: Cell | None) -> tuple[Array, _core.Cells | None]:
+        """Return geometries (n_geo, 3 N) and the cells to predict them in, checked."""
         r = np.ascontiguousarray(R, np.float64)
         if r.ndim != 2 or r.shape[1] != self._n_coord:
             require_geometries(r.shape, self._n_coord // 3)
@@ -134,16 +159,9 @@ class NativeEngine(Engine):
         if cell is None:
             if self._needs_cell:
                 raise missing_cell_error()
-            native_cell = self._cell
-        else:
-            cell.require_for(len(r))
-            native_cell = cell.native
-        E, F, virial, bad = self.native.predict(r, native_cell, return_E, True, return_virial, n_threads)
-        if bad >= 0:
-            raise geometry_error(r[bad].reshape(-1, 3), bad)
-        if return_virial:
-            return (E, F, virial) if return_E else (F, virial)
-        return (E, F) if return_E else (F,)
+            return r, self._cell
+        cell.require_for(len(r))
+        return r, cell.native
 
     def predict_descriptors(
         self, x: npt.ArrayLike, g: npt.ArrayLike, return_E: bool = True, n_threads: int = 1
@@ -154,9 +172,9 @@ class NativeEngine(Engine):
         self.native.predict_descriptors(x, g, E, F, n_threads)
         return (E, F) if return_E else (F,)
 
-    def with_coefficients(self, v: Array, alphas_E: Array | None = None) -> NativeEngine:
+    def with_coefficients(self, v: Array, alphas_E: Array | None = None, c: float | None = None) -> NativeEngine:
         """See `Engine.with_coefficients`."""
-        arrays = self.arrays.with_coefficients(v, alphas_E)
+        arrays = self.arrays.with_coefficients(v, alphas_E, c)
         return NativeEngine(arrays.native(), arrays)
 
     def batch_size(self, n_geo: int) -> int | None:

@@ -68,6 +68,9 @@ _COMMON = {
     "perms": Form("permutations, one a row, (P, N)", "iu", (1, 2)),
     "lattice": Form("3 x 3 matrices of finite numbers", "iuf", (2, 3), True),
     "solver_iters": _INTEGER,
+    "weights": _TEXT,
+    "desc_weights": Form("a list of finite numbers", "iuf", (1,), True),
+    "weights_gain": Form("two numbers", "f", (1,)),
 }
 TASK_FORMS = _COMMON | {
     "R_train": _NUMBERS,

@@ -102,6 +102,74 @@ def prediction_errors(
     return sums.errors()
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """How standard deviations compare with errors on labelled geometries.
+
+    Attributes
+    ----------
+    force_ratio : float
+        Root mean square error of components of forces over the root mean square deviation: 1 if the scale is right.
+    energy_ratio : float or None
+        The same of energies.
+    rank_correlation : float
+        Spearman's, of the root mean square errors of the forces of geometries with their deviations.
+    bins : ndarray, shape (n_bins, 2)
+        Geometries sorted by deviation, in parts of equal size: root mean square deviation and error of each.
+    """
+
+    force_ratio: float
+    energy_ratio: float | None
+    rank_correlation: float
+    bins: Array
+
+
+def calibration(
+    predictor: GDMLPredict, dataset: Mapping[str, Any], idxs: IntArray, use_E: bool, n_bins: int = 5
+) -> Calibration:
+    """Compare the standard deviations of a model with its errors; parameters and exceptions as `prediction_errors`."""
+    if len(idxs) < 2:
+        raise UsageError("Two points at least are needed to compare standard deviations with errors.")
+    factors = conversion(Units.of(dataset), Units(predictor.e_unit, predictor.r_unit), "dataset", "model")
+    parts: list[tuple[Array, ...]] = []
+    for first in range(0, len(idxs), _CHUNK):
+        points = take_points(dataset, idxs[first : first + _CHUNK], factors)
+        n = len(points.R)
+        E, F, E_std, F_std = predictor.predict(points.R.reshape(n, -1), lattice=points.lattice, return_std=True)
+        error_E = np.zeros(n) if points.E is None or not use_E else E - points.E
+        error_F = np.mean((F.reshape(points.F.shape) - points.F) ** 2, axis=(1, 2))
+        parts.append((error_F, (F_std**2).mean(axis=1), error_E, E_std))
+    error_F, variance_F, error_E, E_std = (np.concatenate(column) for column in zip(*parts, strict=True))
+    ranks = np.argsort(np.argsort([error_F, variance_F], axis=1), axis=1)
+    correlation: Array = np.asarray(np.corrcoef(ranks))
+    order = np.array_split(np.argsort(variance_F), min(n_bins, len(idxs)))
+    return Calibration(
+        force_ratio=_ratio(error_F, variance_F),
+        energy_ratio=_ratio(error_E**2, E_std**2) if use_E else None,
+        rank_correlation=float(correlation[0, 1]),
+        bins=np.sqrt([(variance_F[part].mean(), error_F[part].mean()) for part in order]),
+    )
+
+
+def with_scale(
+    model: Model, predictor: GDMLPredict, dataset: Mapping[str, Any], callback: Callback | None = None
+) -> Model:
+    """Return a model with its standard deviations scaled to the errors of its forces on all points of a dataset."""
+    if len(dataset["F"]) < 2 or not np.any(dataset["F"]):
+        _log.warning("There are too few validation points, or without forces, to scale the standard deviations.")
+        return model
+    step = Step(callback, f"Standard deviations on {len(dataset['F']):,} points")
+    found = calibration(predictor, dataset, np.arange(len(dataset["F"])), use_E=False)
+    ranks, loo = f"rank correlation {found.rank_correlation:.2f}", float(np.abs(model["loo_f"]).mean())
+    step.done(f"scale {found.force_ratio:.2f}, {ranks}, leave-one-out MAE {loo:.3f}")
+    scale = found.force_ratio if np.isfinite(found.force_ratio) else 1.0
+    return cast(Model, {**model, "std_scale": predictor.std_scale * scale})
+
+
+def _ratio(squared_errors: Array, variances: Array) -> float:
+    return float(np.sqrt(squared_errors.mean() / variances.mean())) if variances.any() else float("inf")
+
+
 def measure_errors(
     predictor: GDMLPredict,
     dataset: Mapping[str, Any],

@@ -47,12 +47,18 @@ def to_sgdml(model: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     DataError
-        If this is no model, or one that sgdml would evaluate differently: of a skewed cell with true minimum images,
-        or with a cell for each training point.
+        If this is no model, or one that sgdml would evaluate differently: with weights of pairs, of a skewed cell with
+        true minimum images, or with a cell for each training point.
     """
     entries: dict[str, Any] = dict(normalize_model(model))
     entries.pop("schema", None)
     entries.pop("solver_reason", None)
+    entries.pop("weights_gain", None)
+    if entries.get("desc_weights") is not None:
+        raise DataError(
+            "The model has learned weights of pairs of atoms (desc_weights), which sgdml does not know: it would "
+            "predict wrongly. Train with weights 'none' to use the model in sgdml."
+        )
     rule = text(entries.pop("image_rule", "rounding"))
     lattice = np.asarray(entries.get("lattice", np.eye(3)), dtype=np.float64)
     if lattice.shape != (3, 3):

@@ -58,6 +58,8 @@ def flat_entries(path: str | os.PathLike[str]) -> dict[str, Any]:
         # a model that was trained without energies has no offset
         "use_E": arrays.alphas_E is not None or arrays.c != 0,
     }
+    if arrays.weights is not None:
+        entries["desc_weights"] = arrays.weights
     if arrays.alphas_E is not None:
         entries["alphas_E"] = arrays.alphas_E
     if arrays.image_rule is not None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ._version import __version__
 from .cell import Cell, image_rule_of
-from .descriptor import jacobian_dot, n_pairs, perms_from_lin
+from .descriptor import desc_weights_of, jacobian_dot, n_pairs, perms_from_lin, tril_perms_lin
 from .entries import MODEL_FORMS, check_forms
 from .errors import DataError
 from .npz import load_npz, save_npz
@@ -32,7 +32,7 @@ class _Predictor(TypedDict):
     """What predictions need of every model. N atoms, M training points, D pairs of atoms, P permutations."""
 
     z: Integers  # (N,) atomic numbers
-    R_desc: Array  # (D, M) descriptors 1 / distance of the training points
+    R_desc: Array  # (D, M) descriptors of the training points: 1 / distance, times desc_weights where there are any
     R_d_desc_alpha: Array  # (M, D) their Jacobians times the coefficients, J alpha
     c: Number  # integration constant: added to the energy
     std: Number  # scale of the labels: predictions are multiplied by it
@@ -44,6 +44,9 @@ class Model(_Predictor, total=False):
     """Keys of a model; docs/reference/files.md lists them with what may be left out. Others are kept as they are."""
 
     alphas_E: Array  # (M,) coefficients of energy constraints
+    weights: Text  # "orbits" or "types": weights of which pairs were to be learned
+    desc_weights: Array  # (D,) those that were learned, in R_desc and descriptors of queries; see `fastgdml.weights`
+    weights_gain: Array  # (2,) shares by which they lower the errors of forces and energies on validation points
     lattice: Array  # (3, 3) or (M, 3, 3) lattice vectors of the training points, as columns
     image_rule: Text  # "minimum" or "rounding": which image of a neighbour counts; see `fastgdml.cell`
     r_unit: Text  # unit of length
@@ -76,6 +79,11 @@ class Model(_Predictor, total=False):
     norm_y_train: Number  # cg: norm of the labels
     inducing_pts_idxs: Integers  # cg: columns of the kernel matrix in the preconditioner
     search_errors: Array  # (S, 5) of a search: sigma, force MAE and RMSE, energy MAE and RMSE of the validation, or NaN
+    std_R_d_desc_alpha: Array  # (S, M, D) J alpha of the samples for standard deviations
+    std_alphas_E: Array  # (S, M) their coefficients of energy constraints
+    std_c: Array  # (S,) their constants of the energy
+    std_scale: Number  # what standard deviations are multiplied by
+    loo_f: Array  # (M, N, 3) forces of the training points minus those predicted without the point or its group
 
 
 REQUIRED = tuple(_Predictor.__annotations__)
@@ -121,7 +129,22 @@ def _storable(entries: dict[str, Any], path: str | os.PathLike[str]) -> dict[str
 
 def save_model(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:
     """Write a model file, atomically and without pickles. Only a model is replaced."""
+    if model.get("desc_weights") is not None:
+        # Programs that know no weights would predict wrongly. None can do without this key, which follows from perms.
+        model = {key: value for key, value in model.items() if key != "tril_perms_lin"}
     save_npz(path, model)
+
+
+def tril_perms_lin_of(model: Mapping[str, Any]) -> Integers:
+    """Return the permutations of pairs of a model, (P D,), from those of atoms where it has no others."""
+    lin = model.get("tril_perms_lin")
+    return tril_perms_lin(model["perms"]) if lin is None else np.asarray(lin)
+
+
+def missing_keys(model: Mapping[str, Any]) -> list[str]:
+    """Return what a model lacks for predictions. With weights of pairs, `perms` stands for `tril_perms_lin`."""
+    instead = {"tril_perms_lin": "perms"} if model.get("desc_weights") is not None else {}
+    return [key for key in REQUIRED if model.get(key) is None and model.get(instead.get(key, "")) is None]
 
 
 def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
@@ -133,7 +156,7 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
         If arrays are missing or do not fit each other, or the model uses a descriptor that fastgdml lacks.
     """
     model: dict[str, Any] = dict(entries)
-    missing = [key for key in REQUIRED if model.get(key) is None]
+    missing = missing_keys(model)
     if missing:
         raise DataError(f"{source}: the model lacks {', '.join(missing)}.")
     _plain_errors(model)
@@ -197,11 +220,13 @@ def _check_shapes(model: dict[str, Any], source: str) -> None:
             f"{source}: the model is of {n_atoms} atoms and {x.shape[1]} training points; two atoms and one point are "
             "needed."
         )
+    model["tril_perms_lin"] = tril_perms_lin_of(model)
     if model.get("perms") is None:
         model["perms"] = perms_from_lin(model["tril_perms_lin"], len(x))
     if np.atleast_2d(model["perms"]).shape[1] != n_atoms:
         raise DataError(f"{source}: perms has shape {np.shape(model['perms'])}, but there are {n_atoms} atoms.")
     try:
+        desc_weights_of(model, n_atoms)
         cell = Cell.of(model)
         if cell is not None:
             cell.require_for(x.shape[1])
@@ -256,7 +281,7 @@ def new_model(
         model["e_err_mae"] = model["e_err_rmse"] = np.nan
         if alphas_E is not None:
             model["alphas_E"] = alphas_E
-    for key in ("lattice", "r_unit", "e_unit", "seed"):
+    for key in ("lattice", "r_unit", "e_unit", "seed", "weights", "desc_weights", "weights_gain"):
         if key in task:
             model[key] = task[key]
     if "lattice" in task:

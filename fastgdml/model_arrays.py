@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from . import _core
 from .cell import Cell
-from .descriptor import n_pairs, pair_perms_from_lin
+from .descriptor import desc_weights_of, n_pairs, pair_perms_from_lin
 from .errors import DataError
-from .model import REQUIRED
+from .model import missing_keys, tril_perms_lin_of
 from .npz import text
 from .types import Array
 
@@ -40,6 +40,8 @@ class ModelArrays:
         The cell; None for a molecule, and if each training point had its own: then one is to be given.
     e_unit, r_unit, name, theory : str
         As recorded, empty where unknown.
+    weights : ndarray, shape (D,), or None
+        Weights of pairs in the descriptors, those of `x` and of queries; None: 1.
     """
 
     z: npt.NDArray[np.integer]
@@ -56,6 +58,7 @@ class ModelArrays:
     r_unit: str = ""
     name: str = ""
     theory: str = ""
+    weights: Array | None = None
 
     @classmethod
     def of(cls, model: Mapping[str, Any]) -> ModelArrays:
@@ -66,7 +69,7 @@ class ModelArrays:
         DataError
             If arrays are missing or contradict each other.
         """
-        missing = [key for key in REQUIRED if key not in model]
+        missing = missing_keys(model)
         if missing:
             raise DataError(f"This is not a trained model: {', '.join(missing)} missing.")
         z = np.atleast_1d(model["z"])
@@ -79,7 +82,7 @@ class ModelArrays:
                 f"({n_desc}, n_train) and (n_train, {n_desc}) expected."
             )
         # x_i - P_p x_j, read with the permutation on the query: the image under the inverse pair permutation.
-        pair_images = np.argsort(pair_perms_from_lin(model["tril_perms_lin"], n_desc), axis=1)
+        pair_images = np.argsort(pair_perms_from_lin(tril_perms_lin_of(model), n_desc), axis=1)
         cell = Cell.of(model)
         return cls(
             z=z,
@@ -96,6 +99,7 @@ class ModelArrays:
             r_unit=text(model.get("r_unit", "")),
             name=text(model.get("dataset_name", "")),
             theory=text(model.get("dataset_theory", "")),
+            weights=desc_weights_of(model, len(z)),
         )
 
     @classmethod
@@ -118,10 +122,11 @@ class ModelArrays:
             r_unit=properties["r_unit"],
             name=properties["dataset_name"],
             theory=properties["dataset_theory"],
+            weights=properties.get("desc_weights"),
         )
 
-    def with_coefficients(self, v: Array, alphas_E: Array | None) -> ModelArrays:
-        """Return the model with other coefficients.
+    def with_coefficients(self, v: Array, alphas_E: Array | None, c: float | None = None) -> ModelArrays:
+        """Return the model with other coefficients, and perhaps another constant.
 
         Raises
         ------
@@ -130,7 +135,8 @@ class ModelArrays:
         """
         if v.shape != self.x.shape:
             raise DataError(f"J alpha has shape {v.shape}; {self.x.shape} expected.")
-        return replace(self, v=v, alphas_E=energy_coefficients(alphas_E, len(self.x), DataError))
+        alphas_E = energy_coefficients(alphas_E, len(self.x), DataError)
+        return replace(self, v=v, alphas_E=alphas_E, c=self.c if c is None else c)
 
     def native(self) -> _core.Model:
         """Return the native model, laid out for prediction.
@@ -158,6 +164,7 @@ class ModelArrays:
                 length_unit=self.r_unit.encode(),
                 name=self.name.encode(),
                 theory=self.theory.encode(),
+                weights=self.weights,
             )
         except (ValueError, OSError) as error:
             raise DataError(str(error)) from None

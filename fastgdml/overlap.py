@@ -57,6 +57,8 @@ class KnownGeometries:
             x = from_R(np.asarray(entries["R_train"]), Cell.of(entries))[0]
         elif "R_desc" in entries:
             x = np.ascontiguousarray(np.asarray(entries["R_desc"], dtype=np.float64).T)
+            if entries.get("desc_weights") is not None:
+                x = x / np.asarray(entries["desc_weights"], dtype=np.float64)
         else:
             return None
         return cls(x, image_rule_of(entries), Units.of(entries))

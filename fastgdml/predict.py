@@ -24,6 +24,7 @@ from .model_arrays import ModelArrays, energy_coefficients, image_rule_of
 from .npz import is_flat
 from .threads import resolve_n_threads
 from .types import Array
+from .uncertainty import Deviations, Samples
 
 _log = logging.getLogger(__name__)
 
@@ -98,10 +99,13 @@ class GDMLPredict(LegacyPredict):
         if log_level is not None:
             _log.setLevel(log_level)
         arrays: ModelArrays | None = None
+        self._samples: Samples | None = None
+        self._deviations: Deviations | None = None
         if isinstance(model, str | os.PathLike) and is_flat(model):
             native = load_flat(model)
         else:
-            arrays = ModelArrays.of(load_model(model) if isinstance(model, str | os.PathLike) else model)
+            entries = load_model(model) if isinstance(model, str | os.PathLike) else model
+            arrays, self._samples = ModelArrays.of(entries), Samples.of(entries)
             native = arrays.native()
         self.n_threads = resolve_n_threads(max_processes)
         properties = native.properties()
@@ -130,7 +134,7 @@ class GDMLPredict(LegacyPredict):
         """
         on_gpu = not isinstance(self._engine, NativeEngine)
         arrays = self._engine.arrays if on_gpu else None
-        state = {**self.__dict__, "_engine": (self.native.image(), arrays, on_gpu)}
+        state = {**self.__dict__, "_engine": (self.native.image(), arrays, on_gpu), "_deviations": None}
         state.pop("_glob_id", None)
         return state
 
@@ -183,6 +187,7 @@ class GDMLPredict(LegacyPredict):
         return_E: bool = True,
         lattice: npt.ArrayLike | None = None,
         return_virial: bool = False,
+        return_std: bool = False,
     ) -> tuple[Array, ...]:
         """Predict energies and forces of geometries.
 
@@ -199,6 +204,8 @@ class GDMLPredict(LegacyPredict):
             training geometries had different ones.
         return_virial : bool
             Also return virials.
+        return_std : bool
+            Also return standard deviations, of a model that was trained with `n_std`.
 
         Returns
         -------
@@ -210,6 +217,10 @@ class GDMLPredict(LegacyPredict):
             Only with `return_virial`: the negative derivative of the energy by the strain of the geometry and its cell,
             in the unit of energy; the stress is -virial / volume. Exact and symmetric: the sum over pairs of atoms of
             distance (outer) force.
+        E_std : ndarray, shape (n_geo,)
+            Only with `return_std` and `return_E`: standard deviations of the energies.
+        F_std : ndarray, shape (n_geo, n_atoms)
+            Only with `return_std`: those of forces, of a component on each atom.
 
         Raises
         ------
@@ -217,16 +228,72 @@ class GDMLPredict(LegacyPredict):
             If the number of coordinates does not fit the model, a coordinate is not finite, two atoms coincide, or the
             lattice vectors span no cell.
         UsageError
-            If a lattice is needed but not given, or given to a model of a molecule.
+            If a lattice is needed but not given, or given to a model of a molecule; if the model has no samples for
+            standard deviations.
         """
         if R is None:
             if lattice is not None:
                 raise UsageError("predict(lattice=...) needs geometries R: the training geometries have their own.")
-            if return_virial:
-                raise UsageError("predict(return_virial=True) needs geometries R.")
+            if return_virial or return_std:
+                raise UsageError("predict(return_virial=True) and return_std=True need geometries R.")
             return self._predict_training_set(return_E)
         cell = None if lattice is None else self._cell_of(lattice)
-        return self._engine.predict(R, return_E, cell, return_virial, self.n_threads)
+        if not return_std:
+            return self._engine.predict(R, return_E, cell, return_virial, self.n_threads)
+        deviations = self._deviations_or_raise()
+        results = self._engine.predict(R, return_E, cell, return_virial, self.n_threads)
+        E_std, F_std = deviations.predict(R, cell, self.n_threads)
+        return (*results, E_std, F_std) if return_E else (*results, F_std)
+
+    @property
+    def has_std(self) -> bool:
+        """Whether the model has samples for standard deviations."""
+        return self._samples is not None
+
+    @property
+    def std_scale(self) -> float:
+        """What standard deviations are multiplied by; 1 without any."""
+        return 1.0 if self._samples is None else self._samples.scale
+
+    def _deviations_or_raise(self) -> Deviations:
+        if self._samples is None:
+            raise UsageError(
+                "The model has no samples for standard deviations: train it with n_std=16 (--std 16), and use its npz "
+                "file; flat files and models with other coefficients have none."
+            )
+        if self._deviations is None:
+            self._deviations = Deviations(self._engine, self._samples)
+        return self._deviations
+
+    def hessian(self, R: npt.ArrayLike, lattice: npt.ArrayLike | None = None) -> Array:
+        """Return the second derivatives of the energy by the positions, d2E/dR2, exactly.
+
+        Parameters
+        ----------
+        R : array_like, shape (n_geo, 3 n_atoms)
+            Cartesian coordinates, or one geometry, as for `predict`.
+        lattice : array_like, shape (3, 3) or (n_geo, 3, 3), optional
+            Lattice vectors as columns, as for `predict`. They stay fixed; of a periodic system this is the matrix of
+            force constants at the Gamma point, all images of an atom moving together.
+
+        Returns
+        -------
+        ndarray, shape (n_geo, 3 n_atoms, 3 n_atoms)
+            In the unit of energy a squared unit of length; symmetric, to the last bit. Equations in src/hessian.c.
+
+        Raises
+        ------
+        DataError, UsageError
+            As of `predict`.
+        """
+        return self.predict_with_hessian(R, lattice)[2]
+
+    def predict_with_hessian(
+        self, R: npt.ArrayLike, lattice: npt.ArrayLike | None = None
+    ) -> tuple[Array, Array, Array]:
+        """Return energies (n_geo,), forces (n_geo, 3 n_atoms) and Hessians at once; see `predict` and `hessian`."""
+        cell = None if lattice is None else self._cell_of(lattice)
+        return self._engine.hessian(R, cell, self.n_threads)
 
     def _cell_of(self, lattice: npt.ArrayLike) -> Cell:
         """Return the cell of these lattice vectors, with the image rule of the model."""
@@ -314,6 +381,7 @@ class GDMLPredict(LegacyPredict):
         alphas_E = energy_coefficients(alphas_E, self.n_train, UsageError)
         v = jacobian_dot(self._R_d_desc, alphas.reshape(self.n_train, -1))
         self._engine = self._engine.with_coefficients(v, alphas_E)
+        self._samples = self._deviations = None
 
     def _predict_training_set(self, return_E: bool) -> tuple[Array, ...]:
         if self._R_desc is None or self._R_d_desc is None:

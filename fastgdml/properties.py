@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .npz import text
-from .types import IntArray
+from .types import Array, IntArray
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,12 @@ class Properties:
         Seed of the draw of points.
     code_version : str
         Version of the program that wrote.
+    weights : str
+        Weights of which pairs were to be learned, or "none".
+    desc_weights : ndarray, shape (D,), or None
+        Those that were learned.
+    weights_gain : tuple of float
+        Shares by which they lower the errors of forces and energies on the validation points; NaN where unknown.
     """
 
     name: str
@@ -53,10 +59,14 @@ class Properties:
     constrain_E: bool
     seed: int | None
     code_version: str
+    weights: str
+    desc_weights: Array | None
+    weights_gain: tuple[float, float]
 
     @classmethod
     def of(cls, entries: Mapping[str, Any]) -> Properties:
         """Take those of a task or model."""
+        force, energy = np.ravel(entries.get("weights_gain", (np.nan, np.nan)))
         constrained = entries.get("use_E_cstr", "alphas_E" in entries)
         return cls(
             name=text(entries.get("dataset_name", "unknown")),
@@ -72,6 +82,9 @@ class Properties:
             constrain_E=bool(constrained),
             seed=None if entries.get("seed") is None else int(entries["seed"]),
             code_version=text(entries.get("code_version", "unknown")),
+            weights=text(entries.get("weights", "none")),
+            desc_weights=entries.get("desc_weights"),
+            weights_gain=(float(force), float(energy)),
         )
 
 

@@ -76,6 +76,8 @@ class SearchOptions(TaskOptions):
     ----------
     sig : float
         Without effect: each task has its own.
+    weights : {'none', 'orbits', 'types'}
+        With learned weights of pairs there is one task, with the sigma that belongs to them: no others are tried.
     seed : int, optional
         Seed of the draw of points; a new one by default, recorded in the tasks.
     valid_dataset : mapping or path-like, optional
@@ -87,6 +89,7 @@ class SearchOptions(TaskOptions):
     """
 
     sig: float = DEFAULT_SIGMAS[0]
+    weights: str = "none"
     valid_dataset: Source | None = None
     directory: str | os.PathLike[str] | None = None
     overwrite: bool = False
@@ -147,10 +150,12 @@ def create(
         existing = [] if options.overwrite else list_files(directory, "task")
         if existing:
             template = load_task(existing[0])
+            sigs = _sigmas_of(template, options, sigs)
             _require_same_search(template, existing, (n_train, n_valid, sigs), options, (training, validation))
             on_event(SearchResumed(directory))
         else:
             template = _new_task(training, validation, (n_train, n_valid), replace(options, sig=sigs[0]), on_event)
+            sigs = _sigmas_of(template, options, sigs)
         if check is not None:
             check(template, directory)
         tasks = [{**template, "sig": sig} for sig in sigs]
@@ -166,6 +171,11 @@ def create(
             save_task(directory / task_file_name(task), task)
     on_event(TasksWritten(directory, len(missing), len(tasks), n_train))
     return directory
+
+
+def _sigmas_of(template: Task, options: SearchOptions, sigmas: list[float]) -> list[float]:
+    """Return the length scales of a search: of one with learned weights, that of its task."""
+    return sigmas if options.weights == "none" else [Properties.of(template).sig]
 
 
 def _both(dataset: Source, valid_dataset: Source | None) -> tuple[Dataset, Dataset]:
@@ -202,6 +212,7 @@ def _new_task(
         seed=seed,
         max_group_size=options.max_group_size,
         image_rule=options.image_rule,
+        weights=options.weights,
     )
 
 
@@ -228,6 +239,7 @@ def _require_same_search(
         "--gdml": (not template["use_sym"], not options.use_sym),
         "--no_E": (not known.use_E, not options.use_E),
         "--E_cstr": (known.constrain_E, options.use_E_cstr),
+        "--weights": (known.weights, options.weights),
     }
     if "lattice" in template:
         pairs["--image_rule"] = (image_rule_of(template), options.image_rule)
@@ -333,7 +345,7 @@ class _Search:
         task = load_task(path)
         check_same_system(task, self._dataset, f"task {path}", "validation dataset")
         require_drawn_from(task, "valid", self._dataset, str(path))
-        needed = not self._alone or self._trainer.early_stop
+        needed = not self._alone or self._trainer.needs_validation
         return _Work(task, path, path.with_name(model_file_name(task)), self._validation(task) if needed else None)
 
     def _validation(self, task: Task) -> Dataset:

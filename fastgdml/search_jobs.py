@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .dataset import Dataset, take_points
-from .evaluate import measure_errors, validated
+from .evaluate import measure_errors, validated, with_scale
 from .model import Model, save_model
 from .predict import GDMLPredict
 from .progress import Callback
@@ -33,6 +33,8 @@ class Trainer:
         See `GDMLTrain.train`.
     early_stop : bool
         Whether conjugate gradients stop when the force error on the validation points no longer falls.
+    n_std : int
+        Samples for standard deviations; see `GDMLTrain.train`. They are scaled to the errors on the validation points.
     """
 
     max_memory: float | None = None
@@ -42,6 +44,12 @@ class Trainer:
     tol: float = 1e-4
     max_iter: int | None = None
     early_stop: bool = False
+    n_std: int = 0
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether training needs the validation points."""
+        return self.early_stop or self.n_std > 0
 
     def start(self) -> GDMLTrain:
         """Return what trains; the same one for all tasks of a search says what is wrong with their data once."""
@@ -55,13 +63,13 @@ class Trainer:
         save: Callable[[Model], None] | None = None,
         gdml_train: GDMLTrain | None = None,
     ) -> Model:
-        """Train a task; `points` are its validation points, which early stop needs."""
+        """Train a task; `points` are its validation points, which early stop and standard deviations need."""
         held_out = None
         if self.early_stop and points is not None:
             factors = conversion(Units.of(points), Units.of(task), "validation dataset", "task")
             taken = take_points(points, np.arange(len(points["R"])), factors)
             held_out = (taken.R, taken.F, taken.lattice)
-        return (gdml_train or self.start()).train(
+        model = (gdml_train or self.start()).train(
             task,
             save_progr_callback=save,
             callback=callback,
@@ -69,7 +77,12 @@ class Trainer:
             tol=self.tol,
             max_iter=self.max_iter,
             held_out=held_out,
+            n_std=self.n_std,
         )
+        if self.n_std and points is not None:
+            predictor = GDMLPredict(model, max_processes=self.max_processes, backend=self.backend)
+            model = with_scale(model, predictor, points, callback)
+        return model
 
     def validate(self, model: Model, points: Dataset, callback: Callback | None = None) -> Model:
         """Return a model with its errors on `points`, its validation points, as the errors to expect."""

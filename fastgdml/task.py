@@ -13,6 +13,7 @@ from typing import Any, TypedDict, cast
 import numpy as np
 
 from .cell import Cell
+from .descriptor import desc_weights_of, pair_permutation
 from .entries import TASK_FORMS, check_forms
 from .errors import DataError, FileFormatError
 from .npz import load_npz, save_npz, text, type_of
@@ -50,6 +51,9 @@ class Task(_Needed, total=False):
     dataset_name: Text  # name of the dataset
     dataset_theory: Text  # its level of theory
     seed: Number  # of the draw of points
+    weights: Text  # "orbits" or "types": weights of which pairs were to be learned
+    desc_weights: Array  # (D,) those that were learned, absent where they did not help; see `fastgdml.weights`
+    weights_gain: Array  # (2,) shares by which they lower the errors of forces and energies on validation points
     tried_training: Flag  # whether a search began to train it
     alphas0_F: Array  # (3 N M,) coefficients that a resumed training starts from
     alphas0_E: Array  # (M,) those of energy constraints
@@ -91,6 +95,8 @@ class TaskArrays:
         alphas_F, alphas_E and number of steps of an earlier run.
     columns : ndarray of int, or None
         Columns of the preconditioner of an earlier run, in sgdml's order.
+    weights : ndarray, shape (D,), or None
+        Weights of pairs; None: 1.
     """
 
     R: Array
@@ -106,6 +112,7 @@ class TaskArrays:
     cell: Cell | None
     start: tuple[Array, Array | None, int] | None
     columns: Integers | None
+    weights: Array | None = None
 
     @property
     def fits_constant(self) -> bool:
@@ -140,6 +147,7 @@ class TaskArrays:
             cell=Cell.of(task),
             start=start,
             columns=columns,
+            weights=desc_weights_of(task, len(np.asarray(task["z"]))),
         )
 
 
@@ -196,6 +204,7 @@ def check_task(task: Mapping[str, Any], source: str) -> None:
     if len(np.atleast_1d(task["idxs_train"])) != len(R):
         raise DataError(f"{source}: idxs_train has {np.size(task['idxs_train'])} numbers for {len(R)} training points.")
     try:
+        _check_weights(task)
         cell = Cell.of(task)
         if cell is not None:
             cell.require_for(len(R))
@@ -206,6 +215,17 @@ def check_task(task: Mapping[str, Any], source: str) -> None:
             f"{source}: sigma must be positive and lambda not negative; found {task['sig']}, {task['lam']}."
         )
     _check_earlier_run(task, R.size, len(R), source)
+
+
+def _check_weights(task: Mapping[str, Any]) -> None:
+    """Raise DataError unless the weights of a task, if any, are positive and the same for the images of a pair."""
+    weights = desc_weights_of(task, len(task["z"]))
+    if weights is None:
+        return
+    for perm in np.atleast_2d(task["perms"]):
+        images = weights[pair_permutation(perm)]
+        if np.abs(images - weights).max() > 1e-12 * weights.max():
+            raise DataError(f"desc_weights are not the same for pairs that the permutation {perm.tolist()} exchanges.")
 
 
 def _check_earlier_run(task: Mapping[str, Any], n_forces: int, n_train: int, source: str) -> None:

@@ -53,6 +53,9 @@ _OF_MODEL = (
     "r_unit",
     "e_unit",
     "seed",
+    "weights",
+    "desc_weights",
+    "weights_gain",
     "solver_iters",
     "inducing_pts_idxs",
 )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .backend import array_module, resolve_backend
 from .cell import Cell
-from .descriptor import from_R, tril_perms_lin
+from .descriptor import desc_weights_of, from_R, tril_perms_lin, weighted
 from .diagnostics import Finding
 from .early_stop import EarlyStop
 from .errors import DataError, InsufficientMemoryError
@@ -33,6 +33,8 @@ from .threads import resolve_n_threads
 from .training_checks import check_predictions, check_training_data, check_training_energies
 from .training_set import TrainingSet
 from .types import Array, IntArray
+from .uncertainty import sample_entries
+from .weights import check_kind, learn_for
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +92,7 @@ class GDMLTrain:
         seed: int | None = None,
         max_group_size: int = MAX_GROUP_SIZE,
         image_rule: str = "minimum",
+        weights: str = "none",
     ) -> Task:
         """Create a task: draw the points, find the symmetries, record the parameters.
 
@@ -121,6 +124,9 @@ class GDMLTrain:
         image_rule : {'minimum', 'rounding'}
             With a lattice: which image of a neighbour counts, the nearest or the one that sgdml takes; see
             `fastgdml.cell`. Recorded in the task and the model.
+        weights : {'none', 'orbits', 'types'}
+            Learn weights of pairs of atoms from the training points, and the sigma that belongs to them in place of
+            `sig`: see `fastgdml.weights`. Where they do not help, the task is one without weights at the best sigma.
 
         Returns
         -------
@@ -130,13 +136,16 @@ class GDMLTrain:
         Raises
         ------
         UsageError
-            If more points are asked for than there are, or energies are needed but missing or excluded.
+            If more points are asked for than there are, energies are needed but missing or excluded, or weights are to
+            be learned without validation points.
         DataError
             If the datasets cannot be used or do not belong to the same system.
         """
         options = TaskOptions(sig, lam, perms, use_sym, use_E, use_E_cstr, seed, max_group_size, image_rule)
         numbers = (train_dataset, n_train, valid_dataset, n_valid)
-        return create_task(*numbers, options, self._n_threads, callback, self._report)
+        check_kind(weights, n_valid)
+        task = create_task(*numbers, options, self._n_threads, callback, self._report)
+        return task if weights == "none" else learn_for(task, valid_dataset, weights, self._n_threads, callback)
 
     def draw_strat_sample(
         self, T: npt.ArrayLike, n: int, excl_idxs: npt.ArrayLike | None = None, seed: int | None = None
@@ -167,7 +176,7 @@ class GDMLTrain:
 
     # ---- models -------------------------------------------------------------------------------------------------
 
-    def train(
+    def train(  # noqa: PLR0913 (sgdml's signature, and ours)
         self,
         task: Mapping[str, Any],
         save_progr_callback: Callable[[Model], None] | None = None,
@@ -176,6 +185,8 @@ class GDMLTrain:
         tol: float = 1e-4,
         max_iter: int | None = None,
         held_out: tuple[Array, Array] | tuple[Array, Array, Array | None] | None = None,
+        n_std: int = 0,
+        std_groups: npt.ArrayLike | None = None,
     ) -> Model:
         """Train a model.
 
@@ -198,6 +209,12 @@ class GDMLTrain:
             Geometries and forces that are not trained on; conjugate gradients stop early when the mean absolute error
             on them no longer falls, with the coefficients that had the smallest. A third element holds their lattice
             vectors, (3, 3) or (n, 3, 3), by default those of the model.
+        n_std : int
+            Samples for standard deviations of predictions, 16 for example; see docs/theory/uncertainty.md. They need
+            the closed form, and a model grows by as many times the size of its coefficients.
+        std_groups : array_like of int, shape (M,), optional
+            Training points with the same number are left out together. Give one number to those of one trajectory that
+            are near in time: correlated points make the deviations too small.
 
         Returns
         -------
@@ -214,7 +231,9 @@ class GDMLTrain:
             If the kernel matrix is singular.
         """
         arrays = TaskArrays.of(task)
-        options = SolverOptions(solver, tol, max_iter, self._max_memory, arrays.start, arrays.columns)
+        options = SolverOptions(
+            solver, tol, max_iter, self._max_memory, arrays.start, arrays.columns, n_std, std_groups
+        )
 
         step = Step(callback, "Generating descriptors and their Jacobians")
         x, g = from_R(arrays.R, arrays.cell, self._n_threads)
@@ -222,6 +241,8 @@ class GDMLTrain:
 
         labels, periodic = Labels.of(arrays), arrays.cell is not None
         self._report(check_training_data(arrays, x))
+        if arrays.weights is not None:
+            x, g = weighted(x, g, arrays.weights)
         training = TrainingSet(x, g, GroupTables.from_perms(arrays.perms), arrays.sig, arrays.constrain_E)
         equations = TrainingEquations(arrays.R, training, arrays.lam, labels.y, labels.y_E, periodic)
 
@@ -254,6 +275,8 @@ class GDMLTrain:
             self._report(check_predictions(solution, arrays, labels, x, E, F))
             if arrays.E is not None and arrays.fits_constant:
                 model["c"] = float(np.mean(arrays.E - E))
+        if solution.jackknife is not None:
+            model |= cast(Model, sample_entries(model, solution.jackknife, x, g, self._n_threads))
         return model
 
     def _report(self, findings: list[Finding]) -> None:
@@ -381,7 +404,8 @@ class GDMLTrain:
             Whether to warn.
         """
         if R_desc is None or R_d_desc is None:
-            R_desc, R_d_desc = from_R(task["R_train"], Cell.of(task), self._n_threads)
+            weights = desc_weights_of(task, len(task["z"]))
+            R_desc, R_d_desc = from_R(task["R_train"], Cell.of(task), self._n_threads, weights)
         E_pred, _ = self._predict_training_set(model, R_desc, R_d_desc)
         E_ref = np.ravel(task["E_train"])
         if check:

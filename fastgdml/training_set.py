@@ -48,15 +48,16 @@ class TrainingSet:
         energies: bool = False,
         cell: Cell | None = None,
         n_threads: int | None = None,
+        weights: Array | None = None,
     ) -> TrainingSet:
-        """Make the set of geometries (M, N, 3) and permutations (P, N).
+        """Make the set of geometries (M, N, 3) and permutations (P, N), perhaps with weights of pairs (D,).
 
         Raises
         ------
         DataError
             If a geometry has no descriptor, or a row of `perms` is no permutation.
         """
-        x, g = from_R(R, cell, n_threads)
+        x, g = from_R(R, cell, n_threads, weights)
         return cls(x, g, GroupTables.from_perms(perms), float(sig), bool(energies))
 
     @property

@@ -19,10 +19,12 @@ from gdml cimport (
     GDML_MAX_IMAGES, GDML_MOLECULE, GDML_ONE_CELL, GDML_RFP, fastgdml_energy_factor, fastgdml_last_error,
     fastgdml_length_factor, fastgdml_model, fastgdml_model_check_lattice, fastgdml_model_free, fastgdml_model_load,
     fastgdml_status, gdml_add_sums, gdml_block, gdml_block_begin, gdml_block_end, gdml_block_tile, gdml_cell,
-    gdml_cell_init, gdml_evaluate_block, gdml_evaluation, gdml_group, gdml_jacobian_dot, gdml_kernel_job, gdml_kernels,
+    gdml_cell_init, gdml_evaluate_block, gdml_evaluation, gdml_group,
+    gdml_hessian_evaluation, gdml_hessian_plan, gdml_hessians, gdml_jacobian_dot, gdml_kernel_job, gdml_kernels,
     gdml_low_rank, gdml_match, gdml_model, gdml_model_arrays, gdml_model_image, gdml_model_new, gdml_model_parts,
     gdml_model_set_coefficients, gdml_n_images, gdml_pair_classes, gdml_pair_classes_free, gdml_pair_classes_new,
     gdml_plan, gdml_scratch_free, gdml_scratch_new, gdml_select_kernels, gdml_spanning_tree, gdml_term, gdml_tile_size,
+    gdml_trace_job,
 )
 
 from .threads import prediction_threads
@@ -252,6 +254,38 @@ cdef class KernelAssembly:
             kernels.assembly.tile(&self.job, items[i, 0], items[i, 1], items[i, 2], scratch.at(threadid()))
 
 
+def trace_derivatives(const double[:, ::1] x, const double[:, :, ::1] g, object tables, double sig,
+                      const int64_t[::1] row_begin, const int32_t[::1] row_coord, const double[::1, :] a,
+                      int n_threads):
+    """Derivatives (D,) of tr(A K) by the logarithms of weights of pairs; see trace.c.
+
+    Parameters
+    ----------
+    x, g : descriptors (M, D) and compressed Jacobians (M, D, 3)
+    tables : index tables of the permutation group, a GroupTables
+    row_begin, row_coord : which coordinates of each training point are rows, without energies
+    a : symmetric matrix A in Fortran order, of which the lower triangle is read
+    """
+    cdef:
+        const gdml_kernels *kernels = select_kernels()
+        gdml_trace_job job
+        Scratch scratch
+        int64_t i, n_train = x.shape[0]
+        double[:, ::1] rows = np.empty((n_train, x.shape[1]))
+    job.group = native_group(tables)
+    job.sig = sig
+    job.x = &x[0, 0]
+    job.g = &g[0, 0, 0]
+    job.a = &a[0, 0]
+    job.n_rows = a.shape[0]
+    job.row_begin = &row_begin[0]
+    job.row_coord = &row_coord[0]
+    scratch = Scratch(n_threads, kernels.trace.scratch(&job.group))
+    for i in prange(n_train, nogil=True, num_threads=n_threads, schedule="dynamic", chunksize=1):
+        kernels.trace.row(&job, n_train - 1 - i, &rows[n_train - 1 - i, 0], scratch.at(threadid()))
+    return np.asarray(rows).sum(axis=0)
+
+
 # ---- prediction -------------------------------------------------------------------------------------------------
 
 def tile_size(int64_t n_train, int64_t n_rows):
@@ -321,6 +355,9 @@ cdef class Model:
             "periodic": m.periodicity != GDML_MOLECULE,
             "minimum_image": bool(m.minimum_image),
         }
+        if m.weights is not NULL:
+            n_desc = m.predictor.n_atoms * (m.predictor.n_atoms - 1) // 2
+            entries["desc_weights"] = np.array(<const double[:n_desc]> m.weights)
         if m.periodicity == GDML_ONE_CELL:
             entries["lattice"] = np.array([m.lattice[i] for i in range(9)]).reshape(3, 3)
         return entries
@@ -388,6 +425,50 @@ cdef class Model:
             virial = cnp.PyArray_EMPTY(3, shape, cnp.NPY_DOUBLE, 0)
             e.virial = <double *> cnp.PyArray_DATA(virial)
         return E, F, virial, -1 if e.n_geo == 0 else self.evaluate(&e, n_threads)
+
+    def hessian(self, const double[:, ::1] R, Cells cells, int n_threads):
+        """Energies, forces and second derivatives of R (n_geo, 3 N).
+
+        cells : one, or one for each geometry; None for molecules
+
+        Returns energies (n_geo,), forces (n_geo, 3 N), Hessians (n_geo, 3 N, 3 N), and the first geometry with
+        coincident atoms, or -1.
+        """
+        cdef:
+            gdml_hessian_evaluation e
+            double[::1] E = np.empty(R.shape[0])
+            double[:, ::1] F = np.empty((R.shape[0], R.shape[1]))
+            double[:, :, ::1] H = np.empty((R.shape[0], R.shape[1], R.shape[1]))
+            int64_t bad = -1
+        memset(&e, 0, sizeof(e))
+        if R.shape[0]:
+            e.prediction.model = self.model
+            e.prediction.kernels = self.model.kernels
+            e.prediction.n_geo = R.shape[0]
+            e.prediction.r = &R[0, 0]
+            if cells is not None:
+                e.prediction.cells = cells.cell
+                e.prediction.cell_step = cells.step()
+            e.prediction.energy = &E[0]
+            e.prediction.force = &F[0, 0]
+            e.hessian = &H[0, 0, 0]
+            gdml_hessian_plan(&e, n_threads)
+            if e.n_threads == 1:
+                bad = self.evaluate_hessians(&e)
+            else:
+                gdml_hessian_plan(&e, prediction_threads.join(n_threads))
+                try:
+                    bad = self.evaluate_hessians(&e)
+                finally:
+                    prediction_threads.leave()
+        return np.asarray(E), np.asarray(F), np.asarray(H), bad
+
+    cdef int64_t evaluate_hessians(self, const gdml_hessian_evaluation *e) except -2:
+        cdef Scratch scratch = Scratch(1, e.scratch_bytes)
+        cdef int64_t bad
+        with nogil:
+            bad = gdml_hessians(e, scratch.at(0))
+        return bad
 
     def predict_descriptors(self, const double[:, ::1] x, const double[:, :, ::1] g, double[::1] E,
                             double[:, ::1] F, int n_threads):
@@ -460,7 +541,8 @@ cdef inline int64_t first_of(int64_t known, int64_t found) noexcept nogil:
 def model_from_arrays(const int32_t[::1] z, const int32_t[:, ::1] pair_images, const double[:, ::1] x,
                       const double[:, ::1] v, const double[::1] energies, bint has_energies, double sig, double std,
                       double c, *, bint periodic=False, bint minimum_image=False, const double[:, ::1] lattice=None,
-                      bytes energy_unit=b"", bytes length_unit=b"", bytes name=b"", bytes theory=b""):
+                      bytes energy_unit=b"", bytes length_unit=b"", bytes name=b"", bytes theory=b"",
+                      const double[::1] weights=None):
     """Make a Model.
 
     Parameters
@@ -473,6 +555,7 @@ def model_from_arrays(const int32_t[::1] z, const int32_t[:, ::1] pair_images, c
     sig, std, c : length scale, scale and offset of the energy
     periodic, minimum_image, lattice : whether there is a cell, by which rule, and which (None: given at each call)
     energy_unit, length_unit, name, theory : texts to record, cut where they are too long
+    weights : of pairs (D,), or None
     """
     cdef gdml_model_parts parts
     cdef Model made = Model()
@@ -486,6 +569,7 @@ def model_from_arrays(const int32_t[::1] z, const int32_t[:, ::1] pair_images, c
     parts.v = NULL if v is None else &v[0, 0]
     parts.energies = NULL if energies is None else &energies[0]
     parts.has_energies = has_energies
+    parts.weights = NULL if weights is None else &weights[0]
     parts.sig = sig
     parts.std = std
     parts.c = c

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t
 import numpy as np
 
 from scipy.linalg.cython_blas cimport dgemm, dsyrk, dtrsm
-from scipy.linalg.cython_lapack cimport dpftrs, dpotrf, dpotrs
+from scipy.linalg.cython_lapack cimport dpftrs, dpotrf, dpotrs, dtftri
 
 from gdml cimport gdml_rfp_index
 
@@ -106,6 +106,24 @@ def solve(double[::1] a, int n, double[::1] rhs):
         with nogil:
             dpftrs(b"N", b"L", &n, &n_rhs, &a[0], &rhs[0], &n, &info)
     return info
+
+
+def invert_factor(double[::1] a, int n):
+    """Replace a packed factor from `cholesky` by its inverse. Returns LAPACK's info."""
+    cdef int info = 0
+    if n:
+        with nogil:
+            dtftri(b"N", b"L", b"N", &n, &a[0], &info)
+    return info
+
+
+def factor_columns(const double[::1] a, int64_t n, int64_t first, int64_t last, double[:, ::1] out):
+    """Write columns first to last of a packed lower triangle to out (n, last - first), zeros above the diagonal."""
+    cdef int64_t r, c
+    with nogil:
+        for r in range(n):
+            for c in range(first, last):
+                out[r, c - first] = a[gdml_rfp_index(n, r, c)] if r >= c else 0.0
 
 
 # ---- dense matrices, in Fortran order ---------------------------------------------------------------------------

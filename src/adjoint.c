@@ -1,9 +1,18 @@
-/* Between descriptors and positions: products with the Jacobian J of a geometry and with its transpose, the adjoint, from
- * the compressed form g (gdml.h), and the virial.
+/* Between descriptors and positions: weights of pairs, products with the Jacobian J of a geometry and with its transpose, the
+ * adjoint, from the compressed form g (gdml.h), and the virial.
  */
 #include "gdml.h"
 
 #include <string.h>
+
+void gdml_scale_descriptor(int64_t n_desc, const double *weights, double *x, double *g)
+{
+    if (!weights) return;
+    for (int64_t k = 0; k < n_desc; ++k) {
+        x[k] *= weights[k];
+        for (int i = 0; i < 3; ++i) g[3 * k + i] *= weights[k];
+    }
+}
 
 void gdml_force_from_descriptor(int64_t n_atoms, const double *g, const double *force_x, double scale, double *force)
 {
@@ -20,13 +29,14 @@ void gdml_force_from_descriptor(int64_t n_atoms, const double *g, const double *
     }
 }
 
-void gdml_virial_from_descriptor(int64_t n_desc, const double *x, const double *g, const double *force_x, double scale,
-                                 double *virial)
+void gdml_virial_from_descriptor(int64_t n_desc, const double *x, const double *g, const double *weights,
+                                 const double *force_x, double scale, double *virial)
 {
     /* xx, yx, yy, zx, zy, zz */
     double sum[6] = {0};
     for (int64_t k = 0; k < n_desc; ++k) {
-        const double *gk = g + 3 * k, f = -scale * force_x[k] / (x[k] * x[k] * x[k]);
+        const double w = weights ? weights[k] : 1.0;
+        const double *gk = g + 3 * k, f = -scale * force_x[k] * (w * w) / (x[k] * x[k] * x[k]);
         for (int i = 0, m = 0; i < 3; ++i)
             for (int j = 0; j <= i; ++j, ++m) sum[m] += f * gk[i] * gk[j];
     }

@@ -84,6 +84,7 @@ static fastgdml_status check_arrays(const fastgdml_arrays *a, int64_t n_perms)
     if (!status) status = check_numbers("coefficients", a->coefficients, a->n_train * n_desc);
     if (!status && a->energy_coefficients)
         status = check_numbers("energy_coefficients", a->energy_coefficients, a->n_train);
+    if (!status && a->weights) status = check_numbers("weights", a->weights, n_desc);
     if (status) return status;
     gdml_cell cell;
     REQUIRE(a->image_rule == FASTGDML_IMAGE_ROUNDING || a->image_rule == FASTGDML_IMAGE_MINIMUM,
@@ -131,6 +132,7 @@ fastgdml_status fastgdml_model_from_arrays(const fastgdml_arrays *a, fastgdml_mo
         .x = a->descriptors,
         .v = a->coefficients,
         .energies = a->energy_coefficients,
+        .weights = a->weights,
         .sig = a->sig,
         .std = a->std,
         .c = a->c,
@@ -141,7 +143,7 @@ fastgdml_status fastgdml_model_from_arrays(const fastgdml_arrays *a, fastgdml_mo
         .length_unit = a->length_unit,
     };
     status = gdml_model_new(&parts, out);
-    if (status == FASTGDML_ERROR_FORMAT) status = FASTGDML_ERROR_ARGUMENT;   /* scaled by sig, a number overflowed */
+    if (status == FASTGDML_ERROR_FORMAT) status = FASTGDML_ERROR_ARGUMENT;   /* weights, or a number that sig made overflow */
 done:
     free(images);
     free(of_atoms);

@@ -81,19 +81,40 @@ static int64_t predict_tiles(const gdml_evaluation *e, char *scratch, double *su
     return unusable;
 }
 
+/* What both functions demand of their arguments. Prepares the cell, if there is a lattice. */
+static fastgdml_status check_arguments(const char *function, const fastgdml_model *m, int64_t n_geo, const double *r,
+                                       const double *lattice, gdml_cell *cell)
+{
+    REQUIRE(m, "%s: model is NULL", function);
+    REQUIRE(n_geo >= 0, "%s: n_geo is %lld", function, (long long)n_geo);
+    REQUIRE(r || n_geo == 0, "%s: r is NULL", function);
+    REQUIRE(!lattice || m->periodicity != GDML_MOLECULE,
+            "%s: the model is of a molecule and cannot be used with a lattice", function);
+    REQUIRE(lattice || m->periodicity != GDML_CELL_GIVEN,
+            "%s: the model was trained in several cells: give the lattice to predict in", function);
+    REQUIRE(!lattice || gdml_cell_init(cell, lattice, m->minimum_image),
+            "%s: lattice vectors are linearly dependent or not finite", function);
+    return FASTGDML_SUCCESS;
+}
+
+static fastgdml_status fail_for_memory(const char *function, size_t n_bytes)
+{
+    return gdml_fail(FASTGDML_ERROR_MEMORY, "%s: no memory for %.1f MB of scratch", function, 1e-6 * (double)n_bytes);
+}
+
+static fastgdml_status fail_for_geometry(const char *function, int64_t geometry)
+{
+    return gdml_fail(FASTGDML_ERROR_GEOMETRY,
+                     "%s: geometry %lld has atoms at the same place or positions that are not finite", function,
+                     (long long)geometry);
+}
+
 fastgdml_status fastgdml_predict(const fastgdml_model *m, int64_t n_geo, const double *r, const double *lattice,
                                  double *energy, double *forces, double *virial, int n_threads)
 {
-    REQUIRE(m, "fastgdml_predict: model is NULL");
-    REQUIRE(n_geo >= 0, "fastgdml_predict: n_geo is %lld", (long long)n_geo);
-    REQUIRE(r || n_geo == 0, "fastgdml_predict: r is NULL");
-    REQUIRE(!lattice || m->periodicity != GDML_MOLECULE,
-            "fastgdml_predict: the model is of a molecule and cannot be used with a lattice");
-    REQUIRE(lattice || m->periodicity != GDML_CELL_GIVEN,
-            "fastgdml_predict: the model was trained in several cells: give the lattice to predict in");
     gdml_cell cell;
-    REQUIRE(!lattice || gdml_cell_init(&cell, lattice, m->minimum_image),
-            "fastgdml_predict: lattice vectors are linearly dependent or not finite");
+    const fastgdml_status status = check_arguments(__func__, m, n_geo, r, lattice, &cell);
+    if (status) return status;
     if (n_geo == 0) return FASTGDML_SUCCESS;
 
     gdml_evaluation e = {
@@ -110,15 +131,38 @@ fastgdml_status fastgdml_predict(const fastgdml_model *m, int64_t n_geo, const d
     const size_t scratch_bytes = (size_t)e.n_threads * e.scratch_bytes;
     const size_t sums_bytes = e.over_tiles ? sizeof(double) * (size_t)(e.n_held * e.n_sums) : 0;
     char *scratch = gdml_scratch_new(scratch_bytes + sums_bytes);
-    if (!scratch)
-        return gdml_fail(FASTGDML_ERROR_MEMORY, "fastgdml_predict: no memory for %.1f MB of scratch",
-                         1e-6 * (double)(scratch_bytes + sums_bytes));
+    if (!scratch) return fail_for_memory(__func__, scratch_bytes + sums_bytes);
     const int64_t unusable = e.over_tiles ? predict_tiles(&e, scratch, (double *)(scratch + scratch_bytes))
                                           : predict_blocks(&e, scratch);
     gdml_scratch_free(scratch);
-    if (unusable < n_geo)
-        return gdml_fail(FASTGDML_ERROR_GEOMETRY,
-                         "fastgdml_predict: geometry %lld has atoms at the same place or positions that are not finite",
-                         (long long)unusable);
-    return FASTGDML_SUCCESS;
+    return unusable < n_geo ? fail_for_geometry(__func__, unusable) : FASTGDML_SUCCESS;
+}
+
+fastgdml_status fastgdml_hessian(const fastgdml_model *m, int64_t n_geo, const double *r, const double *lattice,
+                                 double *energy, double *forces, double *hessian, int n_threads)
+{
+    gdml_cell cell;
+    const fastgdml_status status = check_arguments(__func__, m, n_geo, r, lattice, &cell);
+    if (status) return status;
+    REQUIRE(hessian || n_geo == 0, "fastgdml_hessian: hessian is NULL");
+    if (n_geo == 0) return FASTGDML_SUCCESS;
+
+    gdml_hessian_evaluation e = {
+        .prediction = {
+            .model = m,
+            .kernels = m->kernels,
+            .n_geo = n_geo,
+            .r = r,
+            .cells = lattice ? &cell : m->periodicity == GDML_ONE_CELL ? &m->cell : NULL,
+            .energy = energy,
+            .force = forces,
+        },
+        .hessian = hessian,
+    };
+    gdml_hessian_plan(&e, resolve_threads(n_threads));
+    void *scratch = gdml_scratch_new(e.scratch_bytes);
+    if (!scratch) return fail_for_memory(__func__, e.scratch_bytes);
+    const int64_t unusable = gdml_hessians(&e, scratch);
+    gdml_scratch_free(scratch);
+    return unusable >= 0 ? fail_for_geometry(__func__, unusable) : FASTGDML_SUCCESS;
 }

@@ -70,6 +70,7 @@ int64_t gdml_block_begin(const gdml_evaluation *e, int64_t block, void *scratch,
             const gdml_cell *cell = e->cells ? e->cells + geo * e->cell_step : NULL;
             if (e->kernels->descriptor(n_atoms, e->r + 3 * n_atoms * geo, cell, q->x, q->g) >= 0 && unusable < 0)
                 unusable = geo;
+            gdml_scale_descriptor(n_desc, e->model->weights, q->x, q->g);
         } else {                                           /* only read */
             q->x = (double *)(e->x + geo * n_desc);
             q->g = (double *)(e->g + 3 * geo * n_desc);
@@ -107,7 +108,7 @@ void gdml_block_end(const gdml_evaluation *e, gdml_block *b)
         if (e->force)
             gdml_force_from_descriptor(n_atoms, q->g, q->force_x, m->std, e->force + 3 * n_atoms * geo);
         if (e->virial)
-            gdml_virial_from_descriptor(n_atoms * (n_atoms - 1) / 2, q->x, q->g, q->force_x, m->std,
+            gdml_virial_from_descriptor(n_atoms * (n_atoms - 1) / 2, q->x, q->g, m->weights, q->force_x, m->std,
                                         e->virial + 9 * geo);
     }
 }

@@ -5,7 +5,8 @@
  * -----------
  * N atoms, M training points, P permutations, D = N (N - 1) / 2 atom pairs.
  * Pair k = (a, b), a > b, k = a (a - 1) / 2 + b.
- * Descriptor x_k = 1 / |r_a - r_b|; g_k = (r_a - r_b) / |r_a - r_b|^3, so dx_k/dr_b = g_k = -dx_k/dr_a.
+ * Descriptor x_k = 1 / |r_a - r_b|; g_k = (r_a - r_b) / |r_a - r_b|^3, so dx_k/dr_b = g_k = -dx_k/dr_a. In models with
+ * weights of pairs both are multiplied by w_k > 0: kernels see no difference, as long as permutations leave w as it is.
  * G_ab = (r_a - r_b) / |r_a - r_b|^3 for both orders of a pair, antisymmetric, zero on the diagonal.
  * A permutation p maps atom a to p[a].
  *
@@ -98,6 +99,18 @@ typedef struct {
     gdml_kernel_target target;
 } gdml_kernel_job;
 
+/* Derivatives of tr(A K) by the logarithms of weights of pairs; see trace.c. */
+typedef struct {
+    gdml_group group;
+    double sig;
+    const double *x;          /* [M][D]    descriptors w_k / r_k */
+    const double *g;          /* [M][D][3] their Jacobians, compressed */
+    const double *a;          /* [n_rows][n_rows]  symmetric, column-major; only on and below the diagonal read */
+    int64_t n_rows;
+    const int64_t *row_begin; /* [M + 1]  first row of each training point */
+    const int32_t *row_coord; /* [n_rows] coordinate of each row within its point: 3 a + alpha */
+} gdml_trace_job;
+
 /* A trained model, laid out for prediction (model_image.c fills it).
  *
  * Pairs are sorted into classes. Within a class, the permutations that give one pair the same image give every
@@ -145,6 +158,14 @@ typedef struct {
     void (*tile)(const gdml_kernel_job *job, int64_t j0, int64_t c_begin, int64_t c_end, void *scratch);
 } gdml_assembly;
 
+/* Gradients of objectives of the kernel's parameters; see trace.c. */
+typedef struct {
+    /* Bytes of aligned scratch that `row` needs. */
+    size_t (*scratch)(const gdml_group *group);
+    /* derivative [D]: what point i and the points j <= i contribute, those of j < i twice, as A and K are symmetric. */
+    void (*row)(const gdml_trace_job *job, int64_t i, double *derivative, void *scratch);
+} gdml_trace;
+
 /* Prediction of n_query <= GDML_QUERY_BLOCK geometries in three steps: their images under the permutations, sums over
  * the training points, tile by tile, and what follows from the sums; see prediction.c. */
 typedef struct {
@@ -160,6 +181,22 @@ typedef struct {
                     gdml_query *query);
 } gdml_prediction;
 
+/* Second derivatives of the energy of one geometry, in steps like those of prediction; see hessian.c. */
+typedef struct {
+    /* Bytes of what `prepare` makes of a geometry, aligned like scratch. */
+    size_t (*prepared)(const gdml_predictor *model);
+    /* From x and g of the query. */
+    void (*prepare)(const gdml_predictor *model, const gdml_query *query, void *prepared);
+    /* Bytes of aligned scratch that `tile` needs. */
+    size_t (*scratch)(const gdml_predictor *model);
+    int64_t (*n_sums)(const gdml_predictor *model);
+    /* Adds the contribution of one tile to sums [n_sums]. */
+    void (*tile)(const gdml_predictor *model, int64_t tile, const void *prepared, double *sums, void *scratch);
+    /* hessian [3 N][3 N] = scale d2E/dR2, from the sums of all tiles and a query that has its force_x. */
+    void (*collect)(const gdml_predictor *model, const gdml_query *query, const double *sums, double scale,
+                    double *hessian);
+} gdml_second_derivatives;
+
 /* All kernels of one instruction set; see kernels.c. */
 typedef struct {
     const char *name;
@@ -169,7 +206,9 @@ typedef struct {
     int64_t (*descriptor)(int64_t n_atoms, const double *r, const gdml_cell *cell, double *x, double *g);
     const gdml_assembly *assembly;
     const gdml_prediction *prediction;
+    const gdml_second_derivatives *hessian;
     const gdml_low_rank *low_rank;
+    const gdml_trace *trace;
 } gdml_kernels;
 
 /* The kernels of an instruction set: "baseline", "v3", "v4"; NULL picks the best this processor runs.
@@ -189,12 +228,16 @@ static inline int64_t gdml_n_sums(const gdml_predictor *model)
     return 1 + model->class_image[model->n_classes] + gdml_n_images(model);
 }
 
+/* Multiply a descriptor x [D] and its Jacobian g [D][3] by weights [D]; NULL does nothing. */
+void gdml_scale_descriptor(int64_t n_desc, const double *weights, double *x, double *g);
+
 /* Between descriptors and positions (adjoint.c): force [N][3] = scale J^T force_x. */
 void gdml_force_from_descriptor(int64_t n_atoms, const double *g, const double *force_x, double scale, double *force);
 
-/* virial [3][3] = -dE/d(strain) = -scale sum_k force_x_k g_k (outer) d_k, with the differences d_k = g_k / x_k^3. */
-void gdml_virial_from_descriptor(int64_t n_desc, const double *x, const double *g, const double *force_x, double scale,
-                                 double *virial);
+/* virial [3][3] = -dE/d(strain) = -scale sum_k force_x_k g_k (outer) d_k, with the differences d_k = w_k^2 g_k / x_k^3;
+ * weights [D] w_k of the descriptor, or NULL: 1. */
+void gdml_virial_from_descriptor(int64_t n_desc, const double *x, const double *g, const double *weights,
+                                 const double *force_x, double scale, double *virial);
 
 /* out [D] = J vector, vector [N][3]: the adjoint of the above. */
 void gdml_jacobian_dot(int64_t n_atoms, const double *g, const double *vector, double *out);

@@ -56,12 +56,25 @@ cdef extern from "gdml.h" nogil:
     ctypedef struct gdml_assembly:
         size_t (*scratch)(const gdml_group *) noexcept nogil
         void (*tile)(const gdml_kernel_job *, int64_t, int64_t, int64_t, void *) noexcept nogil
+    ctypedef struct gdml_trace_job:
+        gdml_group group
+        double sig
+        const double *x
+        const double *g
+        const double *a
+        int64_t n_rows
+        const int64_t *row_begin
+        const int32_t *row_coord
+    ctypedef struct gdml_trace:
+        size_t (*scratch)(const gdml_group *) noexcept nogil
+        void (*row)(const gdml_trace_job *, int64_t, double *, void *) noexcept nogil
     ctypedef struct gdml_kernels:
         const char *name
         int lanes
         int64_t (*descriptor)(int64_t, const double *, const gdml_cell *, double *, double *) noexcept nogil
         const gdml_assembly *assembly
         const gdml_low_rank *low_rank
+        const gdml_trace *trace
     const gdml_kernels *gdml_select_kernels(const char *isa)
     void gdml_jacobian_dot(int64_t, const double *, const double *, double *)
     void gdml_match(int64_t, const double *, const double *, const double *, const double *, const double *,
@@ -107,6 +120,7 @@ cdef extern from "model.h" nogil:
         const gdml_kernels *kernels
         int64_t n_train
         const int32_t *z
+        const double *weights
         double std
         double c
         int periodicity
@@ -140,6 +154,7 @@ cdef extern from "model.h" nogil:
         const double *v
         const double *energies
         int has_energies
+        const double *weights
         double sig
         double std
         double c
@@ -182,4 +197,11 @@ cdef extern from "model.h" nogil:
     void gdml_block_tile(const gdml_evaluation *evaluation, const gdml_block *state, int64_t tile, double *sums,
                          void *scratch)
     void gdml_block_end(const gdml_evaluation *evaluation, gdml_block *state)
+    ctypedef struct gdml_hessian_evaluation:
+        gdml_evaluation prediction
+        double *hessian
+        int n_threads
+        size_t scratch_bytes
+    void gdml_hessian_plan(gdml_hessian_evaluation *evaluation, int n_threads)
+    int64_t gdml_hessians(const gdml_hessian_evaluation *evaluation, void *scratch)
     void gdml_add_sums(const gdml_evaluation *evaluation, int64_t n_tiles, const double *tile_sums, gdml_block *state)

@@ -38,6 +38,7 @@ struct fastgdml_model {
     int64_t n_train;
     const int32_t *z;             /* [N]  atomic numbers */
     const int32_t *order;         /* [D]  pairs, class by class */
+    const double *weights;        /* [D]  of pairs, of the descriptors of queries; NULL: 1 */
     double std, c;                /* scale and offset of the energy */
     int periodicity;
     int minimum_image;            /* the image rule, see gdml_cell_init */
@@ -58,10 +59,11 @@ typedef struct {
     int64_t n_atoms, n_train, n_perms;
     const int32_t *z;               /* [N] */
     const int32_t *pair_images;     /* [P][D]  see gdml_pair_classes_new */
-    const double *x;                /* [M][D]  descriptors of the training points */
+    const double *x;                /* [M][D]  descriptors of the training points, with the weights, if there are any */
     const double *v;                /* [M][D]  J alpha, or NULL: zero until they are set */
     const double *energies;         /* [M]     coefficients of energy constraints, or NULL */
     int has_energies;               /* room for them, also where they are NULL: zero */
+    const double *weights;          /* [D]     of pairs, positive, the same for the images of a pair; or NULL */
     double sig, std, c;
     int periodicity, minimum_image;
     const double *lattice;          /* [3][3]  of GDML_ONE_CELL */
@@ -139,5 +141,26 @@ void gdml_block_tile(const gdml_evaluation *evaluation, const gdml_block *state,
                      void *scratch);
 void gdml_block_end(const gdml_evaluation *evaluation, gdml_block *state);
 void gdml_add_sums(const gdml_evaluation *evaluation, int64_t n_tiles, const double *tile_sums, gdml_block *state);
+
+/* ---- Hessians (evaluate_hessian.c) ------------------------------------------------------------------------------ */
+
+/* What to compute, where results go, and how the work is divided. */
+typedef struct {
+    gdml_evaluation prediction;   /* set: model, kernels, n_geo, r, cells, cell_step, energy and force or NULL */
+    double *hessian;              /* [n_geo][3 N][3 N]  d2E/dR2 */
+    /* set by gdml_hessian_plan */
+    int n_threads;
+    int over_tiles;               /* the loop that runs in parallel: over tiles of one geometry, not over geometries */
+    int64_t n_held;               /* tiles whose sums are held at a time, if over_tiles */
+    int64_t n_prediction_sums, n_sums;
+    size_t thread_bytes;          /* scratch of one thread */
+    size_t scratch_bytes;         /* of all threads */
+} gdml_hessian_evaluation;
+
+/* Divide the work among at most n_threads. */
+void gdml_hessian_plan(gdml_hessian_evaluation *evaluation, int n_threads);
+
+/* Evaluate, in scratch [scratch_bytes]; returns the first geometry that cannot be evaluated, or -1. */
+int64_t gdml_hessians(const gdml_hessian_evaluation *evaluation, void *scratch);
 
 #endif

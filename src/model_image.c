@@ -11,11 +11,12 @@
 #include <string.h>
 
 static const char magic[8] = "FASTGDML";
-enum { BYTE_ORDER_MARK = 0x01020304, FORMAT_VERSION = 1 };
+/* Models with weights of pairs have a version of their own, so that readers without weights refuse them. */
+enum { BYTE_ORDER_MARK = 0x01020304, VERSION_PLAIN = 1, VERSION_WEIGHTS = 2 };
 
 enum {
     ATOMIC_NUMBERS, ORDER, CLASS_BEGIN, CLASS_IMAGE, IMAGE_BEGIN, IMAGE_PAIR, PERM_IMAGE, IMAGE_PERM_BEGIN, IMAGE_PERM,
-    TRAIN, ENERGY, N_SECTIONS
+    TRAIN, ENERGY, WEIGHTS, N_SECTIONS
 };
 
 typedef struct {
@@ -37,7 +38,7 @@ typedef struct {
     struct {
         uint64_t offset, bytes;
     } section[N_SECTIONS];
-    char unused[72];
+    char unused[56];
 } header;
 
 _Static_assert(sizeof(header) == 640, "the header of a model file has 640 bytes");
@@ -99,9 +100,11 @@ static void lay_out(header *h)
         [IMAGE_PERM] = i4 * h->n_classes * h->n_perms,
         [TRAIN] = f8 * h->n_tiles * 2 * d * h->tile,
         [ENERGY] = h->has_energies ? f8 * h->n_tiles * h->tile : 0,
+        [WEIGHTS] = f8 * d,
     };
+    const int n_sections = h->version == VERSION_WEIGHTS ? N_SECTIONS : WEIGHTS;
     uint64_t at = sizeof *h;
-    for (int s = 0; s < N_SECTIONS; ++s) {
+    for (int s = 0; s < n_sections; ++s) {
         h->section[s].offset = at;
         h->section[s].bytes = (uint64_t)bytes[s];
         at += ((uint64_t)bytes[s] + GDML_ALIGNMENT - 1) / GDML_ALIGNMENT * GDML_ALIGNMENT;
@@ -183,7 +186,7 @@ fastgdml_status gdml_model_new(const gdml_model_parts *parts, gdml_model **out)
                          (long long)parts->n_perms);
     header h = {
         .byte_order = BYTE_ORDER_MARK,
-        .version = FORMAT_VERSION,
+        .version = parts->weights ? VERSION_WEIGHTS : VERSION_PLAIN,
         .periodicity = (uint32_t)parts->periodicity,
         .minimum_image = parts->minimum_image != 0,
         .has_energies = parts->has_energies || parts->energies,
@@ -223,6 +226,7 @@ fastgdml_status gdml_model_new(const gdml_model_parts *parts, gdml_model **out)
     };
     for (int s = ORDER; s <= IMAGE_PERM; ++s) memcpy(section(image, s), tables[s], h.section[s].bytes);
     gdml_pair_classes_free(&classes);
+    if (parts->weights) memcpy(section(image, WEIGHTS), parts->weights, h.section[WEIGHTS].bytes);
     put_descriptors(image, parts->x);
     put_coefficients(image, 0, h.n_train, parts->v, parts->energies);
 
@@ -282,8 +286,9 @@ static fastgdml_status check_header(const header *h, size_t size, const char *wh
     REQUIRE(size >= sizeof *h && !memcmp(h->magic, magic, sizeof magic),
             "%s is no model file of fastgdml: make one with 'fastgdml export model.npz model.fgdml'", where);
     REQUIRE(h->byte_order == BYTE_ORDER_MARK, "%s was written on a machine with another order of bytes", where);
-    REQUIRE(h->version == FORMAT_VERSION, "%s has version %u of the format; this library reads version %d", where,
-            h->version, FORMAT_VERSION);
+    REQUIRE(h->version == VERSION_PLAIN || h->version == VERSION_WEIGHTS,
+            "%s has version %u of the format; this library reads versions %d and %d", where, h->version, VERSION_PLAIN,
+            VERSION_WEIGHTS);
     REQUIRE(h->size == size, "%s has %llu bytes, %llu expected: it is truncated or damaged", where,
             (unsigned long long)size, (unsigned long long)h->size);
     const int64_t counts[] = {h->n_train, h->n_perms, h->n_classes, h->n_images, h->n_pair_images, h->n_tiles};
@@ -350,6 +355,22 @@ static int tables_fit(const header *h, const gdml_model *m)
     return 1;
 }
 
+/* Whether weights [D] are positive, and the same for all images of a pair: the group does not move them. */
+static int weights_fit(const header *h, const gdml_model *m)
+{
+    const gdml_predictor *p = &m->predictor;
+    for (int64_t k = 0; k < n_pairs(h->n_atoms); ++k)
+        if (!(m->weights[k] > 0 && m->weights[k] < INFINITY)) return 0;
+    for (int64_t c = 0; c < p->n_classes; ++c) {
+        const int64_t n = p->class_begin[c + 1] - p->class_begin[c];
+        for (int64_t at = p->image_begin[c]; at < p->image_begin[c + 1]; ++at) {
+            const double own = m->weights[m->order[p->class_begin[c] + (at - p->image_begin[c]) % n]];
+            if (fabs(m->weights[p->image_pair[at]] - own) > 1e-12 * own) return 0;
+        }
+    }
+    return 1;
+}
+
 static int all_finite(const double *numbers, size_t bytes)
 {
     for (size_t i = 0; i < bytes / sizeof *numbers; ++i)
@@ -394,6 +415,9 @@ static fastgdml_status read_image(gdml_model *m, void *image, size_t size, gdml_
     REQUIRE(all_finite(m->predictor.train, h->section[TRAIN].bytes) &&
                 all_finite(section(image, ENERGY), h->section[ENERGY].bytes),
             "%s holds descriptors or coefficients that are not finite", where);
+    m->weights = h->version == VERSION_WEIGHTS ? section(image, WEIGHTS) : NULL;
+    REQUIRE(!m->weights || weights_fit(h, m),
+            "%s holds weights of pairs that are not positive, or that its permutations change", where);
     m->periodicity = (int)h->periodicity;
     m->minimum_image = (int)h->minimum_image;
     memcpy(m->lattice, h->lattice, sizeof m->lattice);

@@ -39,7 +39,7 @@ INLINE void store(double *p, vd v)
 
 /* GCC 12 loads an operand of several products anew for each; this makes it load once. */
 #if defined(__x86_64__)
-#define KEEP_IN_REGISTER(v) __asm__("" : "+x"(v))
+#define KEEP_IN_REGISTER(v) __asm__("" : "+v"(v))
 #elif defined(__aarch64__)
 #define KEEP_IN_REGISTER(v) __asm__("" : "+w"(v))
 #else

@@ -51,7 +51,7 @@ static fastgdml_status find_reach(work *w)
             for (size_t k = 0; k < n_desc; ++k) least[k] = fmin(least[k], x[i * n_desc + k]);
         for (size_t p = 0; p < n_perms; ++p)
             for (size_t k = 0; k < n_desc; ++k)
-                w->reach[k] = fmax(w->reach[k], 1 / least[images[p * n_desc + k]]);
+                w->reach[k] = fmax(w->reach[k], (m->weights ? m->weights[k] : 1) / least[images[p * n_desc + k]]);
     }
     free(images);
     free(x);

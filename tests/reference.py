@@ -21,8 +21,8 @@ def nearest(d, lattice):
     return images[np.argmin((images**2).sum(axis=1))]
 
 
-def descriptor(r, lattice=None, image=rounded):
-    """x (D,) and the dense Jacobian dx/dr (D, 3 N) of one geometry r (N, 3)."""
+def descriptor(r, lattice=None, image=rounded, weights=None):
+    """x (D,) and the dense Jacobian dx/dr (D, 3 N) of one geometry r (N, 3); weights (D,) of pairs."""
     n_atoms = len(r)
     pairs = list(zip(*np.tril_indices(n_atoms, -1), strict=True))
     x, J = np.zeros(len(pairs)), np.zeros((len(pairs), n_atoms, 3))
@@ -33,7 +33,8 @@ def descriptor(r, lattice=None, image=rounded):
         x[k] = 1 / np.linalg.norm(d)
         J[k, a] = -d * x[k] ** 3
         J[k, b] = d * x[k] ** 3
-    return x, J.reshape(len(pairs), -1)
+    w = np.ones(len(pairs)) if weights is None else weights
+    return w * x, w[:, None] * J.reshape(len(pairs), -1)
 
 
 def pair_permutation_matrix(perm):
@@ -72,9 +73,9 @@ def kernel_block(x_i, J_i, x_j, J_j, perms, sig):
     return K
 
 
-def kernel_matrix(R, perms, sig, lattice=None, energies=False):
+def kernel_matrix(R, perms, sig, lattice=None, energies=False, weights=None):
     """K (3NM, 3NM); with energies (3NM + M, 3NM + M), those of all points after all forces."""
-    points = [descriptor(r, lattice) for r in R]
+    points = [descriptor(r, lattice, weights=weights) for r in R]
     blocks = np.array([[kernel_block(*i, *j, perms, sig) for j in points] for i in points])
     corners = [[blocks[:, :, :-1, :-1], blocks[:, :, :-1, -1:]], [blocks[:, :, -1:, :-1], blocks[:, :, -1:, -1:]]]
     if not energies:
@@ -82,14 +83,14 @@ def kernel_matrix(R, perms, sig, lattice=None, energies=False):
     return np.block([[np.block([list(row) for row in corner]) for corner in row] for row in corners])
 
 
-def predict(R, R_train, alphas, perms, sig, std, c, lattice=None, alphas_E=None):
+def predict(R, R_train, alphas, perms, sig, std, c, lattice=None, alphas_E=None, weights=None):
     """Energies (n,) and forces (n, N, 3) of geometries R from coefficients alphas (M, 3N), alphas_E (M,)."""
     matrices = [pair_permutation_matrix(p) for p in perms]
-    train = [descriptor(r, lattice) for r in R_train]
+    train = [descriptor(r, lattice, weights=weights) for r in R_train]
     alphas_E = np.zeros(len(R_train)) if alphas_E is None else alphas_E
     E, F = np.zeros(len(R)), np.zeros((len(R), R.shape[1] * 3))
     for i, r in enumerate(R):
-        x, J = descriptor(r, lattice)
+        x, J = descriptor(r, lattice, weights=weights)
         minus_dE_dx = np.zeros(len(x))
         for (x_j, J_j), alpha, alpha_E in zip(train, alphas, alphas_E, strict=True):
             for P in matrices:

@@ -55,7 +55,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
         console.title("STEP 4", "Testing")
         try:
-            test_model(model_file, test_dataset, args.n_test, trainer, console, args.seed, args.overwrite)
+            test_options = (args.seed, args.overwrite, args.n_std > 0)
+            test_model(model_file, test_dataset, args.n_test, trainer, console, *test_options)
         except NoPointsLeftError as error:
             console.warning(f"The model is not tested. {error}")
         remove(task_dir, tell)

@@ -132,6 +132,42 @@ def add_output_options(command: argparse.ArgumentParser) -> None:
     output.add_argument("--json", action="store_true", help="print results as lines of JSON")
 
 
+def add_vibrations(add: Add) -> None:
+    """Add the command."""
+    command = add("vibrations", "vibrations", "frequencies, zero-point energy and thermochemistry at a minimum")
+    command.add_argument("model", metavar="<model>", help="model file, npz or flat")
+    command.add_argument("geometry", metavar="<geometry>", help="file whose first frame is where to start")
+    command.add_argument(
+        "--no_optimise", dest="optimise", action="store_false", help="stay there instead of moving to a minimum first"
+    )
+    command.add_argument("--fmax", metavar="<f>", type=float, default=1e-4, help="final force, eV/Ang (default: 1e-4)")
+    command.add_argument(
+        "--steps", metavar="<n>", type=positive_int, default=2000, help="most steps of the optimisation (default: 2000)"
+    )
+    command.add_argument(
+        "-T",
+        "--temperature",
+        metavar="<K>",
+        type=float,
+        default=298.15,
+        help="of the gas or crystal (default: 298.15)",
+    )
+    command.add_argument("--pressure", metavar="<Pa>", type=float, default=101325.0, help="(default: 101325)")
+    command.add_argument(
+        "--symmetry_number", metavar="<n>", type=positive_int, default=1, help="of the rotations (default: 1)"
+    )
+    command.add_argument("--spin", metavar="<s>", type=float, default=0.0, help="total electronic spin (default: 0)")
+    command.add_argument("-o", "--output", metavar="<file>", help="write the geometry as extended XYZ")
+    command.add_argument("--modes", metavar="<file>", help="write the modes, animated, as extended XYZ")
+    command.add_argument("--overwrite", action="store_true", help="replace existing files")
+    command.add_argument(
+        "-p", "--max_processes", metavar="<n>", type=positive_int, help="number of threads (default: all)"
+    )
+    output = command.add_mutually_exclusive_group()
+    output.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    output.add_argument("--json", action="store_true", help="print the result as a line of JSON")
+
+
 def _add_get(get: argparse.ArgumentParser) -> None:
     get.add_argument("kind", metavar="dataset|model", choices=("dataset", "model"), nargs="?", help="what to get")
     get.add_argument("names", metavar="<name>", nargs="*", help="what to download; without names, a list is printed")

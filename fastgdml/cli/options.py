@@ -30,6 +30,7 @@ def search_options(options: Mapping[str, Any], valid_dataset: Dataset) -> Search
         seed=options["seed"],
         max_group_size=options["max_group"],
         image_rule=options["image_rule"],
+        weights=options["weights"],
         valid_dataset=valid_dataset,
         directory=options["task_dir"],
         overwrite=options["overwrite"],

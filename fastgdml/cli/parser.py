@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._version import __version__
-from .data_parser import add_data_commands, add_output_options
+from .data_parser import add_data_commands, add_output_options, add_vibrations
 from .report_parser import add_report_commands
 from .values import int_or_range, positive_float, positive_int, seed
 
@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     export = add("export", "export", "write a model for another program")
     reset = add("reset", "reset", "delete all caches")
     add_data_commands(add)
+    add_vibrations(add)
 
     for command in (everything, create):
         _add_points(command)
@@ -114,6 +115,17 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--lazy", action="store_true", help="skip tasks that were tried before")
     for command in (everything, train, resume):
         _add_solver_options(command)
+    for command in (everything, train):
+        command.add_argument(
+            "--std",
+            dest="n_std",
+            metavar="<n>",
+            type=positive_int,
+            default=0,
+            help="samples for standard deviations of predictions, as 16; needs the closed form (default: none)",
+        )
+    resume.set_defaults(n_std=0)
+    test.add_argument("--std", action="store_true", help="also compare standard deviations with errors")
     for command in (everything, train, resume, validate, test):
         _add_machine_options(command)
     for command in (everything, create, train, resume, validate, select, test, export):
@@ -170,6 +182,13 @@ def _add_task_options(command: argparse.ArgumentParser) -> None:
         choices=("minimum", "rounding"),
         default="minimum",
         help="periodic cells: nearest image of a neighbour, or sgdml's rule (default: minimum)",
+    )
+    command.add_argument(
+        "--weights",
+        choices=("none", "orbits", "types"),
+        default="none",
+        help="learn weights of pairs of atoms instead of searching sigma: one for those that symmetry exchanges, or "
+        "one for those of the same elements and bonds in between (default: none, as sgdml)",
     )
 
 

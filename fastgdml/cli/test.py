@@ -12,7 +12,7 @@ import numpy as np
 from ..dataset import Dataset, check_same_system, load_dataset
 from ..diagnostics import check_energy_deviations
 from ..errors import FileFormatError
-from ..evaluate import Errors, draw_test_points, measure_errors, with_errors
+from ..evaluate import Calibration, Errors, calibration, draw_test_points, measure_errors, with_errors
 from ..exchange import require_update, update_model
 from ..flat import flat_entries
 from ..model import is_validated, load_model
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
                 model_properties(console, load_model(path))
             console.text()
         trainer = Trainer(max_processes=args.max_processes, backend=args.backend)
-        test_model(path, dataset, args.n_test, trainer, console, args.seed, args.overwrite)
+        test_model(path, dataset, args.n_test, trainer, console, args.seed, args.overwrite, args.std)
 
 
 def test_model(
@@ -54,8 +54,12 @@ def test_model(
     console: Console,
     seed: int | None,
     overwrite: bool,
+    std: bool,
 ) -> Errors:
-    """Test one model, print its errors, and record them in its file if no larger test is recorded there."""
+    """Test one model, print its errors, and record them in its file if no larger test is recorded there.
+
+    With `std` its standard deviations are compared with the errors.
+    """
     flat = is_flat(path)
     model = flat_entries(path) if flat else load_model(path)
     unrecorded = "a flat model file holds none" if flat else _why_not_recorded(path)
@@ -71,6 +75,9 @@ def test_model(
     predictor = GDMLPredict(path if flat else model, max_processes=trainer.max_processes, backend=trainer.backend)
     errors = measure_errors(predictor, dataset, idxs, Properties.of(model).use_E, "Testing", console.progress)
     _print_errors(console, model, dataset, errors)
+    if std:
+        found = calibration(predictor, dataset, idxs, Properties.of(model).use_E)
+        _print_calibration(console, found, model, dataset)
     if "energy" in errors.mae:
         deviations = (errors.mean["energy"], errors.mae["energy"], errors.rmse["energy"])
         for finding in check_energy_deviations(*deviations, len(idxs)):
@@ -112,6 +119,25 @@ def _why_not_recorded(path: Path) -> str:
     except FileFormatError as error:
         return str(error).rstrip(".")
     return ""
+
+
+def _print_calibration(console: Console, found: Calibration, model: Mapping[str, Any], dataset: Dataset) -> None:
+    _, f_unit = units({**dataset, **model})
+    console.heading("Standard deviations (1 is right, above 1 they are too small)")
+    rows = [("Forces", f"error / deviation {found.force_ratio:.2f}")]
+    if found.energy_ratio is not None:
+        rows.append(("Energy", f"error / deviation {found.energy_ratio:.2f}"))
+    rows.append(("Ranks", f"correlation {found.rank_correlation:.2f} of errors and deviations of geometries"))
+    if "loo_f" in model:
+        left_out = np.asarray(model["loo_f"])
+        mae, rmse = float(np.abs(left_out).mean()), float(np.sqrt((left_out**2).mean()))
+        rows.append(("Leave-one-out", f"{mae:.4f} / {rmse:.4f} {f_unit} (MAE / RMSE of the training points)"))
+    rows += [
+        (f"Part {i + 1} of {len(found.bins)}", f"deviation {deviation:.4f}, error {error:.4f} {f_unit}")
+        for i, (deviation, error) in enumerate(found.bins)
+    ]
+    console.properties(rows)
+    console.text()
 
 
 def _print_errors(console: Console, model: Mapping[str, Any], dataset: Dataset, errors: Errors) -> None:

@@ -191,6 +191,35 @@ class FastGDMLCalculator(BaseCalculator):
         self._calculated = self._state(atoms)
         self.atoms = atoms
 
+    def get_hessian(self, atoms: Atoms | None = None) -> np.ndarray:
+        """Return the second derivatives of the energy, exactly.
+
+        ``VibrationsData.from_2d(atoms, calc.get_hessian(atoms))`` are ASE's vibrations, of a periodic model its phonons
+        at the Gamma point; ``Sella(atoms, hessian_function=calc.get_hessian)`` searches saddle points with it.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms, optional
+            Those of the last calculation by default.
+
+        Returns
+        -------
+        ndarray, shape (3 n_atoms, 3 n_atoms)
+            In eV/Angstrom^2.
+
+        Raises
+        ------
+        DataError
+            As of `calculate`.
+        """
+        atoms = self.atoms if atoms is None else atoms
+        if atoms is None:
+            raise UsageError("There is nothing to calculate yet: give atoms.")
+        self._require_same_atoms(atoms)
+        lattice = self._lattice_of(atoms) if self._periodic else None
+        (H,) = self.predictor.hessian(atoms.positions / self._r_unit, lattice=lattice)
+        return H * (self._e_unit / self._r_unit**2)
+
     def _state(self, atoms: Atoms) -> dict[str, bytes]:
         # the comparison of bytes is several times faster than that of arrays
         state = {"positions": atoms.positions.tobytes(), "numbers": atoms.numbers.tobytes()}

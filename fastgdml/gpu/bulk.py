@@ -92,9 +92,12 @@ class Bulk:
         minus_dE_dx = y.reshape(n_geo, -1)[:, self._back].sum(axis=1)
         f = g * (m.std * minus_dE_dx)[:, :, None]
         F = xp.tensordot(f, self._ends, axes=(1, 0)).transpose(0, 2, 1).reshape(n_geo, -1)
-        # Distances are g / x^3.
-        virial = -xp.matmul(f.transpose(0, 2, 1), g / (x * x * x)[:, :, None]) if virials else None
-        return E, F, virial
+        return E, F, -xp.matmul(f.transpose(0, 2, 1), self._differences(x, g)) if virials else None
+
+    def _differences(self, x: Any, g: Any) -> Any:
+        """Return the differences of positions (n_geo, D, 3), g w^2 / x^3."""
+        cubed = x * x * x
+        return g / (cubed if self._model.weights is None else cubed / self._model.weights**2)[:, :, None]
 
 
 def _weights_function(xp: ModuleType) -> Callable[..., tuple[Any, Any]]:

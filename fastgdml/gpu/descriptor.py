@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..cell import Cell
-from ..descriptor import geometry_error
+from ..descriptor import geometry_error, weighted
 from ..errors import DataError
 from ..types import Array
 from .arrays import to_numpy
@@ -49,12 +49,19 @@ def from_R(R: Any, cell: Cell | None = None, first: int = 0, *, xp: ModuleType) 
     return x, g
 
 
-def descriptors(R: Any, cell: Cell | None = None, *, xp: ModuleType) -> tuple[Any, Any, Any]:
-    """Return descriptors and Jacobians as `from_R`, and which geometries (n_geo,) have none. Waits for nothing."""
+def descriptors(
+    R: Any, cell: Cell | None = None, weights: Array | None = None, *, xp: ModuleType
+) -> tuple[Any, Any, Any]:
+    """Return descriptors and Jacobians as `from_R`, and which geometries (n_geo,) have none. Waits for nothing.
+
+    Both are multiplied by weights of pairs (D,), if there are any.
+    """
     with np.errstate(all="ignore"):
         d, squared = _differences(R, cell, xp)
         x = 1 / xp.sqrt(squared)
         g = d * (x * x * x)[:, :, None]
+        if weights is not None:
+            x, g = weighted(x, g, xp.asarray(weights))
     return x, g, ~_usable(squared).all(axis=1)
 
 

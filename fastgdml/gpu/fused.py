@@ -62,8 +62,8 @@ class Fused:
 
     @staticmethod
     def fits(model: DeviceModel) -> bool:
-        """Return whether shared memory has room for the descriptor: up to about 100 atoms."""
-        return 8 * (model.n_desc + 2 * _TILE * min(model.n_perms, _PERMS)) <= _SHARED_MEMORY
+        """Return whether the kernels know the descriptor: no weights, up to about 100 atoms, for shared memory."""
+        return model.weights is None and 8 * (model.n_desc + 2 * _TILE * min(model.n_perms, _PERMS)) <= _SHARED_MEMORY
 
     def predict(self, r: Any, cell: Cell | None, virials: bool) -> Results:
         """Predict from coordinates (n_geo, N, 3) on the device; the results are there, too. Waits for nothing."""

@@ -54,6 +54,7 @@ class DeviceModel:
         self.n_train, self.n_desc = arrays.x.shape
         self.n_perms, self.n_atoms = len(arrays.pair_images), len(arrays.z)
         self.sig, self.std, self.c = arrays.sig, arrays.std, arrays.c
+        self.weights = None if arrays.weights is None else xp.asarray(arrays.weights)
         self.q = sqrt(5) / self.sig
         back = np.argsort(arrays.pair_images, axis=1)
         # Kernels read rows; argsort and what makes the permutations may leave columns.

@@ -35,6 +35,7 @@ from .batches import Ranges, work_through
 from .bulk import Bulk
 from .descriptor import descriptors, unusable_error
 from .fused import MAX_GEOMETRIES, Fused, Results
+from .hessian import Hessians
 from .model import DeviceModel
 
 _log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class GPUPredictor(Engine):
         arrays = ModelArrays.of(model)
         return cls(arrays.native(), arrays, xp, devices, precision)
 
-    def with_coefficients(self, v: Any, alphas_E: Any = None) -> GPUPredictor:
+    def with_coefficients(self, v: Any, alphas_E: Any = None, c: float | None = None) -> GPUPredictor:
         """See `Engine.with_coefficients`.
 
         The new predictor takes over what this one holds on the devices, captured graphs included, where only the
@@ -123,7 +124,7 @@ class GPUPredictor(Engine):
         another thread, it keeps what it has.
         """
         arrays = self.arrays.with_coefficients(
-            np.asarray(to_numpy(v), dtype=np.float64), None if alphas_E is None else to_numpy(alphas_E)
+            np.asarray(to_numpy(v), dtype=np.float64), None if alphas_E is None else to_numpy(alphas_E), c
         )
         native, replicas = arrays.native(), dict[int, _Replica]()
         with self._lock:
@@ -182,19 +183,38 @@ class GPUPredictor(Engine):
         r, is_on_device = take(R, self.xp)
         device = device_of(r) if is_on_device else None
         with self._in_use(), on_device(self._devices[0] if device is None else device, self.xp):
-            require_geometries(r.shape, self._n_atoms)
-            r = r.reshape(-1, self._n_atoms, 3)
-            if cell is None and self._needs_cell:
-                raise missing_cell_error()
-            cell = self.arrays.cell if cell is None else cell
-            if cell is not None:
-                cell.require_for(len(r))
+            r, cell = self._geometries(r, cell)
             E, F, virial, unusable = self._predict(r, device, cell, return_virial)
-            # For data on the device, the one place that waits for it: a geometry that cannot be used must not pass.
-            if unusable.any():
-                index = int(unusable.argmax())
-                raise unusable_error(to_numpy(r[index]), cell and cell.part(slice(index, index + 1)), index)
+            _require_usable(r, cell, unusable)
         return tuple(wanted for wanted in (E if return_E else None, F, virial) if wanted is not None)
+
+    def hessian(self, R: Any, cell: Cell | None = None, n_threads: int = 1) -> tuple[Any, Any, Any]:
+        """See `Engine.hessian`. One device computes, one geometry after the other, in double precision."""
+        r, is_on_device = take(R, self.xp)
+        number = device_of(r) if is_on_device else self._devices[0]
+        with on_device(number, self.xp):
+            r, cell = self._geometries(r, cell)
+            x, g, unusable = descriptors(self.xp.asarray(r), cell, self.arrays.weights, xp=self.xp)
+            _require_usable(r, cell, unusable)
+            n_coord = 3 * self._n_atoms
+            out = self.xp if is_on_device else np
+            E, F, H = out.empty(len(r)), out.empty((len(r), n_coord)), out.empty((len(r), n_coord, n_coord))
+            hessians = self._replica(number).hessians
+            for i in range(len(r)):
+                results = hessians.evaluate(x[i], g[i])
+                E[i], F[i], H[i] = results if is_on_device else map(to_numpy, results)
+        return E, F, H
+
+    def _geometries(self, r: Any, cell: Cell | None) -> tuple[Any, Cell | None]:
+        """Return geometries (n_geo, N, 3) and the cells to predict them in, checked."""
+        require_geometries(r.shape, self._n_atoms)
+        r = r.reshape(-1, self._n_atoms, 3)
+        if cell is None and self._needs_cell:
+            raise missing_cell_error()
+        cell = self.arrays.cell if cell is None else cell
+        if cell is not None:
+            cell.require_for(len(r))
+        return r, cell
 
     def predict_descriptors(self, x: Any, g: Any, return_E: bool = True, n_threads: int = 1) -> tuple[Any, ...]:
         """See `Engine.predict_descriptors`; data on a device as in `predict`."""
@@ -244,7 +264,7 @@ class GPUPredictor(Engine):
 
         def batch_of(begin: int, end: int) -> tuple[Any, Any, Any]:
             part = cell and cell.part(slice(begin, end))
-            return descriptors(self.xp.asarray(r[begin:end]), part, xp=self.xp)
+            return descriptors(self.xp.asarray(r[begin:end]), part, self.arrays.weights, xp=self.xp)
 
         return self._predict_bulk(len(r), batch_of, device, virials)
 
@@ -308,12 +328,21 @@ class GPUPredictor(Engine):
         )
 
 
+def _require_usable(r: Any, cell: Cell | None, unusable: Any) -> None:
+    """Raise DataError for the first geometry that cannot be used, if there is one."""
+    # For data on the device, the one place that waits for it: a geometry that cannot be used must not pass.
+    if unusable.any():
+        index = int(unusable.argmax())
+        raise unusable_error(to_numpy(r[index]), cell and cell.part(slice(index, index + 1)), index)
+
+
 class _Replica:
     """The model on the current device, with all ways to predict there."""
 
     def __init__(self, arrays: ModelArrays, xp: ModuleType, precision: str) -> None:
         self.model = DeviceModel(arrays, xp, precision)
         self.bulk = Bulk(self.model)
+        self.hessians = Hessians(self.model)
         fused = xp is not np and Fused.fits(self.model)
         self.fused = Fused(self.model) if fused else None
         # Kept, as CuPy keeps memory for each stream.

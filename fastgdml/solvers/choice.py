@@ -18,6 +18,7 @@ from .cholesky import solve_closed_form
 from .cost import STEPS, STEPS_AT_MOST, closed_form_seconds, expected_steps, iteration_seconds
 from .equations import TrainingEquations
 from .iterative import IterativeSolution, IterativeSolver, choose_n_columns, least_columns
+from .jackknife import Jackknife, groups_of, jackknife
 from .machine import Machine
 
 _log = logging.getLogger(__name__)
@@ -52,6 +53,10 @@ class SolverOptions:
         alphas_F, alphas_E and number of steps of an earlier run.
     columns : array_like of int, optional
         Columns of the preconditioner of an earlier run, in sgdml's order.
+    n_std : int
+        Samples for standard deviations, which need the closed form; 0: none.
+    std_groups : array_like of int, optional
+        Training points with the same number are left out together.
     """
 
     solver: str = "auto"
@@ -60,8 +65,14 @@ class SolverOptions:
     max_memory: float | None = None
     start: tuple[Array, Array | None, int] | None = None
     columns: npt.ArrayLike | None = None
+    n_std: int = 0
+    std_groups: npt.ArrayLike | None = None
 
     def __post_init__(self) -> None:
+        if self.n_std < 0 or self.n_std == 1:
+            raise UsageError(f"n_std is {self.n_std}: 0 for no standard deviations, or at least 2, as 16.")
+        if self.n_std and self.solver == "cg":
+            raise UsageError("Standard deviations (n_std, --std) need the closed form: solver='closed' or 'auto'.")
         if self.solver not in SOLVERS:
             raise UsageError(f"solver must be one of {', '.join(SOLVERS)}; got {self.solver!r}.")
         if not 0 < self.tol < 1 or (self.max_iter is not None and self.max_iter < 1):
@@ -86,6 +97,8 @@ class Solution:
         What else a model file holds of an iterative solution, under sgdml's keys.
     converged : bool
         Whether the residual is below the tolerance.
+    jackknife : Jackknife, optional
+        Samples for standard deviations.
     """
 
     solver_name: str
@@ -95,6 +108,7 @@ class Solution:
     lam: float
     entries: dict[str, Any] = field(default_factory=dict)
     converged: bool = True
+    jackknife: Jackknife | None = None
 
     @property
     def is_exact(self) -> bool:
@@ -160,16 +174,22 @@ def choose(equations: TrainingEquations, options: SolverOptions, machine: Machin
     fits = needed <= limit
     memory = f"the closed form needs {needed / 2**30:.3g} GB, the limit{machine.of_memory} is {limit / 2**30:.3g} GB"
     small = equations.order <= _SMALL_ORDER
-    if options.solver == "closed" or (options.solver == "auto" and fits and (small or not machine.compares)):
+    quick = options.solver == "auto" and fits and (small or not machine.compares)
+    if options.solver == "closed" or options.n_std or quick:
         if not fits:
             training = equations.training
+            other = "no standard deviations" if options.n_std else "the iterative solver (solver='cg', --solver cg)"
             raise InsufficientMemoryError(
-                f"For {training.n_train} points of {training.n_atoms} atoms {memory}. Use the iterative solver "
-                "(solver='cg', --solver cg), fewer training points or a larger limit (max_memory, -m)."
+                f"For {training.n_train} points of {training.n_atoms} atoms {memory}. Use {other}, "
+                "fewer training points or a larger limit (max_memory, -m)."
             )
         _log.info("Memory: %s.", memory)
         reason = f"the matrix is small, of order {equations.order}" if small else memory
-        return Plan(equations, options, machine, "asked for" if options.solver == "closed" else reason)
+        if options.solver == "closed":
+            reason = "asked for"
+        elif options.n_std:
+            reason = "standard deviations need it"
+        return Plan(equations, options, machine, reason)
 
     closed = Plan(equations, options, machine, memory)
     iteration = IterativeSolver(equations, machine)
@@ -289,7 +309,13 @@ def _closed_form(plan: Plan, callback: Callback | None) -> Solution:
 
     found = solve_closed_form(plan.equations, plan.machine, assembling, start_solving)
     solving[-1].done()
-    return Solution("analytic", plan.reason, found.alphas_F, found.alphas_E, found.lam)
+    samples = None
+    if plan.options.n_std:
+        sampling = Step(callback, "Leaving out training points (standard deviations)")
+        groups = groups_of(plan.options.std_groups, plan.equations.training.n_train)
+        samples = jackknife(found, plan.options.n_std, groups)
+        sampling.done()
+    return Solution("analytic", plan.reason, found.alphas_F, found.alphas_E, found.lam, jackknife=samples)
 
 
 def _iterative(found: IterativeSolution, reason: str, tol: float) -> Solution:

@@ -37,6 +37,8 @@ class ClosedForm:
         The coordinates that are left without rigid motions: the rows of the factor.
     factor : Factor
         Of -K_kk + lam (B^T B)^-1, equation (1) of `fastgdml.solvers.rigid`.
+    z : ndarray, shape (n,)
+        The solution of equation (1).
     alphas_F : ndarray, shape (3 N M,)
         Coefficients of the force constraints, those of least norm.
     alphas_E : ndarray, shape (M,), or None
@@ -47,12 +49,16 @@ class ClosedForm:
     lam: float
     reduction: Reduction
     factor: Factor
+    z: Array
     alphas_F: Array
     alphas_E: Array | None
 
     def solve(self, y: Array, y_E: Array | None = None) -> tuple[Array, Array | None]:
         """Return the coefficients of other labels, in the form of those of the equations."""
-        z = self.factor.solve(_reduced(self.reduction, self.equations.by_point(y, y_E)))
+        return self.coefficients(self.factor.solve(_reduced(self.reduction, self.equations.by_point(y, y_E))))
+
+    def coefficients(self, z: Array) -> tuple[Array, Array | None]:
+        """Return alphas_F and alphas_E of a solution of the reduced equations."""
         return _coefficients(self.equations, self.reduction, z)
 
 
@@ -95,7 +101,7 @@ def solve_closed_form(
         if factor is not None:
             z = factor.solve(rhs)
             if np.isfinite(z).all():
-                return ClosedForm(equations, lam, reduction, factor, *_coefficients(equations, reduction, z))
+                return ClosedForm(equations, lam, reduction, factor, z, *_coefficients(equations, reduction, z))
         # Memory is estimated for one matrix: this one must be gone before the next is assembled.
         del factor
         if attempt < _LAMBDA_TRIES:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from ..errors import UsageError
 from ..kernel import Coordinates
 from ..training_set import TrainingSet
 from ..types import Array, IntArray, Progress
@@ -47,6 +48,23 @@ class Factor(ABC):
         ndarray
             The solutions, in the shape of `rhs`.
         """
+
+    def invert(self) -> Callable[[int, int], Array]:
+        """Replace the factor L by its inverse; `solve` works no more.
+
+        Returns
+        -------
+        callable
+            (first, last) -> columns of L^-1 in this range, shape (n, last - first), zeros above the diagonal.
+
+        Raises
+        ------
+        UsageError
+            If this machine cannot.
+        SolverError
+            If the factor is singular.
+        """
+        raise UsageError("Standard deviations (n_std) need the processor: backend='cpu'.")
 
 
 class Machine(ABC):

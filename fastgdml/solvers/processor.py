@@ -10,6 +10,7 @@ import psutil
 from threadpoolctl import threadpool_limits
 
 from .. import lapack
+from ..errors import SolverError
 from ..kernel import Coordinates, assemble_packed, packed_size
 from ..operator import KernelOperator
 from ..threads import resolve_n_threads
@@ -52,6 +53,19 @@ class PackedFactor(Factor):
         with threadpool_limits(limits=self._n_threads, user_api="blas"):
             lapack.solve(self._packed, self._n, columns)
         return columns.reshape(rhs.shape, order="F")
+
+    def invert(self) -> Callable[[int, int], Array]:
+        """See `Factor.invert`. It stays in packed storage."""
+        with threadpool_limits(limits=self._n_threads, user_api="blas"):
+            if lapack.invert_factor(self._packed, self._n) != 0:
+                raise SolverError("The Cholesky factor cannot be inverted: raise lambda.")
+
+        def columns(first: int, last: int) -> Array:
+            part = np.empty((self._n, last - first))
+            lapack.factor_columns(self._packed, self._n, first, last, part)
+            return part
+
+        return columns
 
 
 class Processor(Machine):

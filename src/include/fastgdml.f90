@@ -45,6 +45,7 @@ module fastgdml
     integer(c_int) :: image_rule = FASTGDML_IMAGE_ROUNDING
     type(c_ptr) :: energy_unit = c_null_ptr          ! characters that end with c_null_char
     type(c_ptr) :: length_unit = c_null_ptr
+    type(c_ptr) :: weights = c_null_ptr              ! real(c_double) (n_pairs)
   end type fastgdml_arrays
 
   interface
@@ -160,6 +161,19 @@ module fastgdml
       type(c_ptr), value :: virial                   ! (3, 3, n_geo), or c_null_ptr
       integer(c_int), value :: n_threads
     end function fastgdml_predict
+
+    function fastgdml_hessian(model, n_geo, r, lattice, energy, forces, hessian, n_threads) bind(C)
+      import :: c_double, c_int, c_int64_t, c_ptr
+      integer(c_int) :: fastgdml_hessian
+      type(c_ptr), value :: model
+      integer(c_int64_t), value :: n_geo
+      real(c_double), intent(in) :: r(*)             ! (3, n_atoms, n_geo)
+      type(c_ptr), value :: lattice                  ! (3, 3), vectors as rows, or c_null_ptr
+      type(c_ptr), value :: energy                   ! (n_geo), or c_null_ptr
+      type(c_ptr), value :: forces                   ! (3, n_atoms, n_geo), or c_null_ptr
+      real(c_double), intent(out) :: hessian(*)      ! (3 n_atoms, 3 n_atoms, n_geo)
+      integer(c_int), value :: n_threads
+    end function fastgdml_hessian
 
     function fastgdml_energy_factor(from, to, factor) bind(C)
       import :: c_char, c_double, c_int

@@ -86,7 +86,7 @@ typedef struct fastgdml_arrays {
     int64_t n_perms;                 /* permutations; 0: none but the identity */
     const int32_t *atomic_numbers;   /* [n_atoms]                or NULL: unknown, 0 */
     const int32_t *perms;            /* [n_perms][n_atoms]       image of each atom, from 0 (`perms`); NULL if n_perms is 0 */
-    const double *descriptors;       /* [n_train][n_pairs]       1 / distance (the transpose of `R_desc`) */
+    const double *descriptors;       /* [n_train][n_pairs]       weight / distance (the transpose of `R_desc`) */
     const double *coefficients;      /* [n_train][n_pairs]       J alpha (`R_d_desc_alpha`) */
     const double *energy_coefficients; /* [n_train]              of energy constraints (`alphas_E`), or NULL */
     double sig, std, c;              /* length scale; scale and offset of the energy */
@@ -94,6 +94,8 @@ typedef struct fastgdml_arrays {
     fastgdml_image_rule image_rule;  /* of `lattice` */
     const char *energy_unit;         /* name of the unit, at most 31 characters, or NULL: unknown */
     const char *length_unit;
+    const double *weights;           /* [n_pairs]                of pairs, positive, the same for the images of a pair under
+                                                                 `perms` (`desc_weights`), or NULL: 1 */
 } fastgdml_arrays;
 
 /* Make a model from arrays, which are copied.
@@ -154,6 +156,14 @@ FASTGDML_API fastgdml_status fastgdml_make_whole(const fastgdml_model *model, in
  * FASTGDML_ERROR_ARGUMENT; _GEOMETRY names the first geometry that cannot be evaluated, the others are; _MEMORY. */
 FASTGDML_API fastgdml_status fastgdml_predict(const fastgdml_model *model, int64_t n_geo, const double *r,
                                               const double *lattice, double *energy, double *forces, double *virial,
+                                              int n_threads);
+
+/* Second derivatives of the energy, exactly, without finite differences.
+ *   n_geo, r, lattice, energy, forces, n_threads  as of fastgdml_predict
+ *   hessian    [n_geo][3 n_atoms][3 n_atoms]  d2E/dr2, symmetric; the lattice stays as it is
+ * Statuses as of fastgdml_predict. */
+FASTGDML_API fastgdml_status fastgdml_hessian(const fastgdml_model *model, int64_t n_geo, const double *r,
+                                              const double *lattice, double *energy, double *forces, double *hessian,
                                               int n_threads);
 
 /* ---- units ------------------------------------------------------------------------------------------------------ */

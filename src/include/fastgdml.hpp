@@ -87,15 +87,21 @@ public:
     // Energies and forces of r [n_geo][n_atoms][3]; lattice: vectors as columns of [3][3], nullptr the model's own.
     prediction predict(const std::vector<double> &r, const double *lattice = nullptr, int n_threads = 0) const
     {
-        const std::size_t n_coord = 3 * static_cast<std::size_t>(n_atoms());
-        if (n_coord == 0 || r.size() % n_coord != 0)
-            throw error(FASTGDML_ERROR_ARGUMENT, "fastgdml::model::predict: " + std::to_string(r.size()) +
-                                                     " coordinates are no multiple of " + std::to_string(n_coord));
-        const std::size_t n_geo = r.size() / n_coord;
+        const std::size_t n_geo = r.size() / coordinates_of(r, "predict");
         prediction p{std::vector<double>(n_geo), std::vector<double>(r.size())};
         predict(static_cast<std::int64_t>(n_geo), r.data(), lattice, p.energy.data(), p.forces.data(), nullptr,
                 n_threads);
         return p;
+    }
+
+    // fastgdml_hessian of r [n_geo][n_atoms][3]: [n_geo][3 n_atoms][3 n_atoms].
+    std::vector<double> hessian(const std::vector<double> &r, const double *lattice = nullptr, int n_threads = 0) const
+    {
+        const std::size_t n_coord = coordinates_of(r, "hessian"), n_geo = r.size() / n_coord;
+        std::vector<double> h(n_geo * n_coord * n_coord);
+        check(fastgdml_hessian(get(), static_cast<std::int64_t>(n_geo), r.data(), lattice, nullptr, nullptr, h.data(),
+                               n_threads));
+        return h;
     }
 
     // For the functions of fastgdml.h; owned by this object. nullptr after it was moved from.
@@ -105,6 +111,16 @@ private:
     struct deleter {
         void operator()(fastgdml_model *model) const noexcept { fastgdml_model_free(model); }
     };
+    // Coordinates of a geometry, if r holds whole geometries.
+    std::size_t coordinates_of(const std::vector<double> &r, const std::string &function) const
+    {
+        const std::size_t n_coord = 3 * static_cast<std::size_t>(n_atoms());
+        if (n_coord == 0 || r.size() % n_coord != 0)
+            throw error(FASTGDML_ERROR_ARGUMENT, "fastgdml::model::" + function + ": " + std::to_string(r.size()) +
+                                                     " coordinates are no multiple of " + std::to_string(n_coord));
+        return n_coord;
+    }
+
     std::unique_ptr<fastgdml_model, deleter> model_;
 };
 

@@ -3,7 +3,8 @@
  *     from_arrays INPUT OUTPUT
  *
  * Input, in bytes of this machine: n_atoms, n_train, n_perms, whether there are coefficients of energies, whether there
- * is a lattice, the image rule, n_geo, whether another lattice to predict in follows (int64 each); sig, std, c; then the
+ * is a lattice, the image rule, n_geo, whether another lattice to predict in follows, whether there are weights (int64 each);
+ * sig, std, c; then the
  * arrays of fastgdml_arrays that are there, in its order; the lattice to predict in; the geometries.
  * Output: energies, forces, virials.
  */
@@ -26,7 +27,7 @@ int main(int argc, char **argv)
 {
     FILE *file = argc == 3 ? fopen(argv[1], "rb") : NULL;
     if (!file) return 2;
-    const int64_t *n = read_array(file, 8, sizeof *n);
+    const int64_t *n = read_array(file, 9, sizeof *n);
     const double *scalars = read_array(file, 3, sizeof *scalars);
     const int64_t n_atoms = n[0], n_pairs = n_atoms * (n_atoms - 1) / 2, n_geo = n[6];
     fastgdml_arrays arrays = {0};
@@ -43,6 +44,7 @@ int main(int argc, char **argv)
     arrays.coefficients = read_array(file, n[1] * n_pairs, sizeof(double));
     if (n[3]) arrays.energy_coefficients = read_array(file, n[1], sizeof(double));
     if (n[4]) arrays.lattice = read_array(file, 9, sizeof(double));
+    if (n[8]) arrays.weights = read_array(file, n_pairs, sizeof(double));
     const double *lattice = n[7] ? read_array(file, 9, sizeof(double)) : NULL;
     const double *r = read_array(file, 3 * n_atoms * n_geo, sizeof(double));
     fclose(file);

@@ -3,10 +3,11 @@ program from_arrays
   use fastgdml
   implicit none
   character(4096) :: input, output
-  integer(c_int64_t) :: n(8), n_pairs, n_geo
+  integer(c_int64_t) :: n(9), n_pairs, n_geo
   integer :: unit
   integer(c_int32_t), allocatable, target :: z(:), perms(:, :)
   real(c_double), allocatable, target :: x(:, :), v(:, :), e(:), r(:, :, :), energy(:), forces(:, :, :), virial(:, :, :)
+  real(c_double), allocatable, target :: weights(:)
   real(c_double), target :: lattice(3, 3), other_lattice(3, 3)
   type(fastgdml_arrays) :: arrays
   type(c_ptr) :: model, predict_in
@@ -35,6 +36,11 @@ program from_arrays
   if (n(5) /= 0) then
     read (unit) lattice
     arrays%lattice = c_loc(lattice)
+  end if
+  if (n(9) /= 0) then
+    allocate (weights(n_pairs))
+    read (unit) weights
+    arrays%weights = c_loc(weights)
   end if
   predict_in = c_null_ptr
   if (n(8) /= 0) then

@@ -27,6 +27,8 @@ static void nothing_is_no_model(void)
     CHECK_FAILS(fastgdml_model_lattice(NULL, &number), FASTGDML_ERROR_ARGUMENT, "NULL");
     CHECK_FAILS(fastgdml_predict(NULL, 1, &number, NULL, &number, NULL, NULL, 1), FASTGDML_ERROR_ARGUMENT,
                 "model is NULL");
+    CHECK_FAILS(fastgdml_hessian(NULL, 1, &number, NULL, NULL, NULL, &number, 1), FASTGDML_ERROR_ARGUMENT,
+                "fastgdml_hessian: model is NULL");
 }
 
 static void loading_what_is_no_file(void)
@@ -49,7 +51,7 @@ static void version_of_the_library(void)
 /* A valid set of arrays of three atoms and two points, one part of which each test spoils. */
 typedef struct {
     int32_t z[3], perms[2][3];
-    double x[2][3], v[2][3], e[2], lattice[9];
+    double x[2][3], v[2][3], e[2], w[3], lattice[9];
 } parts;
 
 static fastgdml_arrays arrays_of(parts *p)
@@ -60,6 +62,7 @@ static fastgdml_arrays arrays_of(parts *p)
         .x = {{1.0, 0.9, 0.8}, {1.1, 0.7, 0.9}},
         .v = {{1, 2, 3}, {-1, 0, 1}},
         .e = {0.5, -0.5},
+        .w = {2, 2, 2},
         .lattice = {5, 0, 0, 0, 5, 0, 0, 0, 5},
     };
     const fastgdml_arrays arrays = {
@@ -123,11 +126,15 @@ static void arrays_that_make_no_model(void)
         CHECK_REFUSES(p.e[1] = bad[i], "energy_coefficients[1] is");
         CHECK_REFUSES(p.lattice[4] = bad[i], "lattice vectors");
         CHECK_REFUSES(arrays.sig = bad[i], "sig is");
+        CHECK_REFUSES((p.w[1] = bad[i], arrays.weights = p.w), "weights[1] is");
         CHECK_REFUSES(arrays.std = bad[i], "std, c[0]");
         CHECK_REFUSES(arrays.c = bad[i], "std, c[1]");
     }
     CHECK_REFUSES(arrays.sig = 0, "sig is 0");
     CHECK_REFUSES(arrays.sig = -1, "sig is -1");
+    CHECK_REFUSES((p.w[0] = 0, arrays.weights = p.w), "weights of pairs that are not positive");
+    CHECK_REFUSES((p.w[2] = -1, arrays.weights = p.w), "weights of pairs that are not positive");
+    CHECK_REFUSES((p.w[2] = 3, arrays.weights = p.w), "or that its permutations change");   /* exchanged with pair 1 */
     CHECK_REFUSES(arrays.sig = 1e-310, "not finite");     /* what is stored overflows */
     CHECK_REFUSES(p.lattice[0] = 0, "linearly dependent");
     CHECK_REFUSES(arrays.image_rule = (fastgdml_image_rule)2, "image_rule is 2");
@@ -159,6 +166,38 @@ static void what_may_be_left_out(void)
     CHECK(!fastgdml_predict(model, 1, r, NULL, &same, NULL, NULL, 1));
     CHECK(same_bits(1, &energy, &same));
     fastgdml_model_free(model);
+}
+
+/* Twice the descriptors, with weights of 2, at twice the length scale are the same model. */
+static void weights_of_pairs(void)
+{
+    parts p, q;
+    fastgdml_arrays plain = arrays_of(&p), weighted = arrays_of(&q);
+    plain.lattice = weighted.lattice = NULL;
+    for (int k = 0; k < 6; ++k) {
+        q.x[k / 3][k % 3] *= 2;
+        q.v[k / 3][k % 3] *= 2;
+    }
+    weighted.weights = q.w;
+    weighted.sig = 2;
+    fastgdml_model *one, *other;
+    CHECK(!fastgdml_model_from_arrays(&plain, &one) && !fastgdml_model_from_arrays(&weighted, &other));
+    const double r[9] = {0, 0, 0, 1, 0.1, 0, 0.2, 1.1, 0}, cell[9] = {20, 0, 0, 0, 20, 0, 0, 0, 20};
+    double found[2][19];
+    for (int i = 0; i < 2; ++i)
+        CHECK(!fastgdml_predict(i ? other : one, 1, r, NULL, found[i], found[i] + 1, found[i] + 10, 1));
+    for (int k = 0; k < 19; ++k) CHECK(fabs(found[0][k] - found[1][k]) < 1e-13 * (1 + fabs(found[0][k])));
+
+    double wrapped[9];                                     /* the distances known from training are not scaled */
+    memcpy(wrapped, r, sizeof r);
+    wrapped[6] += 20;
+    CHECK(!fastgdml_make_whole(other, 1, cell, wrapped));
+    for (int i = 0; i < 9; ++i) CHECK(fabs(wrapped[i] - wrapped[i % 3] - r[i] + r[i % 3]) < 1e-12);
+    const double tight[9] = {1.9, 0, 0, 0, 1.9, 0, 0, 0, 1.9};  /* where a molecule with such distances stays as it is */
+    memcpy(wrapped, r, sizeof r);
+    CHECK(!fastgdml_make_whole(other, 1, tight, wrapped) && same_bits(9, wrapped, r));
+    fastgdml_model_free(one);
+    fastgdml_model_free(other);
 }
 
 static void predictions_that_cannot_be_made(void)
@@ -400,6 +439,45 @@ static void virials_are_derivatives(const fastgdml_model *model, const double *l
     free(strained);
 }
 
+/* Of the forces, with the same bits for any number of threads. */
+static void hessians_are_derivatives(const fastgdml_model *model, const double *lattice)
+{
+    enum { N_GEO = 3 };
+    const int64_t n = 3 * fastgdml_model_n_atoms(model);
+    const double step = 3e-4;
+    const int threads[] = {0, 2, 7};
+    check_random random = {12};
+    double *r = check_doubles(N_GEO * n), *h = check_doubles(N_GEO * n * n), *same = check_doubles(N_GEO * n * n);
+    double *moved = check_doubles(n), *f = check_doubles(n), *column = check_doubles(n), e[N_GEO], largest = 0;
+    check_geometries(&random, N_GEO, n / 3, r);
+    CHECK(!fastgdml_hessian(model, N_GEO, r, lattice, e, NULL, h, 1));
+    for (size_t k = 0; k < sizeof threads / sizeof *threads; ++k) {
+        CHECK(!fastgdml_hessian(model, N_GEO, r, lattice, NULL, NULL, same, threads[k]));
+        CHECK(same_bits(N_GEO * n * n, h, same));
+        CHECK(!fastgdml_hessian(model, 1, r, lattice, NULL, f, same, threads[k]));
+        CHECK(same_bits(n * n, h, same));
+    }
+    for (int64_t k = 0; k < n * n; ++k) largest = fmax(largest, fabs(h[k]));
+    for (int64_t i = 0; i < n; ++i) {
+        memset(column, 0, sizeof *column * (size_t)n);
+        for (int k = 0; k < 4; ++k) {
+            memcpy(moved, r, sizeof *moved * (size_t)n);
+            moved[i] += step * difference_steps[k];
+            CHECK(!fastgdml_predict(model, 1, moved, lattice, NULL, f, NULL, 1));
+            for (int64_t j = 0; j < n; ++j) column[j] -= difference_weights[k] * f[j] / step;
+        }
+        for (int64_t j = 0; j < n; ++j) {
+            CHECK(fabs(h[i * n + j] - column[j]) < 1e-6 * largest + 1e-9);
+            CHECK(same_bits(1, h + i * n + j, h + j * n + i));
+        }
+    }
+    r[n + 3] = r[n], r[n + 4] = r[n + 1], r[n + 5] = r[n + 2];
+    CHECK_FAILS(fastgdml_hessian(model, N_GEO, r, lattice, NULL, NULL, h, 2), FASTGDML_ERROR_GEOMETRY, "geometry 1");
+    CHECK_FAILS(fastgdml_hessian(model, 1, r, lattice, NULL, NULL, NULL, 1), FASTGDML_ERROR_ARGUMENT, "hessian is NULL");
+    CHECK(!fastgdml_hessian(model, 0, NULL, lattice, NULL, NULL, NULL, 1));
+    free(r), free(h), free(same), free(moved), free(f), free(column);
+}
+
 /* Numbers of geometries that are divided in each of the ways: serially, over blocks, over tiles. */
 static void threads_change_nothing(const fastgdml_model *model)
 {
@@ -439,6 +517,7 @@ static void molecules_of_all_sizes(void)
                 if (points[j] < 129) {
                     forces_are_derivatives(model);
                     virials_are_derivatives(model, NULL);
+                    hessians_are_derivatives(model, NULL);
                 }
                 fastgdml_model_free(model);
             }
@@ -458,7 +537,9 @@ static void cells_of_both_rules(void)
         threads_change_nothing(model);
         forces_are_derivatives(model);
         virials_are_derivatives(model, skewed_cell);
+        hessians_are_derivatives(model, skewed_cell);
         virials_are_derivatives(model, wider);
+        hessians_are_derivatives(model, wider);
         double r[15], moved[15];
         check_random random = {12};
         check_geometries(&random, 1, 5, r);
@@ -546,6 +627,7 @@ int main(void)
     loading_what_is_no_file();
     arrays_that_make_no_model();
     what_may_be_left_out();
+    weights_of_pairs();
     predictions_that_cannot_be_made();
 #ifndef _WIN32
     each_thread_has_its_own_error();

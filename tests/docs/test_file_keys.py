@@ -90,26 +90,40 @@ def models(ethanol, dataset):
     """Models that have all keys together: of each solver, with energy constraints, periodic."""
     train = GDMLTrain(max_processes=1)
 
-    def trained(data, solver, energies):
+    def trained(data, solver, energies, n_std=0):
         task = train.create_task(data, 10, data, 5, sig=20, seed=1, use_E_cstr=energies)
-        model = train.train(task, solver=solver)
+        model = train.train(task, solver=solver, n_std=n_std)
         model["search_errors"] = np.array([[10, 1.0, 1.5, 2.0, 2.5], [20, 1.0, 1.5, np.nan, np.nan]])
         return with_errors(model, Errors({"force": 1.0, "energy": 2.0}, {"force": 1.5, "energy": 2.5}))
 
-    return [trained(ethanol, "closed", True), trained(ethanol, "cg", False), trained(dataset, "closed", False)]
+    weighted = {
+        **trained(ethanol, "closed", False),
+        "weights": "orbits",
+        "desc_weights": np.ones(36),
+        "weights_gain": np.array([0.3, 0.2]),
+    }
+    solved = [
+        trained(ethanol, "closed", True, n_std=2),
+        trained(ethanol, "cg", False),
+        trained(dataset, "closed", False),
+    ]
+    return [*solved, weighted]
 
 
 def test_models_have_the_typed_keys(models, tmp_path):
     assert set().union(*models) == Model.__annotations__.keys()
     for model in models:
         save_model(tmp_path / "model.npz", {**model, "further": np.arange(3)})
-        assert load_npz(tmp_path / "model.npz").keys() == model.keys() | {"further"}
+        left_out = {"tril_perms_lin"} if "desc_weights" in model else set()
+        assert load_npz(tmp_path / "model.npz").keys() == model.keys() - left_out | {"further"}
         assert load_model(tmp_path / "model.npz").keys() == model.keys() | {"further"}
 
 
 def test_models_load_without_what_may_be_left_out(models, tmp_path):
     path = tmp_path / "model.npz"
     for model in models:
+        if "desc_weights" in model:  # there `perms` stands for `tril_perms_lin`
+            continue
         for key in model:
             path.unlink(missing_ok=True)  # the next one may be of another kind
             save_npz(path, {k: v for k, v in model.items() if k != key})

@@ -37,6 +37,10 @@ def check(read_model, model, path):
     assert (found["energies"] is None) == (energies is None)
     if energies is not None:
         np.testing.assert_array_equal(found["energies"], energies)
+    weights = model.get("desc_weights")
+    assert (found["weights"] is None) == (weights is None)
+    if weights is not None:
+        np.testing.assert_array_equal(found["weights"], weights)
     return found
 
 
@@ -45,6 +49,11 @@ def test_ethanol(read_model, ethanol_model, tmp_path):
     assert found["texts"][:2] == ["kcal/mol", "Ang"]
     assert found["texts"][2] == str(ethanol_model["dataset_name"])
     assert found["periodicity"] == 0
+
+
+def test_weights(read_model, tmp_path):
+    model, _ = make_model(random_molecules(20, 7), np.arange(7)[None], energies=True)
+    check(read_model, {**model, "desc_weights": np.linspace(0.5, 2.0, 21)}, tmp_path / "model.fgdml")
 
 
 @pytest.mark.parametrize("n_train", [1, 61, 300])

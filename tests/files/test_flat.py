@@ -156,7 +156,10 @@ def test_a_flat_file_cannot_be_selected_from(flat_file, capsys):
         (lambda data: data[:100], "is no model file of fastgdml: make one with 'fastgdml export"),
         (lambda data: b"", "is empty"),
         (lambda data: b"PK\x03\x04" + data[4:], "is no model file of fastgdml"),
-        (lambda data: data[:12] + b"\x02" + data[13:], "has version 2 of the format; this library reads version 1"),
+        (
+            lambda data: data[:12] + b"\x03" + data[13:],
+            "has version 3 of the format; this library reads versions 1 and 2",
+        ),
         (lambda data: data[:8] + data[11:7:-1] + data[12:], "another order of bytes"),
         (lambda data: data[:-8] + b"\x01" + data[-7:], "its checksum is wrong"),
     ],

@@ -17,16 +17,16 @@ FLOORS = (
     "units entries config cell catalog search_events",
     "descriptor",
     "group neighbours",
-    "permutations sampling training_set diagnostics",
+    "permutations sampling training_set diagnostics pair_types",
     "kernel operator dataset frames",
     "overlap task formats properties task_folder",
     "task_creation labels model reading",
     "model_arrays inspection writing",
     "solvers flat exchange engine convert",
-    "legacy gpu training_checks rearrange",
+    "legacy gpu training_checks rearrange evidence uncertainty",
     "predict",
-    "evaluate early_stop drivers selection",
-    "train labelling",
+    "evaluate early_stop drivers selection weights",
+    "train labelling vibrations",
     "search_jobs",
     "search datasets",
     "learning_curve doctor",
@@ -39,7 +39,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 # Heavy, or of use to some only: imported inside functions, but for each other.
 LATE = {"gpu", "cluster", "report"}
 # Who may import these at all.
-IMPORTED_BY = {"cli": {"compat"}, "drivers": {"compat", "labelling"}, "compat": set()}
+IMPORTED_BY = {"cli": {"compat"}, "drivers": {"compat", "labelling", "vibrations"}, "compat": set()}
 # What prints, or reads a command line; the library logs and raises.
 CONSOLE = {"cli", "compat", "c_library"}
 CONSOLE_MODULES = {"argparse", "rich"}

@@ -19,7 +19,9 @@ from support.paths import REFERENCE_CASES, ROOT, shared_file
 
 from fastgdml import c_library
 from fastgdml.flat import export_flat
+from fastgdml.group import GroupTables
 from fastgdml.model import load_model
+from fastgdml.pair_types import orbits
 from fastgdml.predict import GDMLPredict
 
 COMPILERS = {"c": "cc", "cpp": "c++", "fortran": "gfortran"}
@@ -243,7 +245,7 @@ def from_arrays(tmp_path_factory, package):
 
 def predict_from_arrays(executable, folder, model, R, lattice=None):
     """Energies, forces, virials of a program that makes the model of the arrays of an npz file."""
-    energies, cell = model.get("alphas_E"), model.get("lattice")
+    energies, cell, weights = model.get("alphas_E"), model.get("lattice"), model.get("desc_weights")
     image_rule = int(str(model.get("image_rule", "rounding")) == "minimum")
     counts = [
         len(model["z"]),
@@ -254,8 +256,9 @@ def predict_from_arrays(executable, folder, model, R, lattice=None):
         image_rule,
         len(R),
         lattice is not None,
+        weights is not None,
     ]
-    doubles = [array for array in (energies, cell, lattice) if array is not None]
+    doubles = [array for array in (energies, cell, weights, lattice) if array is not None]
     with open(folder / "input", "wb") as file:
         for dtype, arrays in (
             (np.int64, [counts]),
@@ -292,6 +295,17 @@ def test_models_from_arrays_predict_the_same_to_the_bit(case, language, from_arr
     model, R = reference_model(case)
     found = predict_from_arrays(from_arrays(language), tmp_path, model, R)
     assert_same_bits(found, GDMLPredict(model).predict(R, return_virial=True))
+
+
+@pytest.mark.parametrize("language", ["c", "fortran"])
+def test_models_from_arrays_have_weights(language, from_arrays, tmp_path):
+    model, R = reference_model("cu111_periodic")
+    classes = orbits(GroupTables.from_perms(model["perms"]), model["z"])
+    weights = np.linspace(0.8, 1.3, len(classes))[classes.of_pair]
+    weighted = {**model, "R_desc": model["R_desc"] * weights[:, None], "desc_weights": weights}
+    found = predict_from_arrays(from_arrays(language), tmp_path, weighted, R)
+    assert_same_bits(found, GDMLPredict(weighted).predict(R, return_virial=True))
+    assert not np.array_equal(found[0], GDMLPredict(model).predict(R)[0])
 
 
 @pytest.mark.parametrize("language", ["c", "fortran"])

@@ -1,0 +1,202 @@
+"""Standard deviations by the jackknife: residuals and samples against retraining, and what predictions make of them."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from support.crystals import TRICLINIC, periodic_dataset
+
+from fastgdml.cli import main
+from fastgdml.errors import DataError, UsageError
+from fastgdml.evaluate import calibration
+from fastgdml.flat import export_flat
+from fastgdml.model import load_model, save_model
+from fastgdml.predict import GDMLPredict
+from fastgdml.train import GDMLTrain
+
+
+def molecule(ethanol, **options):
+    return GDMLTrain().create_task(ethanol, 12, ethanol, 20, sig=20, seed=5, **options), ethanol
+
+
+def crystal(ethanol):
+    dataset = periodic_dataset(TRICLINIC)
+    return GDMLTrain().create_task(dataset, 12, dataset, 20, sig=10, lam=1e-6, seed=5, use_sym=False), dataset
+
+
+KINDS = {
+    "group": molecule,
+    "energy constraints": lambda ethanol: molecule(ethanol, use_E_cstr=True, lam=1e-6),
+    "no energies": lambda ethanol: molecule(ethanol, use_E=False),
+    "periodic": crystal,
+}
+
+
+def without(task, left_out):
+    """The task without some of its training points."""
+    keep = np.setdiff1d(np.arange(len(task["R_train"])), left_out)
+    keys = ("R_train", "F_train", "E_train", "idxs_train")
+    return {**task, **{key: np.asarray(task[key])[keep] for key in keys if key in task}}
+
+
+@pytest.mark.parametrize("groups", [None, [0, 0, 1, 2, 3, 1, 4, 5, 6, 7, 8, 8]], ids=["points", "groups"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_residuals_are_those_of_retraining(kind, groups, ethanol):
+    task, _ = KINDS[kind](ethanol)
+    model = GDMLTrain().train(task, n_std=4, std_groups=groups)
+    assert model["loo_f"].shape == np.shape(task["F_train"])
+    numbers = np.arange(12) if groups is None else np.array(groups)
+    for g in (0, 1, 8):
+        points = np.flatnonzero(numbers == g)
+        retrained = GDMLTrain().train(without(task, points), solver="closed")
+        R = np.asarray(task["R_train"])[points]
+        F = GDMLPredict(retrained).predict(R.reshape(len(R), -1), lattice=task.get("lattice"))[1]
+        residual = np.asarray(task["F_train"])[points] - F.reshape(R.shape)
+        largest = np.abs(residual).max()
+        np.testing.assert_allclose(model["loo_f"][points], residual, rtol=0, atol=2e-3 * largest)
+
+
+def dense_samples(task, model):
+    """Changes dz_s of equation (4) for prediction, by retraining: the sum over groups of signed differences."""
+    plain = GDMLTrain().train(task, solver="closed")
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (12, len(model["std_c"])))
+    whole = GDMLPredict(plain)
+    parts = [GDMLPredict(GDMLTrain().train(without(task, [i]), solver="closed")) for i in range(12)]
+
+    def forces(R):
+        F = whole.predict(R)[1]
+        changes = np.array([F - part.predict(R)[1] for part in parts])
+        return np.einsum("gs,gni->sni", signs, changes)
+
+    return forces
+
+
+def test_deviations_are_those_of_retraining(ethanol):
+    task, _ = molecule(ethanol)
+    model = GDMLTrain().train(task, n_std=6)
+    R = ethanol["R"][100:110].reshape(10, -1)
+    E, F, E_std, F_std = GDMLPredict(model).predict(R, return_std=True)
+    plain = GDMLPredict(model).predict(R)
+    np.testing.assert_array_equal(E, plain[0])
+    np.testing.assert_array_equal(F, plain[1])
+    assert E_std.shape == (10,)
+    assert F_std.shape == (10, 9)
+    changes = dense_samples(task, model)(R)
+    expected = np.sqrt((changes.reshape(6, 10, 9, 3) ** 2).mean(axis=(0, 3)))
+    np.testing.assert_allclose(F_std, expected, rtol=2e-2)
+    twice = GDMLPredict({**model, "std_scale": 2.0}).predict(R, return_std=True)
+    np.testing.assert_allclose(twice[2], 2 * E_std, rtol=1e-14)
+    np.testing.assert_allclose(twice[3], 2 * F_std, rtol=1e-14)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_are_models(kind, ethanol):
+    """Each sample predicts as a model with its coefficients; energies on the training set have mean 0."""
+    task, dataset = KINDS[kind](ethanol)
+    model = GDMLTrain().train(task, n_std=3)
+    R = dataset["R"][50:54].reshape(4, -1)
+    *_, E_std, F_std = GDMLPredict(model).predict(R, return_std=True)
+    E2 = F2 = 0.0
+    for s in range(3):
+        part = {key: value for key, value in model.items() if not key.startswith("std_")}
+        part |= {"R_d_desc_alpha": model["std_R_d_desc_alpha"][s], "c": model["std_c"][s]}
+        if "alphas_E" in model:
+            part["alphas_E"] = model["std_alphas_E"][s]
+        E, F = GDMLPredict(part).predict(R)
+        E2, F2 = E2 + E**2 / 3, F2 + (F.reshape(4, -1, 3) ** 2).mean(axis=2) / 3
+        if model["use_E"] and "alphas_E" not in model:
+            E_train = GDMLPredict(part).predict(np.reshape(task["R_train"], (12, -1)))[0]
+            assert abs(E_train.mean()) < 1e-9 * np.abs(E_train).max()
+    np.testing.assert_allclose(F_std, np.sqrt(F2), rtol=1e-9)
+    np.testing.assert_allclose(E_std, np.sqrt(E2), rtol=1e-6, atol=1e-9)
+
+
+def test_large_deviations_are_large_errors(ethanol):
+    task = GDMLTrain().create_task(ethanol, 60, ethanol, 20, sig=20, seed=0)
+    model = GDMLTrain().train(task, n_std=16)
+    test = np.setdiff1d(np.arange(len(ethanol["R"])), task["idxs_train"])[:500]
+    R, F_ref = ethanol["R"][test].reshape(500, -1), ethanol["F"][test]
+    _, F, _, F_std = GDMLPredict(model).predict(R, return_std=True)
+    error = np.sqrt(((F.reshape(F_ref.shape) - F_ref) ** 2).mean(axis=(1, 2)))
+    deviation = np.sqrt((F_std**2).mean(axis=1))
+    ranks = [np.argsort(np.argsort(a)) for a in (error, deviation)]
+    assert np.corrcoef(ranks)[0, 1] > 0.4
+    assert 0.5 < np.sqrt((error**2).mean() / (deviation**2).mean()) < 2.0
+    loo = np.sqrt((model["loo_f"] ** 2).mean())
+    assert loo == pytest.approx(np.sqrt((error**2).mean()), rel=0.35)
+
+
+def test_bits_do_not_depend_on_threads(ethanol, isa):
+    task, _ = molecule(ethanol)
+    model = GDMLTrain(max_processes=1).train(task, n_std=2)
+    R = ethanol["R"][:7].reshape(7, -1)
+    results = [GDMLPredict(model, max_processes=n).predict(R, return_std=True) for n in (1, 2, 5)]
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_files_copies_and_models_without_samples(ethanol, ethanol_model, tmp_path):
+    task, _ = molecule(ethanol)
+    model = GDMLTrain().train(task, n_std=2)
+    save_model(tmp_path / "m.npz", model)
+    R = ethanol["R"][:2].reshape(2, -1)
+    predictor = GDMLPredict(tmp_path / "m.npz")
+    assert predictor.has_std
+    expected = predictor.predict(R, return_std=True)
+    for same in (GDMLPredict(load_model(tmp_path / "m.npz")), copy.deepcopy(predictor)):
+        for one, two in zip(expected, same.predict(R, return_std=True), strict=True):
+            np.testing.assert_array_equal(one, two)
+    # What is pickled is the native model, whose descriptors are rounded.
+    for one, two in zip(expected, pickle.loads(pickle.dumps(predictor)).predict(R, return_std=True), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-7)
+    assert len(predictor.predict(R, return_E=False, return_std=True)) == 2
+    assert len(predictor.predict(R, return_virial=True, return_std=True)) == 5
+    export_flat(tmp_path / "m.fgdml", model)
+    for other in (tmp_path / "m.fgdml", ethanol_model):
+        assert not GDMLPredict(other).has_std
+        with pytest.raises(UsageError, match="no samples for standard deviations"):
+            GDMLPredict(other).predict(R, return_std=True)
+    with pytest.raises(DataError, match="do not fit"):
+        GDMLPredict({**model, "std_c": np.zeros(3)})
+    with pytest.raises(DataError, match="not finite"):
+        GDMLPredict({**model, "std_scale": np.nan})
+
+
+def test_wrong_options(ethanol):
+    task, _ = molecule(ethanol)
+    train = GDMLTrain()
+    with pytest.raises(UsageError, match="closed form"):
+        train.train(task, solver="cg", n_std=4)
+    for n_std in (-1, 1):
+        with pytest.raises(UsageError, match=f"n_std is {n_std}"):
+            train.train(task, n_std=n_std)
+    with pytest.raises(UsageError, match="std_groups has shape"):
+        train.train(task, n_std=4, std_groups=[0, 1])
+    with pytest.raises(UsageError, match="two groups"):
+        train.train(task, n_std=4, std_groups=np.zeros(12))
+
+
+def test_the_command_line(tmp_path, monkeypatch, capsys, ethanol):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["all", "ethanol", "40", "60", "200", "-s", "20", "--std", "8", "--seed", "1", "--model_file", "m.npz"]
+    assert main(arguments) == 0
+    assert "rank correlation" in capsys.readouterr().out
+    model = load_model("m.npz")
+    assert model["std_R_d_desc_alpha"].shape == (8, 40, 36)
+    idxs = model["idxs_valid"]
+    assert calibration(GDMLPredict(model), ethanol, idxs, True).force_ratio == pytest.approx(1.0, rel=1e-9)
+    assert main(["test", "m.npz", "ethanol", "300", "--std", "--seed", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "error / deviation" in text
+    assert "Part 5 of 5" in text
+    assert "Leave-one-out" in text
+    found = calibration(GDMLPredict(model), ethanol, np.arange(500), True)
+    assert found.bins.shape == (5, 2)
+    assert (np.diff(found.bins[:, 0]) > 0).all()
+    assert 0.5 < found.energy_ratio < 2.0
+    assert (
+        main(["all", "ethanol", "40", "60", "-s", "20", "--std", "8", "--solver", "cg", "--model_file", "n.npz"]) == 1
+    )
+    assert "closed form" in capsys.readouterr().err
