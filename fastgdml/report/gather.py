@@ -205,8 +205,8 @@ def _molecule(model: Mapping[str, Any], arrays: ModelArrays, dataset: Mapping[st
         positions = take_points(dataset, np.array([0]), factors).R[0]
         source = "the first geometry of the dataset"
     elif arrays.image_rule is None:
-        # Descriptors are inverse distances: they tell the geometry but for its handedness.
-        positions = embedded(1 / arrays.x[0], len(z))
+        # Descriptors tell distances, and these the geometry but for its handedness.
+        positions = embedded(arrays.distances[0], len(z))
         source = "the first training point, from its distances; it may be the mirror image"
     perms = np.reshape(model.get("perms", np.arange(len(z))), (-1, len(z)))
     return Molecule(
@@ -287,7 +287,7 @@ def _geometries(arrays: ModelArrays, dataset: Mapping[str, Any] | None) -> tuple
         return points.R.reshape(len(idxs), -1), None if lattice_of(dataset, idxs) is None else points.lattice
     if arrays.image_rule is not None:
         return None, None
-    R = np.array([embedded(1 / x, len(arrays.z)) for x in arrays.x[:200]])
+    R = np.array([embedded(r, len(arrays.z)) for r in arrays.distances[:200]])
     return R.reshape(len(R), -1), None
 
 
