@@ -129,7 +129,7 @@ def _print_calibration(console: Console, found: Calibration, model: Mapping[str,
         rows.append(("Energy", f"error / deviation {found.energy_ratio:.2f}"))
     rows.append(("Ranks", f"correlation {found.rank_correlation:.2f} of errors and deviations of geometries"))
     if "loo_f" in model:
-        left_out = np.asarray(model["loo_f"])
+        left_out = model["loo_f"]
         mae, rmse = float(np.abs(left_out).mean()), float(np.sqrt((left_out**2).mean()))
         rows.append(("Leave-one-out", f"{mae:.4f} / {rmse:.4f} {f_unit} (MAE / RMSE of the training points)"))
     rows += [
