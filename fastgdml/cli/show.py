@@ -61,6 +61,8 @@ def _facts(entries: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a task or model says of itself, for programs."""
     facts = asdict(Properties.of(entries))
     facts |= {f"n_{which}": len(facts.pop(f"idxs_{which}")) for which in ("train", "valid")}
+    if facts["desc_weights"] is not None:
+        facts["desc_weights"] = facts["desc_weights"].tolist()
     if "R_desc" in entries:
         facts["n_train"] = np.shape(entries["R_desc"])[1]  # flat models do not record which
     return facts | _system_facts(entries)

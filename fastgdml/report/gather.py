@@ -25,6 +25,7 @@ from ..learning_curve import CurvePoint
 from ..model import is_validated, load_model
 from ..model_arrays import ModelArrays
 from ..npz import is_flat, text
+from ..overlap import KnownGeometries
 from ..predict import GDMLPredict
 from ..progress import Callback, Step
 from ..properties import Outcome, Properties
@@ -205,8 +206,8 @@ def _molecule(model: Mapping[str, Any], arrays: ModelArrays, dataset: Mapping[st
         positions = take_points(dataset, np.array([0]), factors).R[0]
         source = "the first geometry of the dataset"
     elif arrays.image_rule is None:
-        # Descriptors tell distances, and these the geometry but for its handedness.
-        positions = embedded(arrays.distances[0], len(z))
+        # Descriptors are inverse distances: they tell the geometry but for its handedness.
+        positions = embedded(1 / _descriptors(model)[0], len(z))
         source = "the first training point, from its distances; it may be the mirror image"
     perms = np.reshape(model.get("perms", np.arange(len(z))), (-1, len(z)))
     return Molecule(
@@ -290,8 +291,15 @@ def _geometries(
         return points.R.reshape(len(idxs), -1), None if lattice_of(dataset, idxs) is None else points.lattice
     if arrays.image_rule is not None:
         return None, None
-    R = np.array([embedded(r, len(arrays.z)) for r in arrays.distances[:200]])
+    R = np.array([embedded(1 / x, len(arrays.z)) for x in _descriptors(model)[:200]])
     return R.reshape(len(R), -1), None
+
+
+def _descriptors(model: Mapping[str, Any]) -> Array:
+    """Return the inverse distances of the training points, without the weights that a model may give them."""
+    known = KnownGeometries.of(model)
+    assert known is not None  # every model holds them
+    return known.x
 
 
 def _timing(

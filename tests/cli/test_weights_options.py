@@ -1,5 +1,6 @@
 """Learned weights on the command line."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,11 @@ def test_all_learns_weights_in_place_of_a_search(capsys):
     assert f"forces {-force:+.0%}, energies {-energy:+.0%}, against no weights at the best sigma" in out
     heaviest = model["desc_weights"].max()
     assert f"{heaviest:.2f}" in out.split("Heaviest pairs:")[1].split(",")[0]
+
+    assert run("show", MODEL, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["weights"], facts["weights_gain"]) == ("types", model["weights_gain"].tolist())
+    assert facts["desc_weights"] == model["desc_weights"].tolist()
 
     assert run("export", MODEL, "model.fgdml") == 0
     assert run("show", "model.fgdml") == 0

@@ -19,7 +19,6 @@ from fastgdml.gpu.predict import GPUPredictor
 from fastgdml.group import GroupTables
 from fastgdml.kernel import Coordinates
 from fastgdml.model import load_model, save_model
-from fastgdml.model_arrays import ModelArrays
 from fastgdml.npz import load_npz, save_npz
 from fastgdml.overlap import seen_points
 from fastgdml.pair_types import orbits, types
@@ -419,16 +418,6 @@ def test_new_coefficients_keep_the_weights():
 
 
 # ---- files
-
-
-def test_training_points_have_the_distances_of_their_geometries(tmp_path):
-    R = random_molecules(9, 6)
-    model, _ = weighted_model(R, symmetric_group_of_three(6))
-    expected = 1 / from_R(R)[0]
-    np.testing.assert_allclose(ModelArrays.of(model).distances, expected, rtol=1e-12)
-    export_flat(tmp_path / "model.fgdml", model)
-    flat = GDMLPredict(tmp_path / "model.fgdml")._engine.arrays
-    np.testing.assert_allclose(flat.distances, expected, rtol=1e-12)
 
 
 def test_files_keep_weights(tmp_path, learned, ethanol):
