@@ -18,6 +18,7 @@ from .progress import Callback, Step
 from .properties import Properties
 from .sampling import draw_points, generator
 from .types import Array, IntArray
+from .uncertainty import leave_one_out_errors
 from .units import Units, conversion
 
 _log = logging.getLogger(__name__)
@@ -160,8 +161,9 @@ def with_scale(
         return model
     step = Step(callback, f"Standard deviations on {len(dataset['F']):,} points")
     found = calibration(predictor, dataset, np.arange(len(dataset["F"])), use_E=False)
-    ranks, loo = f"rank correlation {found.rank_correlation:.2f}", float(np.abs(model["loo_f"]).mean())
-    step.done(f"scale {found.force_ratio:.2f}, {ranks}, leave-one-out MAE {loo:.3f}")
+    left_out = leave_one_out_errors(model)
+    text = f", leave-one-out MAE {left_out[0]:.3f}" if left_out else ""
+    step.done(f"scale {found.force_ratio:.2f}, rank correlation {found.rank_correlation:.2f}{text}")
     scale = found.force_ratio if np.isfinite(found.force_ratio) else 1.0
     return cast(Model, {**model, "std_scale": predictor.std_scale * scale})
 

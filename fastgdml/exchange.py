@@ -77,8 +77,8 @@ def to_sgdml(model: Mapping[str, Any]) -> dict[str, Any]:
             entries[key] = {measure: float(value) for measure, value in measures.items()}
     for key in _FINGERPRINTS:
         entries[key] = text(entries[key]).encode("ascii", "replace")
-    if float(entries["sig"]).is_integer():
-        entries["sig"] = int(entries["sig"])
+    sig = float(entries["sig"])
+    entries["sig"] = int(sig) if sig.is_integer() else sig
     return entries
 
 
@@ -104,7 +104,7 @@ def export_sgdml(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None
         _log.warning(
             "sigma is %g, no integer: sgdml predicts correctly with NumPy, but its PyTorch mode rounds sigma down and "
             "'sgdml show' fails.",
-            float(entries["sig"]),
+            entries["sig"],
         )
     objects = {key: entries.pop(key) for key in _ERRORS if key in entries}
     with replacing(path, SGDML_MODEL) as file:

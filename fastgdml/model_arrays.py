@@ -125,6 +125,11 @@ class ModelArrays:
             weights=properties.get("desc_weights"),
         )
 
+    @property
+    def distances(self) -> Array:
+        """Distances of the pairs of atoms in the training points, shape (M, D)."""
+        return (1.0 if self.weights is None else self.weights) / self.x
+
     def with_coefficients(self, v: Array, alphas_E: Array | None, c: float | None = None) -> ModelArrays:
         """Return the model with other coefficients, and perhaps another constant.
 

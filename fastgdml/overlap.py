@@ -58,7 +58,7 @@ class KnownGeometries:
         elif "R_desc" in entries:
             x = np.ascontiguousarray(np.asarray(entries["R_desc"], dtype=np.float64).T)
             if entries.get("desc_weights") is not None:
-                x = x / np.asarray(entries["desc_weights"], dtype=np.float64)
+                x = x / entries["desc_weights"]
         else:
             return None
         return cls(x, image_rule_of(entries), Units.of(entries))

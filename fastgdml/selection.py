@@ -189,7 +189,8 @@ def _is_final(path: Path, model: Model) -> bool:
 def _content(model: Mapping[str, Any]) -> str:
     """Return a fingerprint of what a model predicts and of the points that it was made from; not of its errors."""
     digest = hashlib.sha256()
-    for key in ("z", "R_desc", "R_d_desc_alpha", "sig", "std", "c", "idxs_train", "idxs_valid"):
+    keys = ["z", "R_desc", "R_d_desc_alpha", "sig", "std", "c", "idxs_train", "idxs_valid"]
+    for key in keys + ["desc_weights"] * ("desc_weights" in model):
         digest.update(np.ascontiguousarray(model[key], dtype=np.float64).tobytes())
     return digest.hexdigest()
 

@@ -273,7 +273,7 @@ def task_of_model(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> Task:
     check_same_system(model, opened, "model", "dataset")
     require_drawn_from(model, "train", opened, "the model")
     factors = conversion(Units.of(opened), Units.of(model), "dataset", "model")
-    points = take_points(opened, np.asarray(model["idxs_train"]), factors)
+    points = take_points(opened, model["idxs_train"], factors)
     task: dict[str, Any] = {
         "type": "t",
         "code_version": __version__,

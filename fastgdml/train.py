@@ -13,9 +13,9 @@ import numpy.typing as npt
 from .backend import array_module, resolve_backend
 from .cell import Cell
 from .descriptor import desc_weights_of, from_R, tril_perms_lin, weighted
-from .diagnostics import Finding
 from .early_stop import EarlyStop
-from .errors import DataError, InsufficientMemoryError
+from .errors import InsufficientMemoryError
+from .findings import Reporter
 from .group import GroupTables
 from .labels import Labels
 from .legacy import _assemble_kernel_mat_wkr, _share_array, glob, kernel_matrix  # noqa: F401 (old names of sgdml.train)
@@ -72,7 +72,7 @@ class GDMLTrain:
         self._n_threads = resolve_n_threads(max_processes)
         self._backend = resolve_backend(backend, use_torch)
         self._device_is_optional = backend != "gpu"
-        self._reported: set[Finding] = set()
+        self._report = Reporter()
 
     # ---- tasks --------------------------------------------------------------------------------------------------
 
@@ -278,15 +278,6 @@ class GDMLTrain:
         if solution.jackknife is not None:
             model |= cast(Model, sample_entries(model, solution.jackknife, x, g, self._n_threads))
         return model
-
-    def _report(self, findings: list[Finding]) -> None:
-        """Warn of findings, of each once: trainings with other parameters meet the same data."""
-        for finding in findings:
-            if finding.level == "error":
-                raise DataError(str(finding))
-            if finding not in self._reported:
-                self._reported.add(finding)
-                _log.warning("%s", finding)
 
     def _solve(
         self,

@@ -68,6 +68,14 @@ class Samples:
         return cls(v, alphas_E, c, scale)
 
 
+def leave_one_out_errors(model: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the mean absolute and root mean square error of forces left out of training; None if not recorded."""
+    if model.get("loo_f") is None:
+        return None
+    residuals = np.asarray(model["loo_f"], dtype=np.float64)
+    return float(np.abs(residuals).mean()), float(np.sqrt((residuals**2).mean()))
+
+
 class Deviations:
     """Standard deviations of the predictions of an engine.
 

@@ -163,9 +163,6 @@ def add_vibrations(add: Add) -> None:
     command.add_argument(
         "-p", "--max_processes", metavar="<n>", type=positive_int, help="number of threads (default: all)"
     )
-    output = command.add_mutually_exclusive_group()
-    output.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-    output.add_argument("--json", action="store_true", help="print the result as a line of JSON")
 
 
 def _add_get(get: argparse.ArgumentParser) -> None:

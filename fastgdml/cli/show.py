@@ -84,7 +84,7 @@ def _dataset_facts(dataset: Mapping[str, Any]) -> dict[str, Any]:
         values = dataset.get(key)
         return None if values is None else {"min": float(np.min(values)), "max": float(np.max(values))}
 
-    names = {key: text(dataset[key]) for key in ("name", "theory", "md5", "provenance") if key in dataset}
+    names = _names(dataset)
     values = {"n_geometries": len(dataset["R"]), "energies": spread("E"), "forces": spread("F")}
     return {**names, **values, **_system_facts(dataset)}
 
@@ -95,14 +95,19 @@ def units(entries: Mapping[str, Any]) -> tuple[str, str]:
     return (recorded.energy, recorded.force) if recorded.force else ("unknown unit", "unknown unit")
 
 
+def _names(dataset: Mapping[str, Any]) -> dict[str, str]:
+    return {key: text(dataset[key]) for key in ("name", "theory", "md5", "provenance") if key in dataset}
+
+
 def dataset_properties(console: Console, dataset: Mapping[str, Any], title: str = "Dataset properties") -> None:
     """Print what a dataset contains."""
     e_unit, f_unit = units(dataset)
+    names = _names(dataset)
     n_geo, n_atoms = np.shape(dataset["R"])[:2]
     console.heading(title)
     rows = [
-        ("Name", text(dataset["name"])),
-        ("Theory level", text(dataset["theory"])),
+        ("Name", names["name"]),
+        ("Theory level", names["theory"]),
         ("Atoms", str(n_atoms)),
         ("Size", f"{n_geo:,} data points"),
     ]
@@ -116,9 +121,9 @@ def dataset_properties(console: Console, dataset: Mapping[str, Any], title: str 
         console.properties([("Energies", "n/a")])
     _range_properties(console, "Forces", f_unit, dataset["F"])
     aliases = [text(md5) for md5 in np.ravel(dataset.get("md5_aliases", ())).tolist()]
-    console.properties([("Fingerprint", " or ".join([text(dataset["md5"]), *aliases]))])
-    if "provenance" in dataset:
-        console.properties([("Provenance", text(dataset["provenance"]))])
+    console.properties([("Fingerprint", " or ".join([names["md5"], *aliases]))])
+    if "provenance" in names:
+        console.properties([("Provenance", names["provenance"])])
 
 
 def flat_properties(console: Console, model: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from ..properties import Outcome, Properties
 from ..sampling import new_seed
 from ..search import Trainer
 from ..task_folder import files_of
+from ..uncertainty import leave_one_out_errors
 from ..units import Units
 from .console import Console
 from .show import flat_properties, model_properties, units
@@ -128,10 +129,10 @@ def _print_calibration(console: Console, found: Calibration, model: Mapping[str,
     if found.energy_ratio is not None:
         rows.append(("Energy", f"error / deviation {found.energy_ratio:.2f}"))
     rows.append(("Ranks", f"correlation {found.rank_correlation:.2f} of errors and deviations of geometries"))
-    if "loo_f" in model:
-        left_out = np.asarray(model["loo_f"])
-        mae, rmse = float(np.abs(left_out).mean()), float(np.sqrt((left_out**2).mean()))
-        rows.append(("Leave-one-out", f"{mae:.4f} / {rmse:.4f} {f_unit} (MAE / RMSE of the training points)"))
+    left_out = leave_one_out_errors(model)
+    if left_out is not None:
+        text_of_errors = f"{left_out[0]:.4f} / {left_out[1]:.4f} {f_unit}"
+        rows.append(("Leave-one-out", f"{text_of_errors} (MAE / RMSE of the training points)"))
     rows += [
         (f"Part {i + 1} of {len(found.bins)}", f"deviation {deviation:.4f}, error {error:.4f} {f_unit}")
         for i, (deviation, error) in enumerate(found.bins)

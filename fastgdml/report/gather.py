@@ -123,7 +123,7 @@ def gather(
     expected = {name: Quantity(mae, outcome.rmse[name], None) for name, mae in outcome.mae.items() if np.isfinite(mae)}
     timing = None
     if sources.timing:
-        R, lattice = _geometries(arrays, dataset)
+        R, lattice = _geometries(entries, arrays, dataset)
         timing = None if R is None else _timing(predictor, R, lattice, resolve_n_threads(max_processes), callback)
     return Facts(
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -205,8 +205,8 @@ def _molecule(model: Mapping[str, Any], arrays: ModelArrays, dataset: Mapping[st
         positions = take_points(dataset, np.array([0]), factors).R[0]
         source = "the first geometry of the dataset"
     elif arrays.image_rule is None:
-        # Descriptors are inverse distances: they tell the geometry but for its handedness.
-        positions = embedded(1 / arrays.x[0], len(z))
+        # Descriptors tell distances, and these the geometry but for its handedness.
+        positions = embedded(arrays.distances[0], len(z))
         source = "the first training point, from its distances; it may be the mirror image"
     perms = np.reshape(model.get("perms", np.arange(len(z))), (-1, len(z)))
     return Molecule(
@@ -275,10 +275,13 @@ def _compare(
     step.done()
     points = take_points(dataset, idxs, factors)
     predictions = Predictions(arrays.z, idxs, points, E if use_E else None, F)
-    return accuracy(predictions, (text(dataset["name"]), text(dataset.get("md5", ""))), len(left), sources.n_worst)
+    name, md5 = (text(dataset.get(key, "")) for key in ("name", "md5"))
+    return accuracy(predictions, (name, md5), len(left), sources.n_worst)
 
 
-def _geometries(arrays: ModelArrays, dataset: Mapping[str, Any] | None) -> tuple[Array | None, Array | None]:
+def _geometries(
+    model: Mapping[str, Any], arrays: ModelArrays, dataset: Mapping[str, Any] | None
+) -> tuple[Array | None, Array | None]:
     """Return geometries to measure speed with, in the unit of the model, and their lattice vectors."""
     if dataset is not None:
         idxs = np.arange(min(1000, len(dataset["R"])))
@@ -287,7 +290,7 @@ def _geometries(arrays: ModelArrays, dataset: Mapping[str, Any] | None) -> tuple
         return points.R.reshape(len(idxs), -1), None if lattice_of(dataset, idxs) is None else points.lattice
     if arrays.image_rule is not None:
         return None, None
-    R = np.array([embedded(1 / x, len(arrays.z)) for x in arrays.x[:200]])
+    R = np.array([embedded(r, len(arrays.z)) for r in arrays.distances[:200]])
     return R.reshape(len(R), -1), None
 
 

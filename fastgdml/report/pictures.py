@@ -76,6 +76,8 @@ def _molecule(facts: Facts) -> Picture:
         caption = "Atoms of one colour are exchanged by the permutations; grey ones stay."
         if len(facts.molecule.orbits) > len(ORBITS):
             caption += f" After {len(ORBITS)} sets the colours begin anew."
+    elif facts.origin.n_perms > 1:
+        caption = "The file holds permutations of pairs of atoms only, so that they are not shown."
     else:
         caption = "The model has no permutations but the identity."
     caption += f" Drawn is {facts.molecule.geometry_from}."

@@ -266,7 +266,7 @@ class IterativeSolver:
                         best_residual = iterate_now.residual
                     converged = relative <= tol
                     stop = converged or iterate_now.step >= max_iter
-                    if not stop and monitor is not None and iterate_now.step % MONITOR_INTERVAL == 0:
+                    if not stop and monitor is not None and (earlier + iterate_now.step) % MONITOR_INTERVAL == 0:
                         stop = monitor(solution(iterate_now.x, iterate_now.residual))
                     if iterate_now.step:
                         convergence.record(float(iterate_now.energy))

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from ..errors import SolverError, UsageError
 from ..types import Array, IntArray
@@ -98,17 +99,18 @@ def jackknife(found: ClosedForm, n_samples: int, groups: IntArray) -> Jackknife:
 
     residual = np.empty(n)
     product = np.zeros((n, n_samples))
-    for g in range(len(signs)):
-        rows, T = columns(g)
-        try:
-            residual[rows] = np.linalg.solve(T.T @ T, found.z[rows])
-        except np.linalg.LinAlgError:
-            raise SolverError("The residuals of leaving points out are undetermined: raise lambda.") from None
-        product += np.outer(T @ residual[rows], signs[g])
     samples = np.empty((n, n_samples))
-    for g in range(len(signs)):
-        rows, T = columns(g)
-        samples[rows] = T.T @ product
+    with threadpool_limits(limits=1, user_api="blas"):  # thin matrices: threads would only wait
+        for g in range(len(signs)):
+            rows, T = columns(g)
+            try:
+                residual[rows] = np.linalg.solve(T.T @ T, found.z[rows])
+            except np.linalg.LinAlgError:
+                raise SolverError("The residuals of leaving points out are undetermined: raise lambda.") from None
+            product += np.outer(T @ residual[rows], signs[g])
+        for g in range(len(signs)):
+            rows, T = columns(g)
+            samples[rows] = T.T @ product
 
     n_coord, n_atoms3 = training.n_coord, 3 * training.n_atoms
     split = [found.coefficients(samples[:, s]) for s in range(n_samples)]

@@ -18,7 +18,7 @@ FLOORS = (
     "descriptor",
     "group neighbours",
     "permutations sampling training_set diagnostics pair_types",
-    "kernel operator dataset frames",
+    "kernel operator dataset frames findings",
     "overlap task formats properties task_folder",
     "task_creation labels model reading",
     "model_arrays inspection writing",

@@ -19,6 +19,7 @@ from fastgdml.gpu.predict import GPUPredictor
 from fastgdml.group import GroupTables
 from fastgdml.kernel import Coordinates
 from fastgdml.model import load_model, save_model
+from fastgdml.model_arrays import ModelArrays
 from fastgdml.npz import load_npz, save_npz
 from fastgdml.overlap import seen_points
 from fastgdml.pair_types import orbits, types
@@ -393,6 +394,18 @@ def test_forces_are_derivatives_in_any_cell():
     np.testing.assert_allclose(F[0], numerical, atol=1e-6 * np.abs(F).max())
 
 
+@pytest.mark.parametrize("way", ["processor", "NumPy"])
+@pytest.mark.parametrize("energies", [False, True])
+def test_hessians_are_derivatives_of_forces(way, energies):
+    perms, R = symmetric_group_of_three(6), random_molecules(9, 6)
+    model, _ = weighted_model(R, perms, energies)
+    predictor, r, h = GDMLPredict(model), random_molecules(1, 6, seed=5).reshape(1, -1), 1e-5
+    engine = predictor._engine if way == "processor" else GPUPredictor.from_model(model, np)
+    forces = [(engine.predict(r - h * step)[1] - engine.predict(r + h * step)[1])[0] / (2 * h) for step in np.eye(18)]
+    found = engine.hessian(r)[2]
+    np.testing.assert_allclose(found.reshape(18, 18), forces, atol=1e-6 * np.abs(found).max())
+
+
 def test_new_coefficients_keep_the_weights():
     perms, R = symmetric_group_of_three(6), random_molecules(9, 6)
     model, alphas = weighted_model(R, perms)
@@ -406,6 +419,16 @@ def test_new_coefficients_keep_the_weights():
 
 
 # ---- files
+
+
+def test_training_points_have_the_distances_of_their_geometries(tmp_path):
+    R = random_molecules(9, 6)
+    model, _ = weighted_model(R, symmetric_group_of_three(6))
+    expected = 1 / from_R(R)[0]
+    np.testing.assert_allclose(ModelArrays.of(model).distances, expected, rtol=1e-12)
+    export_flat(tmp_path / "model.fgdml", model)
+    flat = GDMLPredict(tmp_path / "model.fgdml")._engine.arrays
+    np.testing.assert_allclose(flat.distances, expected, rtol=1e-12)
 
 
 def test_files_keep_weights(tmp_path, learned, ethanol):

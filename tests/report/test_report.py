@@ -138,7 +138,7 @@ def test_flat_models(ethanol, tmp_path, ethanol_model, model_file):
     assert flat.origin.n_perms == 6
     assert flat.molecule.orbits == []  # flat models hold permutations of pairs only
     assert "Validation points" not in flat.origin.entries
-    page(flat)
+    assert "no permutations but the identity" not in page(flat)
 
 
 def test_a_dataset_without_unseen_points(ethanol, model_file, ethanol_model, caplog):

@@ -25,11 +25,17 @@ def crystal(ethanol):
     return GDMLTrain().create_task(dataset, 12, dataset, 20, sig=10, lam=1e-6, seed=5, use_sym=False), dataset
 
 
+def weighted(ethanol):
+    task, _ = molecule(ethanol, use_sym=False)
+    return {**task, "desc_weights": np.exp(np.random.default_rng(1).uniform(-0.5, 0.5, 36))}, ethanol
+
+
 KINDS = {
     "group": molecule,
     "energy constraints": lambda ethanol: molecule(ethanol, use_E_cstr=True, lam=1e-6),
     "no energies": lambda ethanol: molecule(ethanol, use_E=False),
     "periodic": crystal,
+    "weights": weighted,
 }
 
 
