@@ -17,6 +17,9 @@ _FEW = 24
 _SPREAD = 0.1
 # An iteration never takes less than its recent rate says, and, where that has not risen, rarely more than twice that.
 _SLOWDOWN = 2.0
+# Where z has fallen far enough but |r| has not, |r| is at its rounding errors: what is left is a multiple of the steps
+# since then, without end.
+_OVERDUE = 4.0
 
 
 class Convergence:
@@ -66,6 +69,9 @@ class Convergence:
         falls = self._measures[0] - np.array(self._measures)
         if not np.isfinite(falls).all():
             return math.inf
+        enough = falls >= self._decline
+        if enough[-1]:
+            return max(1.0, _OVERDUE * (self.steps - int(np.argmax(enough))))
         middle = len(falls) // 2
         (before, _), (rate, now) = _line(falls[: middle + 1]), _line(falls[middle:])
         whole = self._of_all_steps(falls)

@@ -22,6 +22,8 @@ _GAIN = 0.85
 _LEAST_GROWTH = 1.4
 # With more columns steps become fewer with this power.
 _STEPS_POWER = 1.4
+# The closed form takes over from an iteration that has taken as long as it, if more than this share of that is left.
+_LATE = 0.2
 # No columns are added if what is spent by then exceeds this share of the time of the closed form.
 _STAKE = 0.4
 
@@ -87,7 +89,7 @@ class Course:
         if more < _GAIN * self.left and more < self.closed_form:
             self.verdict, self.left = Verdict.ADD_COLUMNS, more
             self.n_columns = n_columns
-        elif self.left > self.closed_form:
+        elif self.left > self.closed_form or (spent > self.closed_form and self.left > _LATE * self.closed_form):
             self.verdict = Verdict.CLOSED_FORM
         else:
             return False
