@@ -28,11 +28,11 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from . import _core
 from .kernel import assemble_selected
 from .solvers.rigid import Reduction, drop_rigid_motions
+from .threads import blas_threads
 from .training_set import TrainingSet
 from .types import Array
 
@@ -88,7 +88,7 @@ class Evidence:
 
         self._training = replace(training, sig=1.0, energies=False)
         self._lam, self._kind, self._n_threads = lam, kind, n_threads
-        with threadpool_limits(limits=1, user_api="blas"):
+        with blas_threads(1):
             self._reduction: Reduction = drop_rigid_motions(R, periodic)
             self._z = self._reduction.reduce(F.ravel() / np.std(F))
         self._n_labels = F.size
@@ -109,7 +109,7 @@ class Evidence:
         for i, block in enumerate(self._reduction.gram_inverse):
             part = slice(begin[i], begin[i + 1])
             C[part, part] += self._lam * block
-        with threadpool_limits(limits=self._n_threads, user_api="blas"):
+        with blas_threads(self._n_threads):
             found = self._objective(C)
         if found is None:
             return Value(np.inf, np.zeros_like(theta))

@@ -235,7 +235,8 @@ class GDMLPredict(LegacyPredict):
             if lattice is not None:
                 raise UsageError("predict(lattice=...) needs geometries R: the training geometries have their own.")
             if return_virial or return_std:
-                raise UsageError("predict(return_virial=True) and return_std=True need geometries R.")
+                wanted = "return_virial" if return_virial else "return_std"
+                raise UsageError(f"predict({wanted}=True) needs geometries R.")
             return self._predict_training_set(return_E)
         cell = None if lattice is None else self._cell_of(lattice)
         if not return_std:

@@ -17,6 +17,7 @@ from .progress import Callback
 from .properties import Outcome, Properties
 from .search_events import CheckpointSaved, Event, OnEvent, Progress, nobody, progress_of
 from .task import Task
+from .threads import blas_threads, resolve_n_threads
 from .train import GDMLTrain
 from .units import Units, conversion
 
@@ -63,22 +64,27 @@ class Trainer:
         save: Callable[[Model], None] | None = None,
         gdml_train: GDMLTrain | None = None,
     ) -> Model:
-        """Train a task; `points` are its validation points, which early stop and standard deviations need."""
+        """Train a task; `points` are its validation points, which early stop and standard deviations need.
+
+        BLAS has the threads of this trainer from beginning to end, whatever other trainings do in this process: the
+        bits of a model depend on them.
+        """
         held_out = None
         if self.early_stop and points is not None:
             factors = conversion(Units.of(points), Units.of(task), "validation dataset", "task")
             taken = take_points(points, np.arange(len(points["R"])), factors)
             held_out = (taken.R, taken.F, taken.lattice)
-        model = (gdml_train or self.start()).train(
-            task,
-            save_progr_callback=save,
-            callback=callback,
-            solver=self.solver,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            held_out=held_out,
-            n_std=self.n_std,
-        )
+        with blas_threads(resolve_n_threads(self.max_processes)):
+            model = (gdml_train or self.start()).train(
+                task,
+                save_progr_callback=save,
+                callback=callback,
+                solver=self.solver,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                held_out=held_out,
+                n_std=self.n_std,
+            )
         if self.n_std and points is not None:
             predictor = GDMLPredict(model, max_processes=self.max_processes, backend=self.backend)
             model = with_scale(model, predictor, points, callback)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from threadpoolctl import ThreadpoolController
 
 # OpenMP runtimes hang in a child process that was forked after a parallel region, so such a child runs serially.
 _IMPORTING_PROCESS = os.getpid()
@@ -57,6 +62,51 @@ class ThreadShare:
 
 # One for the process, because its processors are what is shared.
 prediction_threads = ThreadShare()
+
+
+class BlasLimit:
+    """Limits the threads of BLAS, which has one number for the whole process.
+
+    Of blocks that are under way at once in different Python threads the smallest limit counts, in one thread that of
+    the innermost block; when the last block ends, the number is again what it was. Limits that each set and restore the
+    number by themselves would give one block the number of another.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._limits: dict[int, list[int]] = {}
+        self._before: list[tuple[Any, int]] = []
+
+    @contextmanager
+    def __call__(self, n_threads: int) -> Iterator[None]:
+        """Limit the threads of BLAS to `n_threads` while the context lasts."""
+        thread = threading.get_ident()
+        with self._lock:
+            if not self._limits:
+                libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+                self._before = [(library, library.num_threads) for library in libraries]
+            self._limits.setdefault(thread, []).append(n_threads)
+            self._apply()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._limits[thread].pop()
+                if not self._limits[thread]:
+                    del self._limits[thread]
+                self._apply()
+
+    def _apply(self) -> None:
+        limit = min((limits[-1] for limits in self._limits.values()), default=None)
+        for library, before in self._before:
+            # Newer versions let only the thread that was first set the number; here one lock sees to the order.
+            if hasattr(library, "clear_controlling_thread"):
+                library.clear_controlling_thread(force=True)
+            library.set_num_threads(before if limit is None else limit)
+
+
+# One for the process, as the number is.
+blas_threads = BlasLimit()
 
 
 def _affinity() -> int:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from ..diagnostics import explain_singular
 from ..errors import SolverError
+from ..threads import blas_threads
 from ..types import Array, Progress
 from .equations import TrainingEquations
 from .machine import Factor, Machine
@@ -112,7 +112,7 @@ def solve_closed_form(
 
 
 def _reduced(reduction: Reduction, labels: Array) -> Array:
-    with threadpool_limits(limits=1, user_api="blas"):
+    with blas_threads(1):
         return reduction.reduce(labels)
 
 

@@ -30,14 +30,14 @@ class Iterate:
         Number of the step; 0 is the starting point.
     residual : float
         Norm of b - A x.
-    energy : float, or array of no dimension
-        r P^-1 r of the residual r before this step, where the vectors are; not a number at the starting point.
+    energy : float
+        r P^-1 r of the residual r before this step; not a number at the starting point.
     """
 
     x: Any
     step: int
     residual: float
-    energy: Any = math.nan
+    energy: float = math.nan
 
 
 def iterate(
@@ -50,8 +50,8 @@ def iterate(
     good part, directions are no longer conjugate, and to go on with them would lead away from the solution without
     end: the next direction is that of the preconditioned residual alone, which refines the solution.
 
-    Vectors and scalars stay where `b` is. Of a step only the norm of the residual leaves a device: whoever asks for the
-    iterates has to see it before the next step.
+    Vectors and scalars stay where `b` is. Of a step only these two numbers of the residual leave a device: whoever asks
+    for the iterates has to see them before the next step.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def iterate(
         if state.step % _TRUE_RESIDUAL_INTERVAL == 0:
             updated, r = r, b - operator(x)
             restart = xp.linalg.norm(r - updated) > _ROUNDING * xp.linalg.norm(r)
-        state.residual, state.energy = float(xp.linalg.norm(r)), rz
+        state.residual, state.energy = xp.stack((xp.linalg.norm(r), rz)).tolist()
         yield state
         z = preconditioner(r)
         with np.errstate(divide="ignore", invalid="ignore"):

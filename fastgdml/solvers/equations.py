@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from ..threads import blas_threads
 from ..training_set import TrainingSet
 from ..types import Array
 from .rigid import Reduction, drop_rigid_motions
@@ -43,7 +43,7 @@ class TrainingEquations:
     @cached_property
     def reduction(self) -> Reduction:
         """The coordinates that are left without rigid motions."""
-        with threadpool_limits(limits=1, user_api="blas"):  # small matrices: threads would only wait
+        with blas_threads(1):  # small matrices: threads would only wait
             return drop_rigid_motions(self.R, self.periodic, self.training.energies)
 
     @property

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from ..errors import InsufficientMemoryError, SolverError
 from ..progress import Callback, Step
+from ..threads import blas_threads
 from ..types import Array, IntArray
 from .conjugate_gradients import iterate
 from .convergence import Convergence
@@ -245,7 +245,7 @@ class IterativeSolver:
         step = Step(callback, "Solving linear system (conjugate gradients)", total=100)
         saved = began = time.perf_counter()
         first, reviewed = None, False
-        with threadpool_limits(limits=1, user_api="blas"):  # the products are ours; BLAS would only get in the way
+        with blas_threads(1):  # the products are ours; BLAS would only get in the way
             iterates = iterate(lambda v: self._lam * v - self.operator(v), P, xp.asarray(self._y), x0, xp)
             iterate_now = next(iterates)
             # The residual may rise before it falls; a run that is cut short returns the best iterate.
@@ -269,7 +269,7 @@ class IterativeSolver:
                     if not stop and monitor is not None and (earlier + iterate_now.step) % MONITOR_INTERVAL == 0:
                         stop = monitor(solution(iterate_now.x, iterate_now.residual))
                     if iterate_now.step:
-                        convergence.record(float(iterate_now.energy))
+                        convergence.record(iterate_now.energy)
                     if not stop and review is not None:
                         stop = reviewed = review(convergence)
                     if stop:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from ..errors import SolverError, UsageError
+from ..threads import blas_threads
 from ..types import Array, IntArray
 from .cholesky import ClosedForm
 
@@ -100,7 +100,7 @@ def jackknife(found: ClosedForm, n_samples: int, groups: IntArray) -> Jackknife:
     residual = np.empty(n)
     product = np.zeros((n, n_samples))
     samples = np.empty((n, n_samples))
-    with threadpool_limits(limits=1, user_api="blas"):  # thin matrices: threads would only wait
+    with blas_threads(1):  # thin matrices: threads would only wait
         for g in range(len(signs)):
             rows, T = columns(g)
             try:

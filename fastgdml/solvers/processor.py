@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 import psutil
-from threadpoolctl import threadpool_limits
 
 from .. import lapack
 from ..errors import SolverError
 from ..kernel import Coordinates, assemble_packed, packed_size
 from ..operator import KernelOperator
-from ..threads import resolve_n_threads
+from ..threads import blas_threads, resolve_n_threads
 from ..training_set import TrainingSet
 from ..types import Array, IntArray, Progress
 from . import preconditioner
@@ -52,13 +51,13 @@ class PackedFactor(Factor):
     def solve(self, rhs: Array) -> Array:
         """Return the solution of one right-hand side (n,) or of several (n, k)."""
         columns = rhs.ravel("F").copy()
-        with threadpool_limits(limits=self._n_threads, user_api="blas"):
+        with blas_threads(self._n_threads):
             lapack.solve(self._packed, self._n, columns)
         return columns.reshape(rhs.shape, order="F")
 
     def invert(self) -> Callable[[int, int], Array]:
         """See `Factor.invert`. It stays in packed storage."""
-        with threadpool_limits(limits=self._n_threads, user_api="blas"):
+        with blas_threads(self._n_threads):
             if lapack.invert_factor(self._packed, self._n) != 0:
                 raise SolverError("The Cholesky factor cannot be inverted: raise lambda.")
 
@@ -98,7 +97,7 @@ class Processor(Machine):
         if on_assembled is not None:
             on_assembled()
         lapack.add_blocks(matrix, rows.size, rows.begin, np.ascontiguousarray(blocks))
-        with threadpool_limits(limits=self._n_threads, user_api="blas"):
+        with blas_threads(self._n_threads):
             info = lapack.cholesky(matrix, rows.size)
         return PackedFactor(matrix, rows.size, self._n_threads) if info == 0 else None
 
@@ -124,7 +123,7 @@ class Processor(Machine):
         progress: Progress | None = None,
     ) -> preconditioner.Preconditioner:
         """Build the preconditioner."""
-        with threadpool_limits(limits=self._n_threads, user_api="blas"):
+        with blas_threads(self._n_threads):
             return preconditioner.build(training, lam, points, columns, self._n_threads, progress)
 
     def preconditioner_memory(self, n_train: int, n_coord: int, n_columns: int) -> int:

@@ -2,15 +2,22 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 import fastgdml
 from fastgdml import _core
 from fastgdml.errors import DataError
 from fastgdml.predict import GDMLPredict
-from fastgdml.threads import ThreadShare, prediction_threads, resolve_n_threads
+from fastgdml.threads import ThreadShare, blas_threads, prediction_threads, resolve_n_threads
+
+
+def blas_numbers():
+    """The numbers of threads that the libraries of BLAS have now."""
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
 
 def test_explicit_number():
@@ -105,3 +112,29 @@ def test_training_loads_lapack_without_scipy_linalg_and_leaves_that_usable(pytho
 def test_importing_the_package_is_light(python):
     code = "import sys, fastgdml; sys.exit('numpy' in sys.modules)"
     assert python(code) == 0
+
+
+def test_limits_of_blas_hold_in_every_thread_and_end():
+    before = blas_numbers()
+    inside, outside = threading.Barrier(3), threading.Barrier(3)
+    seen = []
+
+    def work(n_threads):
+        with blas_threads(n_threads):
+            with blas_threads(1):
+                seen.append(blas_numbers())
+            inside.wait(30)
+            outside.wait(30)
+
+    workers = [threading.Thread(target=work, args=(n_threads,)) for n_threads in (1, 2)]
+    for worker in workers:
+        worker.start()
+    inside.wait(30)
+    assert blas_numbers() == {1}  # the smaller of the two
+    with blas_threads(2):
+        assert blas_numbers() == {1}
+    outside.wait(30)
+    for worker in workers:
+        worker.join()
+    assert seen == [{1}, {1}]
+    assert blas_numbers() == before
