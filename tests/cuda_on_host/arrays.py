@@ -89,6 +89,10 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __int__(self):
         return int(self._only())
 
+    def tolist(self):
+        """Return its numbers, on the host."""
+        return self.get().tolist()
+
     def __float__(self):
         return float(self._only())
 
