@@ -32,21 +32,21 @@ typedef struct {
     size_t bytes;
 } parts;
 
+/* scratch: NULL asks for `bytes` only. */
 static parts parts_of(const gdml_hessian_evaluation *e, char *scratch)
 {
     const gdml_predictor *p = &e->prediction.model->predictor;
     const gdml_second_derivatives *k = e->prediction.kernels->hessian;
     const size_t sums = padded(sizeof(double) * (size_t)k->n_sums(p));
-    parts at = {.prediction = scratch};
-    size_t offset = e->prediction.scratch_bytes;
-    at.prepared = scratch + offset;
-    offset += padded(k->prepared(p));
-    at.kernel = scratch + offset;
-    offset += padded(k->scratch(p));
-    at.tile_sums = (double *)(scratch + offset);
-    offset += sums;
-    at.sums = (double *)(scratch + offset);
-    at.bytes = offset + sums;
+    const size_t prepared = e->prediction.scratch_bytes;
+    const size_t kernel = prepared + padded(k->prepared(p));
+    const size_t tile_sums = kernel + padded(k->scratch(p));
+    parts at = {.prediction = scratch, .bytes = tile_sums + 2 * sums};
+    if (!scratch) return at;                               /* nothing may be added to NULL */
+    at.prepared = scratch + prepared;
+    at.kernel = scratch + kernel;
+    at.tile_sums = (double *)(scratch + tile_sums);
+    at.sums = (double *)(scratch + tile_sums + sums);
     return at;
 }
 
