@@ -574,7 +574,7 @@ def test_per_atom_quantities_of_others(one, predictor):
     one.run(10)
 
 
-@pytest.mark.parametrize("fix", ["npt temp 300 300 50 iso 1 1 100", "nph aniso 1 1 100", "nvt temp 300 300 50", "nve"])
+@pytest.mark.parametrize("fix", ["npt temp 300 300 50 iso 1 1 100", "nvt temp 300 300 50", "nve"])
 def test_the_text_of_the_driver_under_any_integrator(one, predictor, fix):
     one.commands(f"velocity all create 300 1\nfix i all {fix}\ntimestep 0.5")
     driver = one.attach(predictor)
