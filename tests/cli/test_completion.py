@@ -128,14 +128,14 @@ def test_scripts_are_printed(capsys):
             assert done.returncode == 0, done.stderr
 
 
-def test_without_shtab_the_message_says_what_to_install():
+def test_without_shtab_the_message_says_what_to_install(tmp_path):
     code = """
 import sys
 sys.modules['shtab'] = None
 from fastgdml.cli import main
 sys.exit(main(['completion', 'bash']))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "pip install 'fastgdml[completion]'" in done.stderr
     assert done.stdout == ""
