@@ -76,6 +76,7 @@ TASK_FORMS = _COMMON | {
     "R_train": _NUMBERS,
     "F_train": _NUMBERS,
     "E_train": Form("one finite energy for each point", "iuf", (1, 2, 3), True),
+    "sig_search": _TEXT,
     "tried_training": _FLAG,
 }
 MODEL_FORMS = _COMMON | {
@@ -98,6 +99,7 @@ MODEL_FORMS = _COMMON | {
     "solver_resid": _ERROR,
     "norm_y_train": _ERROR,
     "search_errors": Form("a matrix of numbers, 5 columns", "iuf", (2,)),
+    "search_trials": Form("a matrix of numbers, 3 columns", "iuf", (2,)),
 }
 
 

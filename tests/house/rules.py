@@ -12,7 +12,7 @@ from pathlib import Path
 
 # From the ground up. A new module gets its place here: the lowest floor above all that it imports.
 FLOORS = (
-    "_version errors types elements _core _packed",
+    "_version errors types elements length_scale _core _packed",
     "threads progress backend npz lapack c_library",
     "units entries config cell catalog search_events",
     "descriptor",
@@ -23,8 +23,8 @@ FLOORS = (
     "task_creation labels model reading",
     "model_arrays inspection writing",
     "solvers flat exchange engine convert",
-    "legacy gpu training_checks rearrange evidence uncertainty",
-    "predict",
+    "legacy gpu preparation training_checks rearrange evidence uncertainty",
+    "sigma_trials predict",
     "evaluate early_stop drivers selection weights",
     "train labelling vibrations",
     "search_jobs",
