@@ -1,4 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: binding=False, freethreading_compatible=True
 """Linear algebra on symmetric matrices, most of it in rectangular full packed storage (LAPACK's TRANSR='N', UPLO='L').
 
 A module of its own because SciPy's LAPACK takes as long to import as everything else, and only training needs it.
