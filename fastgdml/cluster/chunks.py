@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ClusterError, FastGDMLError, UsageError
+from ..errors import FastGDMLError, UsageError
 from ..labelling import Asked
 from ..npz import TEXT, load_npz, replacing, save_npz
 from ..predict import GDMLPredict
 from ..types import Array
-from .connection import Call, Cluster
+from .connection import Call, Cluster, require_memory
 from .rows import threads_here
 
 _log = logging.getLogger(__name__)
@@ -158,23 +158,18 @@ class Chunks:
 
     def _require_memory(self, predictor: GDMLPredict) -> None:
         """Raise ClusterError if a worker has no room for the model, once as it comes and once as it is used."""
-        needed = 3 * len(predictor.native.image())
-        small = [worker for worker in self._cluster.workers() if worker.memory < needed]
-        if small:
-            raise ClusterError(
-                f"The model takes {needed / 2**20:.3g} MB on each worker; {small[0].name} has "
-                f"{small[0].memory / 2**20:.3g} MB left. Give the workers more memory (--memory-limit of dask worker)."
-            )
+        require_memory(self._cluster.workers(), 3 * len(predictor.native.image()), "Its copies of the model")
 
 
 def _load(path: Path) -> tuple[Array, ...] | None:
-    """Return a finished chunk; None if there is none, or it is damaged."""
+    """Return a finished chunk; None if there is none, or it is damaged, and is deleted."""
     if not path.is_file():
         return None
     try:
         entries = load_npz(path)
         return tuple(np.asarray(entries[name]) for name in _NAMES if name in entries)
-    except (FastGDMLError, KeyError):
+    except FastGDMLError:
+        path.unlink()
         return None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import pickle
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 import dask
 from distributed import Client, Future, LocalCluster, wait
 from distributed.comm import CommClosedError
+from distributed.protocol import pickle
 from distributed.scheduler import KilledWorker, NoValidWorkerError
 
 from .._version import __version__
@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 CONNECT_TIMEOUT = 10.0
 WORKER_TIMEOUT = 60.0
 PATIENCE = 300.0
+# Bytes that a worker must have left to do anything.
+LEAST_MEMORY = 32 * 2**20
 
 # What is raised for calls whose scheduler is gone.
 LOST = (CancelledError, CommClosedError, TimeoutError)
@@ -117,7 +119,7 @@ class Cluster:
     def reach_workers(self) -> None:
         """Find out whether calls of actors can go straight to the workers; else the scheduler passes them on."""
         if self.client.direct_to_workers is None:
-            address = next(iter(self.client.scheduler_info(n_workers=-1)["workers"]), None)
+            address = next(iter(self.client.nthreads()))
 
             async def asked() -> None:
                 await asyncio.wait_for(self.client.rpc(address).identity(), 5)
@@ -187,7 +189,7 @@ class Call:
         self._address = address
         self._cluster, self._sources = cluster, [each for each in arguments if isinstance(each, Call)]
         slots = {id(each): Slot(i) for i, each in enumerate(self._sources)}
-        self._payload = pickle.dumps((function, [slots.get(id(each), each) for each in arguments]), protocol=5)
+        self._payload = pickle.dumps((function, [slots.get(id(each), each) for each in arguments]))
         self._name = getattr(function, "__name__", str(function))
         self._generation = -1
         self.future()
@@ -344,6 +346,7 @@ def connect(
         cluster = Cluster(client, reopen, patience)
         stack.callback(cluster.close)
         workers = cluster.workers()
+        require_memory(workers, LEAST_MEMORY, "Python and fastgdml")
         _log.info(
             "Cluster: %d worker%s with %d threads.",
             len(workers),
@@ -351,6 +354,17 @@ def connect(
             sum(worker.n_threads for worker in workers),
         )
         yield cluster
+
+
+def require_memory(workers: list[WorkerFacts], needed: float, what: str) -> None:
+    """Raise ClusterError if a worker has not so many bytes left; Dask would pause it, and nothing would go on."""
+    small = [worker for worker in workers if worker.memory < needed]
+    if small:
+        raise ClusterError(
+            f"{what} need {needed / 2**20:.3g} MB on each worker, but "
+            f"{small[0].name} has {small[0].memory / 2**20:.3g} MB left. Give the workers more memory "
+            "(--memory-limit of dask worker)."
+        )
 
 
 def _closed(client: Client) -> None:

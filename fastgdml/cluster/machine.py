@@ -76,7 +76,10 @@ class Blocks:
         self._recipe: tuple[Call, float, int] | None = None
         cluster.reach_workers()
         for block in self._blocks:
-            self._start(block, "operator", OperatorRows, self._data, block.points, n_threads)
+            try:
+                self._start(block, "operator", OperatorRows, self._data, block.points, n_threads)
+            except _ACTOR_LOST:
+                self._rebuild(block)
 
     # ---- calls ----------------------------------------------------------------------------------------------------
 
@@ -131,13 +134,20 @@ class Blocks:
     # ---- building -------------------------------------------------------------------------------------------------
 
     def _start(self, block: _Block, name: str, kind: type, *arguments: Any) -> None:
-        """Start an actor of a block on its worker, and wait for it."""
+        """Start an actor of a block on its worker, and wait for it; raise OSError if the worker is gone."""
         client = self._cluster.client
         given = [each.future() if isinstance(each, Call) else each for each in arguments]
         block.futures[name] = future = client.submit(
             kind, *given, actor=True, workers=[block.worker.address], pure=False
         )
-        setattr(block, name, future.result())
+        while True:
+            try:
+                setattr(block, name, future.result(timeout=2))
+                break
+            except TimeoutError:
+                if block.worker.address not in client.nthreads():
+                    future.cancel()
+                    raise
         block.generation = self._cluster.generation
 
     def precondition(self, lam: float, points: IntArray, columns: list[IntArray], progress: Progress | None) -> Array:

@@ -7,12 +7,12 @@ scheduler sends no second call where one runs.
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
 from distributed import Worker, WorkerPlugin, get_worker
+from distributed.protocol import pickle
 from distributed.threadpoolexecutor import ThreadPoolExecutor
 
 from ..errors import InsufficientMemoryError
