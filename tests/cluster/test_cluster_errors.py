@@ -90,9 +90,9 @@ def test_another_version_on_a_worker(other, tmp_path):
 
 def test_a_worker_with_too_little_memory(other):
     other.start_worker(memory="60MB")
-    with pytest.raises(ClusterError, match=r"Python and fastgdml need 32 MB on each worker, but \S+ .* has 0 MB left"):
-        with connect(other.address):
-            pass
+    text = r"Python and fastgdml need 32 MB on each worker, but \S+ .* has 0 MB left"
+    with pytest.raises(ClusterError, match=text), connect(other.address):
+        pass
 
 
 def test_a_model_that_is_too_large_for_the_workers(cluster, ethanol_model, monkeypatch):
