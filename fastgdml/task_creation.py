@@ -22,7 +22,7 @@ from .errors import DataError, UsageError
 from .frames import check_training_geometries
 from .npz import text
 from .overlap import KnownGeometries, require_drawn_from
-from .perms import check_group
+from .perms import check_group, check_perms
 from .permutations import MAX_GROUP_SIZE, find_perms
 from .progress import Callback, Step
 from .properties import Outcome
@@ -201,7 +201,10 @@ def _known_perms(dataset: Mapping[str, Any], options: TaskOptions) -> IntArray |
         _log.info("Using %d permutations included in the dataset.", len(np.atleast_2d(perms)))
     if perms is None:
         return None
-    return check_group(perms, dataset["z"])
+    checked = check_perms(perms)
+    if checked.shape[1] != n_atoms:
+        raise UsageError(f"The permutations are for {checked.shape[1]} atoms, the dataset has {n_atoms}.")
+    return check_group(checked, dataset["z"])
 
 
 def _find_perms(
