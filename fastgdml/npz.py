@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import secrets
-import stat
 import struct
 import zipfile
 import zlib
@@ -24,6 +22,7 @@ import numpy as np
 
 from . import memory
 from .errors import FileFormatError, InsufficientMemoryError, UsageError
+from .files import path_type, require_writable, short, written_whole
 from .plain_pickles import UnsafePickleError, are_characters, load_plain
 
 _log = logging.getLogger(__name__)
@@ -157,27 +156,6 @@ def text(value: Any) -> str:
 # ---- kinds of files ---------------------------------------------------------------------------------------------
 
 
-def path_type(path: str | os.PathLike[str]) -> str:
-    """Return what is at a path: 'file', 'directory', 'nothing', or 'special file' (a device, pipe or socket).
-
-    Raises
-    ------
-    FileFormatError
-        If the system does not tell: the name is empty or too long, a folder on the way cannot be entered, or so.
-    """
-    if not os.fspath(path):
-        raise FileFormatError("A file name is empty.")
-    try:
-        mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return "nothing"
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise FileFormatError(f"{_short(path)}: {getattr(error, 'strerror', None) or error}.") from None
-    if stat.S_ISREG(mode):
-        return "file"
-    return "directory" if stat.S_ISDIR(mode) else "special file"
-
-
 def kind_of(path: str | os.PathLike[str]) -> str | None:
     """Return what a file is: one of the kinds that fastgdml writes, or another one in words.
 
@@ -212,7 +190,7 @@ def kind_of(path: str | os.PathLike[str]) -> str | None:
     except FileFormatError:
         return ARCHIVE
     except OSError as error:
-        raise FileFormatError(f"{_short(path)} cannot be read: {error.strerror or error}.") from None
+        raise FileFormatError(f"{short(path)} cannot be read: {error.strerror or error}.") from None
     return _kind(letter, keys) if keys else "zip archive"
 
 
@@ -244,7 +222,7 @@ def require_kind(path: str | os.PathLike[str], kind: str, also: Collection[str] 
     found = kind_of(path)
     if found is not None and found != kind and found not in also:
         raise FileFormatError(
-            f"'{_short(path)}' is a {found}, and is never replaced by a {kind}, with any option. Give another name, or "
+            f"'{short(path)}' is a {found}, and is never replaced by a {kind}, with any option. Give another name, or "
             "move it away."
         )
 
@@ -261,7 +239,7 @@ def require_target(path: str | os.PathLike[str], kind: str, also: Collection[str
     folder = Path(path).parent
     if path_type(folder) != "directory":
         raise FileFormatError(
-            f"'{_short(path)}' cannot be written: there is no folder '{_short(folder)}'. Make it first."
+            f"'{short(path)}' cannot be written: there is no folder '{short(folder)}'. Make it first."
         )
     require_writable(Path(path).parent)
 
@@ -293,12 +271,6 @@ def require_free(target: str | os.PathLike[str], kind: str, overwrite: bool, opt
             f"'{target}' exists ({kind_of(target) or 'empty'}). Give -o to overwrite it, or another name"
             f"{f' with {option}' if option else ''}."
         )
-
-
-def require_writable(folder: str | os.PathLike[str]) -> None:
-    """Raise FileFormatError unless files can be made in a folder, by making one and removing it."""
-    with _temporary(Path(folder), f"The folder '{_short(folder)}'"):
-        pass
 
 
 def save_npz(
@@ -334,7 +306,7 @@ def save_npz(
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], kind: str, also: Collection[str] = ()) -> Iterator[BinaryIO]:
-    """Open a temporary file that replaces `path` once it is complete; an exception leaves the old file.
+    """Open a file that takes the place of `path` once it is complete; see `fastgdml.files.written_whole`.
 
     Every file is written through here.
 
@@ -353,51 +325,8 @@ def replacing(path: str | os.PathLike[str], kind: str, also: Collection[str] = (
         If there is a file of another kind, or the file cannot be written.
     """
     require_kind(path, kind, also)
-    path = Path(path)
-    with _temporary(path.parent, f"'{_short(path)}'") as (file, temporary):
+    with written_whole(Path(path)) as file:
         yield file
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
-        os.replace(temporary, path)
-    _sync_folder(path.parent)
-
-
-@contextmanager
-def _temporary(folder: Path, target: str) -> Iterator[tuple[BinaryIO, Path]]:
-    """Open a temporary file in a folder, and remove it if it is still there in the end; errors name `target`."""
-    temporary = folder / f".fastgdml.{secrets.token_hex(8)}.tmp"
-    try:
-        file = open(temporary, "x+b")  # noqa: SIM115 (closed below, before it is removed)
-        try:
-            with file:
-                yield file, temporary
-        finally:
-            temporary.unlink(missing_ok=True)
-    except FileFormatError:
-        raise
-    except OSError as error:
-        raise FileFormatError(f"{target} could not be written: {error.strerror or error}.") from error
-
-
-def _short(path: str | os.PathLike[str]) -> str:
-    """Return a path for a message, abridged where no file name is that long."""
-    name = os.fsdecode(path)
-    return name if len(name) <= 400 else f"{name[:100]}...{name[-20:]} ({len(name)} characters)"
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename durable, where the system can."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows has no folder descriptors
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:  # some network file systems refuse
-        pass
-    finally:
-        os.close(descriptor)
 
 
 # ---- members of an archive --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 # From the ground up. A new module gets its place here: the lowest floor above all that it imports.
 FLOORS = (
     "_version errors types elements _core _packed",
-    "memory plain_pickles progress backend c_library perms",
+    "files memory plain_pickles progress backend c_library perms",
     "threads npz lapack",
     "units entries config cell catalog search_events",
     "descriptor",
