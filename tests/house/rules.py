@@ -13,7 +13,8 @@ from pathlib import Path
 # From the ground up. A new module gets its place here: the lowest floor above all that it imports.
 FLOORS = (
     "_version errors types elements _core _packed",
-    "threads progress backend npz lapack c_library",
+    "files memory plain_pickles progress backend c_library perms",
+    "threads npz lapack",
     "ipi_client units entries config cell catalog search_events",
     "descriptor",
     "group neighbours",
