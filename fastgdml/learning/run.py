@@ -17,7 +17,7 @@ from ..formats import ReadOptions
 from ..formats.frames import formula
 from ..labelling import Calculator
 from ..model import Model, save_model
-from ..npz import DATASET, MODEL, TEXT, require_free, require_target
+from ..npz import DATASET, MODEL, TEXT, path_type, require_target
 from ..predict import GDMLPredict
 from ..progress import Callback, Step
 from ..reading import Reader, UnitOptions
@@ -161,8 +161,8 @@ def learn(
     folder = Path(files.folder) if files.folder is not None else target.with_name(f"{target.stem}-learn")
     require_target(target, MODEL)
     with locked(folder, make=True, option="-o, --folder"):
-        if not any(folder.glob("call-*.npz")):
-            require_free(target, MODEL, files.overwrite)
+        if path_type(target) == "file" and not files.overwrite and not any(folder.glob("call-*.npz")):
+            raise UsageError(f"'{target}' exists. Give --overwrite to replace it, or another name.")
         for name, kind in ((DATASET_FILE, DATASET), (CALLS_FILE, TEXT), (REPORT_FILE, TEXT)):
             require_target(folder / name, kind)
         records = Records(folder, _settings(system, position, oracle.name, options))
