@@ -28,7 +28,6 @@ def run(args: argparse.Namespace, console: Console) -> None:
         time_step=args.dt,
         friction=args.friction,
         n_control=args.n_control,
-        n_start=min(LearnOptions.n_start, args.max_calls),
         sig=args.sig,
         use_sym=not args.gdml,
         seed=args.seed,

@@ -137,12 +137,13 @@ class Records:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         path = folder / SETTINGS
-        if path_type(path) == "nothing":
-            if any(folder.glob("call-*.npz")):
-                raise FileFormatError(f"{folder} holds calls, but no {SETTINGS}. Give another folder.")
+        known = None if path_type(path) == "nothing" else _read_settings(path)
+        if not any(folder.glob("call-*.npz")):  # whatever was begun here, nothing is lost with it
             self._write_settings(path, settings)
+        elif known is None:
+            raise FileFormatError(f"{folder} holds calls, but no {SETTINGS}. Give another folder.")
         else:
-            _require_same(_read_settings(path), settings, folder)
+            _require_same(known, settings, folder)
         self.calls = self._read()
 
     def _write_settings(self, path: Path, settings: Mapping[str, Any]) -> None:
