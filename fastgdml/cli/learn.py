@@ -60,7 +60,21 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
 
 def _plain(call: Call) -> dict[str, Any]:
-    keys = ("number", "why", "outcome", "E", "mae", "rmse", "f_std", "limit", "seconds", "message", "n_train", "sig")
+    keys = (
+        "number",
+        "why",
+        "outcome",
+        "E",
+        "mae",
+        "rmse",
+        "e_error",
+        "f_std",
+        "limit",
+        "seconds",
+        "message",
+        "n_train",
+        "sig",
+    )
     return {"step": call.state.step, **{key: getattr(call, key) for key in keys}}
 
 
@@ -71,6 +85,7 @@ def _print(learned: Learned, console: Console, target: float) -> None:
             ("Calls", f"{learned.n_calls:,} of the calculator"),
             ("Trajectory", f"{learned.picoseconds:.2f} ps"),
             ("Model", f"{learned.n_train:,} points, sigma {learned.sig:g}, {learned.n_perms} permutations"),
+            ("Energy error", f"{errors.e_mae:.4f}/{errors.e_rmse:.4f} {learned.unit.partition('/')[0]}"),
             ("Force error", f"{errors.mae:.4f}/{errors.rmse:.4f} {learned.unit} (MAE/RMSE, {errors.n} control points)"),
         ]
     )

@@ -42,6 +42,8 @@ _PERMS_EVERY = 10
 
 # Energy (eV) and forces (eV/Angstrom) of positions (Angstrom).
 Oracle = Callable[[Array], tuple[float, Array]]
+# Energy and forces, in the units of the labels.
+Prediction = tuple[float, Array]
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,15 @@ class Errors:
         How many control points are counted.
     mae, rmse : float
         Of components of forces.
+    e_mae, e_rmse : float
+        Of energies.
     """
 
     n: int
     mae: float
     rmse: float
+    e_mae: float
+    e_rmse: float
 
 
 class Learner:
@@ -107,9 +113,10 @@ class Learner:
         """Return the errors on the last control points."""
         last = self._controls()[-self._options.n_control :]
         if not last:
-            return Errors(0, np.nan, np.nan)
-        mae, rmse = np.array([(call.mae, call.rmse) for call in last]).T
-        return Errors(len(last), float(mae.mean()), float(np.sqrt((rmse**2).mean())))
+            return Errors(0, np.nan, np.nan, np.nan, np.nan)
+        mae, rmse, energy = np.array([(call.mae, call.rmse, call.e_error) for call in last]).T
+        means = mae.mean(), np.sqrt((rmse**2).mean()), np.abs(energy).mean(), np.sqrt((energy**2).mean())
+        return Errors(len(last), *(float(mean) for mean in means))
 
     @property
     def is_reached(self) -> bool:
@@ -181,8 +188,8 @@ class Learner:
             )
         return call
 
-    def _advance(self) -> tuple[str, int, State, Array]:
-        """Run until a label is due. Returns why, the steps since the last one, the state, the predicted forces."""
+    def _advance(self) -> tuple[str, int, State, Prediction]:
+        """Run until a label is due. Returns why, the steps since the last one, the state, and what is predicted."""
         good = self._state
         state = replace(good)
         trajectory = self._trajectory
@@ -204,11 +211,11 @@ class Learner:
                     R, momenta, random = trajectory.get()
                     is_control = left == 0 and state.stride == self._options.interval
                     reached = State(R, momenta, random, good.step + survived, state.stride, left, state.n_back)
-                    return CONTROL if is_control else EARLY, survived, reached, forces
+                    return CONTROL if is_control else EARLY, survived, reached, (energy, forces)
             _, _, random = trajectory.get()
             state = self._back(replace(state, random=random), survived)
 
-    def _ask(self, why: str, before: Array, reached: State, survived: int) -> Call:
+    def _ask(self, why: str, before: Prediction, reached: State, survived: int) -> Call:
         """Label where the trajectory is, and decide from where it goes on."""
         call = self._call(why, reached.R, before, reached)
         if call.outcome in (USED, KNOWN):
@@ -235,8 +242,9 @@ class Learner:
         stride = max(1, survived // 2)
         return replace(state, stride=stride, due=stride, n_back=state.n_back + 1)
 
-    def _call(self, why: str, position: Array, before: Array | None, state: State) -> Call:
+    def _call(self, why: str, position: Array, before: Prediction | None, state: State) -> Call:
         """Call the calculator, and say what came of it."""
+        before = before or (np.nan, np.full(position.shape, np.nan))
         begin = time.perf_counter()
         message = ""
         E, F = np.nan, np.full(position.shape, np.nan)
@@ -254,8 +262,9 @@ class Learner:
             R=position * self._length,
             E=E,
             F=F,
-            mae=np.nan if before is None else float(np.abs(F - before).mean()),
-            rmse=np.nan if before is None else float(np.sqrt(((F - before) ** 2).mean())),
+            mae=float(np.abs(F - before[1]).mean()),
+            rmse=float(np.sqrt(((F - before[1]) ** 2).mean())),
+            e_error=before[0] - E,
             f_std=self._f_std,
             limit=self._limit,
             seconds=time.perf_counter() - begin,

@@ -76,6 +76,8 @@ class Call:
         The forces, NaN if there are none.
     mae, rmse : float
         Mean absolute and root mean square error of the forces that were predicted before the call, NaN if none were.
+    e_error : float
+        Predicted minus true energy, NaN likewise.
     f_std, limit : float
         Largest standard deviation of a force on an atom, and the limit for it; NaN if there was no model.
     seconds : float
@@ -96,6 +98,7 @@ class Call:
     F: Array
     mae: float
     rmse: float
+    e_error: float
     f_std: float
     limit: float
     seconds: float

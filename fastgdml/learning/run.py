@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import psutil
 
 from ..dataset import create_dataset, save_dataset
 from ..errors import DataError, UsageError
@@ -177,6 +178,7 @@ def _run(
     callback: Callback | None,
     on_call: Callable[[Call, Errors], object] | None,
 ) -> None:
+    _warn_of_memory(learner.system, options.max_calls)
     if learner.n_calls:
         _log.info("Going on after %d calls of the calculator; none is repeated.", learner.n_calls)
     step = Step(callback, "Learning", options.max_calls)
@@ -192,6 +194,16 @@ def _run(
     finally:
         write_calls(learner.records.folder / CALLS_FILE, learner.records.calls)
     step.done(f"{learner.n_calls:,} calls")
+
+
+def _warn_of_memory(system: System, n_points: int) -> None:
+    """Warn if the largest model would not fit: factor and inverse, and the packed factor of the last training."""
+    n = n_points * (3 * len(system.z) - (6 if system.lattice is None else 3))
+    needed, free = 8 * 1.5 * n**2 / 2**30, psutil.virtual_memory().available / 2**30
+    if needed > free:
+        _log.warning(
+            "%d points would need %.1f GB; %.1f GB are free: --max-calls is too large.", n_points, needed, free
+        )
 
 
 def _write(learner: Learner, target: Path, options: LearnOptions) -> Learned:
@@ -218,6 +230,7 @@ def _write(learner: Learner, target: Path, options: LearnOptions) -> Learned:
     model = GDMLTrain(max_processes=options.max_processes).train(task, solver="closed", n_std=options.n_std)
     errors = learner.control()
     model |= cast(Model, {"f_err_mae": errors.mae, "f_err_rmse": errors.rmse})
+    model |= cast(Model, {"e_err_mae": errors.e_mae, "e_err_rmse": errors.e_rmse})
     learned = Learned(
         model=target,
         dataset=folder / DATASET_FILE,
@@ -257,6 +270,7 @@ def _facts(learner: Learner, learned: Learned, options: LearnOptions) -> list[tu
             "Force error",
             f"MAE {errors.mae:.4f}, RMSE {errors.rmse:.4f} {learned.unit}, on the last {errors.n} control points",
         ),
+        ("Energy error", f"MAE {errors.e_mae:.4f}, RMSE {errors.e_rmse:.4f} {system.e_unit}"),
         ("Target", f"MAE {options.target_mae:g} {learned.unit}: the model {met} it"),
     ]
     return rows

@@ -69,6 +69,8 @@ def test_what_remains(here):
     assert learned.control.n == 6
     assert learned.control.mae == pytest.approx(np.mean([call.mae for call in controls]))
     assert float(model["f_err_mae"]) == learned.control.mae
+    assert learned.control.e_rmse == pytest.approx(np.sqrt(np.mean([call.e_error**2 for call in controls])))
+    assert float(model["e_err_rmse"]) == learned.control.e_rmse < 5
     table = learned.calls.read_text().splitlines()
     assert len(table) == 25
     assert table[1].startswith("1,start,used,0,")
