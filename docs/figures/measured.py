@@ -43,17 +43,15 @@ plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "fastgdml", "font.size"
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.9), layout="constrained", width_ratios=[1, 1.5])
 for k, row in enumerate(published):
     errors = float(row[7]), float(row[8].split(", ")[1])
-    for shift, error, colour in zip((-0.2, 0.2), errors, (OURS, THEIRS), strict=True):
+    for shift, error, colour, ink, name in zip(
+        (-0.2, 0.2), errors, (OURS, THEIRS), ("white", "black"), ("fastgdml", "published"), strict=True
+    ):
         left.barh(k + shift, error, 0.38, color=colour)
+        left.text(0.01, k + shift, name, va="center", color=ink)
         left.text(error, k + shift, f" {error:g}", va="center")
 left.set_yticks(range(len(published)), [row[0] for row in published])
 left.invert_yaxis()
 left.set(title="Accuracy: MAE of forces, kcal/mol/Å\n1000 training points of MD17", xlim=(0, 0.9), xticks=[])
-left.legend(
-    handles=[plt.Rectangle((0, 0), 1, 1, color=c) for c in (OURS, THEIRS)], labels=["fastgdml", "published sGDML"],
-    frameon=False, loc="upper right", bbox_to_anchor=(1.05, 0.72), fontsize=8,
-)  # fmt: skip
-
 names = list(SHORT)
 right.barh(range(len(names)), [ratios[name] for name in names], 0.7, color=OURS)
 for k, name in enumerate(names):
