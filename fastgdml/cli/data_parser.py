@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Protocol
 
+from .cluster_options import add_cluster_options
 from .values import positive_int, seed
 
 _SOURCE_HELP = (
@@ -119,6 +120,7 @@ def add_data_commands(add: Add) -> None:
             "--backend", choices=("cpu", "gpu", "auto"), default="cpu", help="where to compute (default: cpu)"
         )
 
+    add_cluster_options(predict)
     _add_get(get)
 
     for command in (convert, merge, split, thin, shuffle, dedup, info, check, label):

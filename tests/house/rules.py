@@ -14,7 +14,7 @@ from pathlib import Path
 FLOORS = (
     "_version errors types elements _core _packed",
     "threads progress backend npz lapack c_library",
-    "units entries config cell catalog search_events",
+    "ipi_client units entries config cell catalog search_events",
     "descriptor",
     "group neighbours",
     "permutations sampling training_set diagnostics pair_types",
@@ -41,7 +41,7 @@ LATE = {"gpu", "cluster", "report"}
 # Who may import these at all.
 IMPORTED_BY = {"cli": {"compat"}, "drivers": {"compat", "labelling", "vibrations"}, "compat": set()}
 # What prints, or reads a command line; the library logs and raises.
-CONSOLE = {"cli", "compat", "c_library"}
+CONSOLE = {"cli", "compat", "c_library", "ipi_client"}
 CONSOLE_MODULES = {"argparse", "rich"}
 
 
