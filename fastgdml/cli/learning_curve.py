@@ -10,8 +10,9 @@ from rich.table import Table
 
 from ..dataset import load_dataset
 from ..errors import UsageError
+from ..files import path_type
 from ..learning_curve import CurveOptions, CurvePoint, learning_curve, save_curve
-from ..npz import PDF, PICTURE, TEXT, path_type, require_target
+from ..npz import PDF, PICTURE, TEXT, require_target
 from ..search import Trainer
 from .cluster import connected
 from .console import Console
