@@ -24,7 +24,7 @@ from distributed.scheduler import KilledWorker, NoValidWorkerError
 from .._version import __version__
 from ..errors import ClusterError, UsageError
 from ..threads import resolve_n_threads
-from .worker import TEAM, Here, Slot, Team, call
+from .worker import TEAM, Failed, Here, Slot, Team, call
 
 _log = logging.getLogger(__name__)
 
@@ -223,10 +223,13 @@ class Call:
         ClusterError
             If several workers died of it, or the scheduler is lost for good.
         """
-        return self._awaited(lambda future: future.result())
+        result = self._awaited(lambda future: future.result())
+        if isinstance(result, Failed):
+            raise result.kind(result.text)
+        return result
 
     def wait(self) -> None:
-        """Wait, and raise what the function raised; what it returned stays where it is."""
+        """Wait; what the function returned stays where it is."""
 
         def ended(future: Future) -> None:
             wait(future)
@@ -409,7 +412,7 @@ def _local(number: str) -> Any:
         threads_per_worker=max(1, resolve_n_threads() // n_workers),
         processes=True,
         host="127.0.0.1",
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
     )
 
 

@@ -15,7 +15,7 @@ from distributed import Worker, WorkerPlugin, get_worker
 from distributed.protocol import pickle
 from distributed.threadpoolexecutor import ThreadPoolExecutor
 
-from ..errors import InsufficientMemoryError
+from ..errors import FastGDMLError, InsufficientMemoryError
 from ..search_jobs import Trainer
 
 # Name of the executor and of the resource.
@@ -93,15 +93,29 @@ class Slot:
     i: int
 
 
+@dataclass(frozen=True)
+class Failed:
+    """What stands for the result of a call that raised an error of fastgdml: its class, and its text."""
+
+    kind: type[FastGDMLError]
+    text: str
+
+
 def call(payload: bytes, *results: Any) -> Any:
     """Call a function, pickled with its arguments; a `Slot` among these is one of the results.
 
-    They are in one piece so that nobody looks for tasks in them.
+    They are in one piece so that nobody looks for tasks in them. Errors of fastgdml are results, too: as exceptions
+    they would be pickled with all that they happened in.
     """
+    for each in results:
+        if isinstance(each, Failed):
+            return each
     here = Here.now()
     function, arguments = pickle.loads(payload)
     filled = [results[each.i] if isinstance(each, Slot) else here.adapted(each) for each in arguments]
     try:
         return function(*filled)
     except InsufficientMemoryError as error:
-        raise InsufficientMemoryError(f"On worker {here.name}: {error}") from None
+        return Failed(InsufficientMemoryError, f"On worker {here.name}: {error}")
+    except FastGDMLError as error:
+        return Failed(type(error), str(error))

@@ -69,14 +69,7 @@ def test_a_killed_worker(cluster, processes, model):
 def test_a_scheduler_that_is_started_anew(cluster, processes, model):
     predict(model, SOURCES, "one.npz")
 
-    def restart():
-        for pid in pids(cluster).values():
-            processes.kill_worker(pid)
-        processes.kill_scheduler()
-        processes.start_scheduler()
-        processes.keep(2)
-
-    chunks, _ = spread(model, "other.npz", cluster, 3, restart)
+    chunks, _ = spread(model, "other.npz", cluster, 3, lambda: processes.restart(pids(cluster).values()))
     assert cluster.generation == 1
     assert chunks.n_predicted == 14  # those that had arrived were not predicted again
     wait_for(cluster, 2)

@@ -148,7 +148,7 @@ def test_rows_on_the_command_line_go_on_without_the_cluster(cluster, processes, 
     cut = load_model(path)
     assert cut["solver_iters"] == 20
     assert "Memory with" in capsys.readouterr().out
-    assert main(["resume", str(path), "ethanol", "ethanol", "-p", "1", "-o"]) == 0
+    assert main(["resume", str(path), "ethanol", "ethanol", "-p", "1", "-o", "--solver", "cg"]) == 0
     done = load_model(path)
     assert done["solver_iters"] > 20
     assert done["solver_resid"] <= 1e-4 * done["norm_y_train"]

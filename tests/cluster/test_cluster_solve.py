@@ -93,6 +93,23 @@ def test_a_killed_worker_is_replaced_and_the_same_iterates_go_on(cluster, proces
     assert np.array_equal(one["R_d_desc_alpha"], other["R_d_desc_alpha"])
 
 
+def test_a_scheduler_that_is_started_anew(cluster, processes, ethanol):
+    task = task_of(ethanol, 60)
+    one = ClusterTrain(cluster, max_processes=1).train(task)
+    restarted = []
+
+    def callback(current, total=1, disp_str="", sec_disp_str=None, done_with_warning=False):
+        if sec_disp_str and sec_disp_str.startswith("step 20,") and not restarted:
+            restarted.append(True)
+            processes.restart(pids(cluster).values())
+
+    other = ClusterTrain(cluster, max_processes=1).train(task, callback=callback)
+    assert restarted
+    assert cluster.generation >= 1
+    assert one["solver_iters"] == other["solver_iters"]
+    assert np.array_equal(one["R_d_desc_alpha"], other["R_d_desc_alpha"])
+
+
 def test_a_worker_killed_while_the_preconditioner_is_built(cluster, processes, ethanol):
     task = task_of(ethanol, 150)
     one = ClusterTrain(cluster, max_processes=1).train(task)

@@ -65,6 +65,15 @@ class Processes:
                 worker.wait()
                 self.workers.remove(worker)
 
+    def restart(self, pids):
+        """Kill workers and the scheduler, and start as many anew."""
+        pids = list(pids)
+        for pid in pids:
+            self.kill_worker(pid)
+        self.kill_scheduler()
+        self.start_scheduler()
+        self.keep(len(pids))
+
     def keep(self, number):
         """Start workers until there are so many."""
         for _ in range(number - len(self.workers)):
