@@ -25,9 +25,10 @@ from .dataset import Dataset, check_same_system, load_dataset, part_of
 from .errors import FileFormatError, SolverError, UsageError
 from .evaluate import validation_points
 from .exchange import require_update, update_model
+from .files import path_type
 from .length_scale import AUTO, LADDER, NARROW, START, WIDE, downhill
 from .model import Model, is_validated, load_model
-from .npz import MODEL, TASK, load_npz, path_type, require_kind, require_target
+from .npz import MODEL, TASK, load_npz, require_kind, require_target
 from .overlap import is_drawn_from, require_drawn_from
 from .properties import Outcome, Properties
 from .sampling import new_seed
@@ -469,7 +470,7 @@ class _Search:
         if points is not None:
             part = part_of_task(first.task, points)
             self._on_event(TrialsBegun(len(points), len(first.task["R_train"])))
-            # The best sigma of more points is rarely larger.
+            # Smaller ones first: with them trainings take less time.
             start, step, direction = downhill(error_of_part, START, WIDE), NARROW, -1
         best = LADDER[downhill(error, start, step, direction)]
         found = trials.get(len(first.task["R_train"]), best)

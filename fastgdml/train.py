@@ -26,7 +26,7 @@ from .sampling import draw_stratified, generator
 from .solvers.choice import Solution, SolverOptions, choose, run
 from .solvers.equations import TrainingEquations
 from .solvers.processor import processor
-from .task import Task, TaskArrays
+from .task import Task, TaskArrays, check_task
 from .task_creation import TaskOptions, create_task, task_of_model
 from .threads import resolve_n_threads
 from .training_checks import check_predictions, check_training_data, check_training_energies
@@ -232,6 +232,7 @@ class GDMLTrain:
         SolverError
             If the kernel matrix is singular.
         """
+        task = check_task(task, "task")
         arrays = TaskArrays.of(task)
         earlier = (arrays.start, arrays.columns, coefficients_of(near, arrays))
         options = SolverOptions(solver, tol, max_iter, self._max_memory, *earlier, n_std, std_groups)
@@ -255,8 +256,7 @@ class GDMLTrain:
             return self._predictor(model_of(solution))
 
         early_stop = None if held_out is None else EarlyStop(predictor_of, held_out, len(arrays.z), arrays.cell)
-        checkpoint = None if save_progr_callback is None else save_checkpoint
-        solution = self._solve(equations, options, callback, checkpoint, early_stop)
+        solution = self._solve(equations, options, callback, save_progr_callback and save_checkpoint, early_stop)
         if early_stop is not None and early_stop.best is not None and early_stop.stopped:
             solution = early_stop.best
         model = model_of(solution)

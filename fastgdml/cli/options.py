@@ -8,9 +8,9 @@ from typing import Any
 
 from ..dataset import Dataset, load_dataset
 from ..errors import DataError, FileFormatError, UsageError
-from ..group import check_perms
 from ..length_scale import AUTO
 from ..npz import load_npz
+from ..perms import check_perms
 from ..search import DEFAULT_SIGMAS, SearchOptions, Trainer
 from ..types import IntArray
 
