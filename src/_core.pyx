@@ -1,4 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: binding=False, freethreading_compatible=True
 """Bindings to the native core: memoryviews in, OpenMP loops over training blocks, C kernels without the GIL.
 
 No arithmetic of the method lives here. Shapes and indices are checked before a pointer is taken, with ValueError: C
