@@ -349,8 +349,8 @@ def _atomic_numbers(value: Any, n_atoms: int, source: str) -> npt.NDArray[np.int
     if z.shape != (n_atoms,):
         raise DataError(f"{source}: z has shape {z.shape} but R has {n_atoms} atoms.")
     try:
-        numbers = z.astype(np.float64)
-        correct = z.dtype.kind != "b" and bool(
+        numbers = z.astype(np.float64 if z.dtype.kind in "iufO" else np.str_).astype(np.float64)
+        correct = z.dtype.kind in "iufOU" and bool(
             ((numbers == np.round(numbers)) & (numbers >= 1) & (numbers <= 118)).all()
         )
     except (ValueError, TypeError, OverflowError):

@@ -204,7 +204,7 @@ def check_entries(entries: dict[str, Any], schema: Schema, source: str) -> None:
             sizes.setdefault("P", 1)
         if key == "z":
             sizes["D"] = sizes["N"] * (sizes["N"] - 1) // 2
-        if checked.shape != np.shape(entries[key]) or checked.dtype.kind != np.asarray(entries[key]).dtype.kind:
+        if checked.shape != np.shape(entries[key]) or checked.dtype != np.asarray(entries[key]).dtype:
             entries[key] = checked
         if form.group:
             try:
@@ -226,6 +226,9 @@ def _checked(value: Any, form: Form, key: str, source: str) -> npt.NDArray[Any]:
             array = array.astype(np.int64)
         else:
             raise _wrong(source, key, form, _found(array))
+    if array.dtype.kind == "f" and array.dtype not in (np.float32, np.float64):  # of another precision or byte order
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float64)
     if form.is_text and array.dtype.kind in "US" and array.ndim and form.shapes == ((),):
         array = _one_text(array, form, key, source)
     if array.dtype.kind not in "iuf" or not array.size:

@@ -324,6 +324,51 @@ class ModelLabels:
         return frames.lattice
 
 
+class Calculator:
+    """A calculator of ASE.
+
+    Parameters
+    ----------
+    source : str or callable
+        What makes it: a callable without arguments, or its place as "module:name".
+
+    Attributes
+    ----------
+    name : str
+        What to call it.
+
+    Raises
+    ------
+    UsageError
+        If ASE is missing, there is no such thing, or it makes no calculator.
+    """
+
+    def __init__(self, source: str | Callable[[], Any]) -> None:
+        try:
+            import ase  # noqa: F401
+        except ImportError:
+            raise UsageError("Calculators are those of ASE: pip install 'fastgdml[ase]'") from None
+        self.name = source if isinstance(source, str) else getattr(source, "__name__", "calculator")
+        make = _factory(source) if isinstance(source, str) else source
+        try:
+            self._calculator = make()
+        except Exception as error:
+            raise UsageError(f"{self.name} made no calculator ({type(error).__name__}: {error}).") from error
+        self._consistent = "free_energy" in getattr(self._calculator, "implemented_properties", ())
+
+    def __call__(
+        self, z: npt.NDArray[Any], R: npt.NDArray[np.float64], lattice: npt.NDArray[np.float64] | None = None
+    ) -> tuple[float, npt.NDArray[np.float64]]:
+        """Return energy (eV) and forces (N, 3) (eV/Angstrom) of a geometry (Angstrom)."""
+        from ase import Atoms
+
+        atoms = Atoms(z, R, cell=None if lattice is None else lattice.T, pbc=lattice is not None)
+        atoms.calc = self._calculator
+        # the energy whose negative gradient the forces are
+        energy = atoms.get_potential_energy(force_consistent=self._consistent)
+        return float(energy), np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64)
+
+
 class CalculatorLabels:
     """Labels frames by a calculator of ASE, one after the other, in eV and Angstrom.
 
@@ -334,16 +379,7 @@ class CalculatorLabels:
     """
 
     def __init__(self, calculator: str | Callable[[], Any], units: UnitOptions, kind: str) -> None:
-        try:
-            import ase  # noqa: F401
-        except ImportError:
-            raise UsageError("Calculators are those of ASE: pip install 'fastgdml[ase]'") from None
-        self._name = calculator if isinstance(calculator, str) else getattr(calculator, "__name__", "calculator")
-        make = _factory(calculator) if isinstance(calculator, str) else calculator
-        try:
-            self._calculator = make()
-        except Exception as error:
-            raise UsageError(f"{self._name} made no calculator ({type(error).__name__}: {error}).") from error
+        self._calculator = Calculator(calculator)
         self._out = Facts(e_unit=units.to_e_unit or "eV", r_unit=units.to_r_unit or "Ang")
         if kind == "traj" and (self._out.e_unit, self._out.r_unit) != ("eV", "Ang"):
             raise UsageError("Trajectories of ASE are in eV and Angstrom; leave out --to.")
@@ -355,26 +391,21 @@ class CalculatorLabels:
     def prepare(self, reader: Reader) -> tuple[Stage, Facts]:
         """Return what labels the frames of a reader, and what to record of them."""
         self._where = reader.where
-        return self._label, replace(self._out, name=reader.facts.name, theory=self._name, perms=reader.facts.perms)
+        theory = self._calculator.name
+        return self._label, replace(self._out, name=reader.facts.name, theory=theory, perms=reader.facts.perms)
 
     def _label(self, frames: Frames) -> Frames:
-        from ase import Atoms
-
         E, F = np.empty(len(frames)), np.empty(frames.R.shape)
-        consistent = "free_energy" in getattr(self._calculator, "implemented_properties", ())
         for i in range(len(frames)):
-            cell = None if frames.lattice is None else frames.lattice[i].T
-            atoms = Atoms(frames.z, frames.R[i], cell=cell, pbc=cell is not None)
-            atoms.calc = self._calculator
             try:
-                # the energy whose negative gradient the forces are
-                E[i] = atoms.get_potential_energy(force_consistent=consistent)
-                F[i] = atoms.get_forces(apply_constraint=False)
+                lattice = None if frames.lattice is None else frames.lattice[i]
+                E[i], F[i] = self._calculator(frames.z, frames.R[i], lattice)
             except FastGDMLError:
                 raise
             except Exception as error:
                 raise DataError(
-                    f"{self._where(frames.first + i)}: {self._name} failed ({type(error).__name__}: {error})."
+                    f"{self._where(frames.first + i)}: {self._calculator.name} failed "
+                    f"({type(error).__name__}: {error})."
                 ) from error
         e, r = self._e, self._r
         lattice = None if frames.lattice is None else frames.lattice * r

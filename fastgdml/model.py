@@ -153,7 +153,7 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
     DataError
         If arrays are missing or do not fit each other, or the model uses a descriptor that fastgdml lacks.
     """
-    model: dict[str, Any] = dict(entries)
+    model: dict[str, Any] = {key: value for key, value in entries.items() if value is not None}
     missing = missing_keys(model)
     if missing:
         raise DataError(f"{source}: the model lacks {', '.join(missing)}.")

@@ -14,7 +14,7 @@ from .cell import Cell
 from .descriptor import desc_weights_of, n_pairs, pair_perms_from_lin
 from .entries import MODEL
 from .errors import DataError
-from .model import normalize_model
+from .model import Model, normalize_model
 from .npz import text
 from .types import Array
 
@@ -70,8 +70,7 @@ class ModelArrays:
         DataError
             If arrays are missing or contradict each other.
         """
-        # what else it holds is not touched: in an open file of numpy it may be an object that cannot be read
-        model = normalize_model({key: model[key] for key in (*MODEL, "use_cprsn") if key in model})
+        model = checked_model(model)
         z = np.asarray(model["z"])
         n_desc = n_pairs(len(z))
         x = np.asarray(model["R_desc"], dtype=np.float64).T
@@ -163,6 +162,19 @@ class ModelArrays:
             )
         except (ValueError, OSError) as error:
             raise DataError(str(error)) from None
+
+
+def checked_model(model: Mapping[str, Any]) -> Model:
+    """Return those entries of a model that fastgdml knows, checked.
+
+    What else it holds is not touched: in an open file of NumPy it may be an object that cannot be read.
+
+    Raises
+    ------
+    DataError
+        As `normalize_model`.
+    """
+    return normalize_model({key: model[key] for key in (*MODEL, "use_cprsn") if key in model})
 
 
 def image_rule_of(properties: Mapping[str, Any]) -> str | None:

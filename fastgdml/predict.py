@@ -246,6 +246,7 @@ class GDMLPredict(LegacyPredict):
         if deviations is None:
             return results
         E_std, F_std = deviations.predict(R, cell, self.n_threads)
+        _require_finite((E_std, F_std))
         return (*results, E_std, F_std) if return_E else (*results, F_std)
 
     @property

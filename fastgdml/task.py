@@ -158,8 +158,6 @@ def load_task(path: str | os.PathLike[str]) -> Task:
     """
     entries = load_npz(path, needed={*TASK, "type"})
     require_type(entries, "t", "task", path)
-    for key in ("dataset_name", "dataset_theory"):
-        entries.setdefault(key, np.array("unknown"))
     return cast(Task, check_task(entries, str(path)))
 
 
@@ -181,7 +179,7 @@ def check_task(task: Mapping[str, Any], source: str) -> dict[str, Any]:
     missing = [key for key in _REQUIRED if task.get(key) is None]
     if missing:
         raise DataError(f"{source}: the task lacks {', '.join(missing)}.")
-    checked = dict(task)
+    checked = {"dataset_name": np.array("unknown"), "dataset_theory": np.array("unknown"), **task}
     check_entries(checked, TASK, source)
     n_train, n_atoms = np.shape(checked["R_train"])[:2]
     if n_train == 0 or n_atoms < 2:

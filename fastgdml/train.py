@@ -27,7 +27,7 @@ from .sampling import draw_stratified, generator
 from .solvers.choice import Solution, SolverOptions, choose, run
 from .solvers.equations import TrainingEquations
 from .solvers.processor import processor
-from .task import Task, TaskArrays
+from .task import Task, TaskArrays, check_task
 from .task_creation import TaskOptions, create_task, task_of_model
 from .threads import resolve_n_threads
 from .training_checks import check_predictions, check_training_data, check_training_energies
@@ -230,6 +230,7 @@ class GDMLTrain:
         SolverError
             If the kernel matrix is singular.
         """
+        task = check_task(task, "task")
         arrays = TaskArrays.of(task)
         options = SolverOptions(
             solver, tol, max_iter, self._max_memory, arrays.start, arrays.columns, n_std, std_groups

@@ -9,6 +9,7 @@ from typing import Any
 from .._version import __version__
 from .cluster_options import add_cluster_options
 from .data_parser import add_data_commands, add_output_options, add_vibrations
+from .learn_parser import add_learn_commands
 from .report_parser import add_report_commands
 from .values import int_or_range, positive_float, positive_int, seed
 
@@ -61,8 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     show = add("show", "show", "print details of a dataset, task or model file")
     export = add("export", "export", "write a model for another program")
     reset = add("reset", "reset", "delete all caches")
-    add_data_commands(add)
-    add_vibrations(add)
+    for add_more in (add_data_commands, add_vibrations, add_learn_commands):
+        add_more(add)
 
     for command in (everything, create):
         _add_points(command)

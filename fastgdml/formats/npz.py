@@ -141,6 +141,9 @@ class NpzSource(FrameSource):
         self._columns = bool(cells) and _CELLS[cells[0]]
         if self._cell is not None and self._cell.shape not in ((3, 3), (self.n_frames, 3, 3), (self.n_frames, 9)):
             raise DataError(f"{self.path}: {cells[0]} has shape {self._cell.shape}; (3, 3) for each cell is needed.")
+        for name in (z_name, *cells):
+            if (found := self._member(name).dtype).kind not in "fiu" and not (name == z_name and found.kind == "U"):
+                raise DataError(f"{self.path}: {name} must hold numbers; found {found}.")
         facts.energy, facts.forces = E_name, F_name
         facts.gradients = is_gradient(F_name, options)
         used = {R_name, z_name, E_name, F_name, *cells, *_TEXTS, "perms", "type", "md5", "code_version"}

@@ -8,6 +8,16 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
+#if defined(__has_feature)
+#if __has_feature(memory_sanitizer)
+#include <sanitizer/msan_interface.h>
+#define WRITTEN(data, size) __msan_unpoison(data, size)    /* by the fuzzer, which is compiled without it */
+#endif
+#endif
+#ifndef WRITTEN
+#define WRITTEN(data, size) (void)0
+#endif
+
 enum { N_SEEDS = 6, LARGEST = 1 << 16 };
 static image seeds[N_SEEDS];
 
@@ -36,14 +46,14 @@ static void change_number(image *i, check_random *random)
     const size_t end = part < 0 && i->size > 1200 ? 1200 : i->size;
     const size_t at = (size_t)((check_uniform(random) + 1) / 2 * (double)(end / width)) * width;
     if (at + width > i->size) return;
-    int64_t value = 0;
+    uint64_t value = 0;
     memcpy(&value, i->bytes + at, width);
     const int choice = (int)(4 * (check_uniform(random) + 1));
     const double real[] = {NAN, INFINITY, -1.0, 1e308};
-    if (choice < 2) value += choice ? 1 : -1;
-    else if (choice < 4) value = (int64_t)(8 * (check_uniform(random) + 1));
+    if (choice < 2) value += choice ? 1 : UINT64_MAX;
+    else if (choice < 4) value = (uint64_t)(8 * (check_uniform(random) + 1));
     else if (choice < 5) value = width == 4 ? INT32_MAX : INT64_MAX;
-    else if (choice < 6) value = -1;
+    else if (choice < 6) value = UINT64_MAX;
     else if (width == 8) memcpy(&value, real + (int)(2 * (check_uniform(random) + 1)) % 4, sizeof value);
     memcpy(i->bytes + at, &value, width);
 }
@@ -51,12 +61,14 @@ static void change_number(image *i, check_random *random)
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed)
 {
     check_random random = {seed};
+    WRITTEN(data, max_size);
     if (size < HEADER || check_uniform(&random) < -0.98) {
         const image *const whole = seeds + (int)(N_SEEDS / 2.0 * (check_uniform(&random) + 1)) % N_SEEDS;
         if (whole->size > max_size) return 0;
         memcpy(data, whole->bytes, size = whole->size);
     }
     if (check_uniform(&random) < -0.5) size = LLVMFuzzerMutate(data, size, max_size);
+    WRITTEN(data, size);
     image i = {data, size};
     if (size < HEADER) return size;
     for (int n = (int)(2 * (check_uniform(&random) + 1)); n >= 0; --n) change_number(&i, &random);

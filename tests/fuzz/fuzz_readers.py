@@ -4,7 +4,8 @@
 
 Files of each kind, damaged: bytes changed, archives whose members have other contents, text with other words. A reader
 takes a file or raises an error of fastgdml; anything else is a fault, and its input is kept in FOLDER. With atheris
-(`pip install atheris`) the fuzzer is guided by what the readers' code does; without it the damage is random, and it says so.
+(`pip install atheris`) the fuzzer is guided by what the code of the readers does; without it the damage is random, and it
+says so.
 """
 
 from __future__ import annotations
@@ -27,8 +28,7 @@ except ImportError:
     atheris = None
 
 with atheris.instrument_imports(include=["fastgdml"]) if atheris else contextlib.nullcontext():
-    from fastgdml import create_dataset
-    from fastgdml.dataset import load_dataset, save_dataset
+    from fastgdml.dataset import create_dataset, load_dataset, save_dataset
     from fastgdml.errors import FastGDMLError
     from fastgdml.flat import export_flat, load_flat
     from fastgdml.formats import ReadOptions, open_frames

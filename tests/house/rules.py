@@ -29,8 +29,8 @@ FLOORS = (
     "evaluate early_stop drivers selection weights",
     "train labelling vibrations",
     "search_jobs",
-    "search datasets",
-    "learning_curve doctor",
+    "search datasets learning",
+    "learning_curve doctor point_selection",
     "cluster report",
     "cli",
     "compat",
@@ -40,7 +40,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 # Heavy, or of use to some only: imported inside functions, but for each other.
 LATE = {"gpu", "cluster", "report"}
 # Who may import these at all.
-IMPORTED_BY = {"cli": {"compat"}, "drivers": {"compat", "labelling", "vibrations"}, "compat": set()}
+IMPORTED_BY = {"cli": {"compat"}, "drivers": {"compat", "labelling", "learning", "vibrations"}, "compat": set()}
 # What prints, or reads a command line; the library logs and raises.
 CONSOLE = {"cli", "compat", "c_library", "ipi_client"}
 CONSOLE_MODULES = {"argparse", "rich"}
