@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, FileFormatError, UsageError
-from .npz import MODEL, kind_of, load_npz, path_type, require_writable, text, type_of
+from .files import path_type, remove_leftovers, require_writable
+from .npz import MODEL, kind_of, load_npz, text, type_of
 
 try:
     import fcntl
@@ -147,6 +148,7 @@ def delete_search(directory: Path) -> None:
 
     Only files with the names that a search gives them are touched, so that the folder may be left.
     """
+    remove_leftovers(directory)
     for path in directory.glob("_unconv_model-train*.npz"):
         if kind_of(path) == MODEL:
             delete(path)

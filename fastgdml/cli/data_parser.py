@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Protocol
 
+from .cluster_options import add_cluster_options
 from .values import positive_int, seed
 
 SOURCE_HELP = (
@@ -113,6 +114,7 @@ def add_data_commands(add: Add) -> None:
             "--backend", choices=("cpu", "gpu", "auto"), default="cpu", help="where to compute (default: cpu)"
         )
 
+    add_cluster_options(predict)
     _add_get(get)
 
     for command in (convert, merge, split, thin, shuffle, dedup, info, check, label):

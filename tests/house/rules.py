@@ -13,8 +13,9 @@ from pathlib import Path
 # From the ground up. A new module gets its place here: the lowest floor above all that it imports.
 FLOORS = (
     "_version errors types elements _core _packed",
-    "threads progress backend npz lapack c_library",
-    "units entries config cell catalog search_events",
+    "files memory plain_pickles progress backend c_library perms",
+    "threads npz lapack",
+    "ipi_client units entries config cell catalog search_events",
     "descriptor",
     "group neighbours",
     "permutations sampling training_set diagnostics pair_types",
@@ -41,7 +42,7 @@ LATE = {"gpu", "cluster", "report"}
 # Who may import these at all.
 IMPORTED_BY = {"cli": {"compat"}, "drivers": {"compat", "labelling", "learning", "vibrations"}, "compat": set()}
 # What prints, or reads a command line; the library logs and raises.
-CONSOLE = {"cli", "compat", "c_library"}
+CONSOLE = {"cli", "compat", "c_library", "ipi_client"}
 CONSOLE_MODULES = {"argparse", "rich"}
 
 
