@@ -76,6 +76,11 @@ class Console:
         self._err = RichConsole(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self._bar: Progress | None = None
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether there is a bar that shows progress, rather than lines."""
+        return self._out.is_terminal
+
     # ---- text ---------------------------------------------------------------------------------------------------
 
     def title(self, step: str, text: str = "") -> None:
