@@ -96,7 +96,7 @@ int main(void)
     const size_t after = memory_in_use();
     if (after != before) fprintf(stderr, "%zu bytes in use before, %zu after\n", before, after);
     CHECK(after <= before + 256);                          /* less than a byte for each load */
-    if (mapped) CHECK(mapped_pages() < mapped + n_loads / 4 + 64);
+    if (mapped && !wanted) CHECK(mapped_pages() < mapped + n_loads / 4 + 64);
 
     fastgdml_model_free(model);
     CHECK(!unlink(path) && !unlink(damaged) && !rmdir(folder));
