@@ -12,7 +12,7 @@ from .cell import Cell
 from .descriptor import jacobian_dot
 from .engine import Engine, NativeEngine
 from .errors import DataError
-from .model_arrays import ModelArrays, energy_coefficients
+from .model_arrays import ModelArrays, checked_model, energy_coefficients
 from .solvers.jackknife import Jackknife
 from .types import Array
 
@@ -49,6 +49,7 @@ class Samples:
         """
         if model.get("std_R_d_desc_alpha") is None:
             return None
+        model = checked_model(model)
         v = np.asarray(model["std_R_d_desc_alpha"], dtype=np.float64)
         expected = np.shape(model["R_d_desc_alpha"])
         c = np.atleast_1d(np.asarray(model.get("std_c", np.zeros(len(v))), dtype=np.float64))
