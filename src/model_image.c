@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char magic[8] = "FASTGDML";
+static const char magic[8] = {'F', 'A', 'S', 'T', 'G', 'D', 'M', 'L'};
 /* Models with weights of pairs have a version of their own, so that readers without weights refuse them. */
 enum { BYTE_ORDER_MARK = 0x01020304, VERSION_PLAIN = 1, VERSION_WEIGHTS = 2 };
 
