@@ -85,7 +85,7 @@ def _print(learned: Learned, console: Console, target: float) -> None:
             ("Calls", f"{learned.n_calls:,} of the calculator"),
             ("Trajectory", f"{learned.picoseconds:.2f} ps"),
             ("Model", f"{learned.n_train:,} points, sigma {learned.sig:g}, {learned.n_perms} permutations"),
-            ("Energy error", f"{errors.e_mae:.4f}/{errors.e_rmse:.4f} {learned.unit.partition('/')[0]}"),
+            ("Energy error", f"{errors.e_mae:.4f}/{errors.e_rmse:.4f} {learned.unit.rpartition('/')[0]}"),
             ("Force error", f"{errors.mae:.4f}/{errors.rmse:.4f} {learned.unit} (MAE/RMSE, {errors.n} control points)"),
         ]
     )
