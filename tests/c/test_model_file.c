@@ -1,8 +1,7 @@
 /* Model files that are damaged, or made to do harm: each is refused with an error, or gives a model that touches no
  * memory but its own. Sanitizers and valgrind watch over that; without them this tests little more than errors.
  */
-#include "check.h"
-#include "model.h"
+#include "samples.h"
 
 #include <limits.h>
 #include <sys/stat.h>
@@ -33,9 +32,17 @@ static void put_checksum(image *i)
     memcpy(i->bytes + AT_CHECKSUM, &checksum, sizeof checksum);
 }
 
-static image image_of(check_recipe recipe)
+static image image_of(check_recipe recipe, int64_t n_std)
 {
     fastgdml_model *model = check_model(recipe);
+    if (n_std) {
+        const int64_t n_pairs = recipe.n_atoms * (recipe.n_atoms - 1) / 2, m = recipe.n_train;
+        double *v = check_doubles(n_std * m * n_pairs), *energies = check_doubles(n_std * m), *c = check_doubles(n_std);
+        fastgdml_model *more = check_with_samples(model, n_std, 1.5, v, energies, c);
+        fastgdml_model_free(model);
+        free(v), free(energies), free(c);
+        model = more;
+    }
     image copy;
     const void *bytes = gdml_model_image(model, &copy.size);
     copy.bytes = check_new(copy.size, 1);
@@ -61,10 +68,21 @@ static void use(fastgdml_model *model)
         fastgdml_predict(model, n_geo, r, NULL, e, f, virial, 1);
         fastgdml_predict(model, n_geo, r, cell, e, NULL, NULL, 1);
         fastgdml_predict(model, n_geo, r, NULL, e, f, NULL, 2);
+        if (fastgdml_model_n_std(model)) {
+            double *f_std = check_doubles(n_geo * n), e_std[N_GEO];
+            fastgdml_predict_std(model, n_geo, r, cell, e, f, virial, e_std, f_std, 2);
+            fastgdml_predict_std(model, n_geo, r, NULL, e, f, virial, e_std, f_std, 1);
+            free(f_std);
+        }
     }
     int32_t *images = check_new((size_t)(fastgdml_model_n_perms(model) * n_desc), sizeof *images);
     double *x = check_doubles(m * n_desc), *v = check_doubles(m * n_desc), *energies = check_doubles(m);
     gdml_model_arrays(model, images, x, v, energies);
+    const int64_t n_std = fastgdml_model_n_std(model);
+    double *std_v = check_doubles(n_std * m * n_desc), *std_energies = check_doubles(n_std * m);
+    double *std_c = check_doubles(n_std);
+    if (n_std) gdml_model_samples_of(model, std_v, std_energies, std_c);
+    free(std_v), free(std_energies), free(std_c);
     double lattice[9];
     fastgdml_model_lattice(model, lattice);
     CHECK(strlen(fastgdml_model_energy_unit(model)) < 32 && strlen(fastgdml_model_length_unit(model)) < 32);
@@ -153,6 +171,17 @@ static void huge_counts(image *whole)
         }
         memcpy(whole->bytes + at, &right, sizeof right);
     }
+    enum { AT_N_STD = 600 };
+    uint32_t version;
+    memcpy(&version, whole->bytes + 12, sizeof version);
+    for (size_t i = 0; version == 3 && i < sizeof values / sizeof *values; ++i) {
+        int64_t right;
+        memcpy(&right, whole->bytes + AT_N_STD, sizeof right);
+        memcpy(whole->bytes + AT_N_STD, values + i, sizeof right);
+        put_checksum(whole);
+        CHECK(!open_bytes(whole->bytes, whole->size));
+        memcpy(whole->bytes + AT_N_STD, &right, sizeof right);
+    }
     const int64_t n_atoms = 1 << 15, n_train = INT32_MAX, tile = 128, n_tiles = (n_train + tile - 1) / tile;
     unsigned char header[HEADER];
     memcpy(header, whole->bytes, HEADER);
@@ -193,10 +222,12 @@ static void every_entry_of_the_tables(image *whole)
 static void numbers_that_are_not_finite(image *whole)
 {
     const double values[] = {NAN, INFINITY, -INFINITY};
-    for (int s = N_TABLES + 1; s <= N_TABLES + 2; ++s) {
+    const int sections[] = {N_TABLES + 1, N_TABLES + 2, 12};   /* the last of version 3 */
+    for (int k = 0; k < 3; ++k) {
+        const int s = sections[k];
         uint64_t place[2];
         memcpy(place, whole->bytes + AT_SECTIONS + 16 * s, sizeof place);
-        for (int i = 0; i < 3 && place[1]; ++i) {
+        for (int i = 0; i < 3 && place[0] && place[1]; ++i) {
             double right;
             const uint64_t at = place[0] + place[1] / 2 / 8 * 8;
             memcpy(&right, whole->bytes + at, sizeof right);
@@ -248,8 +279,8 @@ int main(void)
         {.n_atoms = 4, .n_train = 9, .n_perms = 6, .energies = 1},
         {.n_atoms = 5, .n_train = 3, .n_perms = 2, .lattice = cell, .image_rule = FASTGDML_IMAGE_MINIMUM},
     };
-    for (size_t i = 0; i < sizeof recipes / sizeof *recipes; ++i) {
-        image whole = image_of(recipes[i]);
+    for (size_t i = 0; i < 2 * sizeof recipes / sizeof *recipes; ++i) {
+        image whole = image_of(recipes[i / 2], i % 2 ? 3 : 0);
         no_part_of_a_file_is_a_model(&whole);
         every_byte_of_the_header(&whole);
         huge_counts(&whole);

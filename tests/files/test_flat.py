@@ -157,8 +157,8 @@ def test_a_flat_file_cannot_be_selected_from(flat_file, capsys):
         (lambda data: b"", "is empty"),
         (lambda data: b"PK\x03\x04" + data[4:], "is no model file of fastgdml"),
         (
-            lambda data: data[:12] + b"\x03" + data[13:],
-            "has version 3 of the format; this library reads versions 1 and 2",
+            lambda data: data[:12] + b"\x04" + data[13:],
+            "has version 4 of the format; this library reads versions 1 to 3",
         ),
         (lambda data: data[:8] + data[11:7:-1] + data[12:], "another order of bytes"),
         (lambda data: data[:-8] + b"\x01" + data[-7:], "its checksum is wrong"),
