@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from .backend import array_module, resolve_backend
 from .cell import Cell
+from .correlation import groups_for
 from .descriptor import desc_weights_of, from_R, tril_perms_lin, weighted
 from .early_stop import EarlyStop
 from .errors import InsufficientMemoryError
@@ -186,7 +187,7 @@ class GDMLTrain:
         max_iter: int | None = None,
         held_out: tuple[Array, Array] | tuple[Array, Array, Array | None] | None = None,
         n_std: int = 0,
-        std_groups: npt.ArrayLike | None = None,
+        std_groups: npt.ArrayLike | str | None = None,
     ) -> Model:
         """Train a model.
 
@@ -212,9 +213,9 @@ class GDMLTrain:
         n_std : int
             Samples for standard deviations of predictions, 16 for example; see docs/theory/uncertainty.md. They need
             the closed form, and a model grows by as many times the size of its coefficients.
-        std_groups : array_like of int, shape (M,), optional
-            Training points with the same number are left out together. Give one number to those of one trajectory that
-            are near in time: correlated points make the deviations too small.
+        std_groups : array_like of int, shape (M,), or 'auto', optional
+            Training points with the same number are left out together, as correlated ones, near in time for example,
+            make the deviations too small. 'auto' finds them: see `fastgdml.correlation`.
 
         Returns
         -------
@@ -231,13 +232,11 @@ class GDMLTrain:
             If the kernel matrix is singular.
         """
         arrays = TaskArrays.of(task)
-        options = SolverOptions(
-            solver, tol, max_iter, self._max_memory, arrays.start, arrays.columns, n_std, std_groups
-        )
-
         step = Step(callback, "Generating descriptors and their Jacobians")
         x, g = from_R(arrays.R, arrays.cell, self._n_threads)
         step.done()
+        groups = groups_for(std_groups, arrays.idxs, x)
+        options = SolverOptions(solver, tol, max_iter, self._max_memory, arrays.start, arrays.columns, n_std, groups)
 
         labels, periodic = Labels.of(arrays), arrays.cell is not None
         self._report(check_training_data(arrays, x))
