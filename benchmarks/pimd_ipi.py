@@ -16,7 +16,6 @@ import importlib.metadata
 import os
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -24,10 +23,10 @@ from pathlib import Path
 import numpy as np
 
 import fastgdml.drivers
-from fastgdml import _core
 from fastgdml.dataset import load_dataset
 from fastgdml.exchange import export_sgdml
 from fastgdml.flat import export_flat
+from fastgdml.ipi_client import program
 from fastgdml.model import save_model
 from fastgdml.predict import GDMLPredict
 from fastgdml.train import GDMLTrain
@@ -89,12 +88,6 @@ softexit.trigger(status="success", message="timed")
 """
 
 
-def client_path() -> str:
-    """Return the compiled client: among the scripts, or where an editable installation is built."""
-    scripts = Path(sysconfig.get_path("scripts")) / "fastgdml-ipi"
-    return str(scripts if scripts.exists() else Path(_core.__file__).with_name("fastgdml-ipi"))
-
-
 def write_files(folder: Path, n_train: int, n_threads: int) -> None:
     """Write a model for each program, and the geometry to start from."""
     dataset = load_dataset("ethanol")
@@ -136,7 +129,7 @@ def measure(folder: Path, what: str, forcefield: str, n_steps: int, python: str,
 def measure_all(folder: Path, n_steps: int, n_threads: int, peer_python: str | None) -> None:
     """Print a row for each way."""
     address = f"fastgdml_{os.getpid()}"
-    client = [client_path(), "-u", "-a", address, "-m", "model.fgdml", "-n", str(n_threads), "-w", "120"]
+    client = [str(program()), "-u", "-a", address, "-m", "model.fgdml", "-n", str(n_threads), "-w", "120"]
     one_by_one, batches = (SOCKET.format(address=address, more=more) for more in ("", BATCH))
     pes = Path(fastgdml.drivers.__file__).with_name("ipi_pes.py")
     direct = DIRECT.format(path=pes, threads=n_threads, more=BATCH)

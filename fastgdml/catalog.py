@@ -21,7 +21,8 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 
 from .errors import FileFormatError, UsageError
-from .npz import load_npz, path_type, text, type_of
+from .files import path_type
+from .npz import load_npz, text, type_of
 
 _log = logging.getLogger(__name__)
 

@@ -19,6 +19,10 @@ from . import _core
 from .errors import DataError, UsageError
 from .types import Array
 
+_VACUUM = (
+    "A direction without images, as that of a vacuum, needs a vector of its own, a few times as long as what it holds."
+)
+
 IMAGE_RULES = ("minimum", "rounding")
 
 
@@ -50,8 +54,8 @@ class Cell:
         self.image_rule = check_image_rule(image_rule)
         try:
             self.native = _core.Cells(self.lattice.reshape(-1, 3, 3), image_rule == "minimum")
-        except ValueError as error:  # lengths and angles too far apart for double precision
-            raise DataError(f"The lattice vectors are nearly linearly dependent: {error}.") from None
+        except ValueError as error:  # too large, too small, or too far apart for double precision
+            raise DataError(f"This is no cell that can be computed with: {error}. {_VACUUM}") from None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Cell, (self.lattice, self.image_rule)
@@ -102,14 +106,16 @@ def check_lattice(lattice: npt.ArrayLike) -> Array:
             "The lattice must be a finite 3 x 3 matrix of column vectors, or one such matrix for each geometry; found "
             f"shape {matrices.shape}: {np.array2string(matrices, threshold=9)}."
         )
-    volume = np.abs(np.linalg.det(matrices)).reshape(-1)
-    scale = np.prod(np.linalg.norm(matrices, axis=-2), axis=-1).reshape(-1)
-    flat = np.flatnonzero(~(volume > 1e-10 * scale))
+    with np.errstate(all="ignore"):  # zero, or beyond the range of numbers: what comes out is not above any bound
+        scaled = matrices / np.abs(matrices).max(axis=(-2, -1), keepdims=True)
+        edges = np.linalg.norm(scaled, axis=-2, keepdims=True)
+        filled = np.abs(np.linalg.det(scaled / edges)).reshape(-1)  # of a box with the same edges
+    flat = np.flatnonzero(~(filled > 1e-10))
     if len(flat):
         which = f" of geometry {flat[0]}" if matrices.ndim == 3 else ""
         raise DataError(
-            f"The lattice vectors{which} are linearly dependent (cell volume {volume[flat[0]]:g}): three independent "
-            "vectors are needed. Give a vacuum direction a long vector of its own."
+            f"The lattice vectors{which} are linearly dependent, or nearly (the cell has {filled[flat[0]]:.2g} of the "
+            f"volume of a box with the same edges): three independent vectors are needed. {_VACUUM}"
         )
     return matrices
 

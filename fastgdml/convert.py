@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 Stage = Callable[[Frames], Frames]
 # Makes a stage, and says what to record of the frames that come out of it.
 Prepare = Callable[[Reader], "tuple[Stage, Facts]"]
+# Takes chunks through a stage, in their order: `map`, or what looks ahead.
+Flow = Callable[[Stage, Iterator[Frames]], Iterator[Frames]]
 
 
 def convert(
@@ -100,6 +102,8 @@ class Work:
         Errors, too, leave a part that can be resumed.
     job : dict
         Plain data that a resumed run must agree in.
+    flow : callable
+        Takes the chunks through the stage, in their order.
     """
 
     title: str = "Converting"
@@ -107,6 +111,7 @@ class Work:
     prepare: Prepare | None = None
     keep_on_error: bool = False
     job: dict[str, Any] = field(default_factory=dict)
+    flow: Flow = map
 
 
 def stream(
@@ -169,21 +174,14 @@ def _pass(
 ) -> tuple[list[Written], float]:
     """Pass all frames from a reader through a stage to a sink. Returns the files and the time."""
     step = Step(callback, work.title)
-    n_read, start, skip = 0, time.perf_counter(), sink.n_done
-    for frames in reader.chunks():
-        n_read = frames.first + len(frames)
-        if frames.first < skip:
-            # written by an earlier run; what a stage labels has labels now
-            sink.adopt(frames if work.prepare is None else replace(frames, E=np.empty(len(frames)), F=frames.R))
-        if n_read <= skip:
-            continue
-        if frames.first < skip:
-            frames = frames.part(slice(skip - frames.first, None))
-        result = frames if stage is None else stage(frames)
+    start, skip = time.perf_counter(), sink.n_done
+    new = _New(reader, sink, skip, labelled=work.prepare is not None)
+    for result in new if stage is None else work.flow(stage, iter(new)):
         if len(result):
             sink.write(result)
-        rate = (n_read - skip) / (time.perf_counter() - start)
-        step(*reader.progress(), f"{n_read:,} geometries, {rate:,.0f}/s")
+        rate = (new.n_read - skip) / (time.perf_counter() - start)
+        step(*reader.progress(), f"{new.n_read:,} geometries, {rate:,.0f}/s")
+    n_read = new.n_read
     if n_read < skip:
         raise DataError(
             f"An earlier run wrote {skip} frames, the sources have {n_read}. Remove its part and start anew."
@@ -192,6 +190,24 @@ def _pass(
     seconds = time.perf_counter() - start
     step.done(f"{n_read:,} geometries, {(n_read - skip) / seconds:,.0f}/s")
     return files, seconds
+
+
+class _New:
+    """The frames of a reader that an earlier run did not write, a chunk at a time."""
+
+    def __init__(self, reader: Reader, sink: Sink, skip: int, labelled: bool) -> None:
+        self._reader, self._sink, self._skip, self._labelled = reader, sink, skip, labelled
+        self.n_read = 0
+
+    def __iter__(self) -> Iterator[Frames]:
+        for frames in self._reader.chunks():
+            self.n_read = frames.first + len(frames)
+            if frames.first < self._skip:
+                # written by an earlier run; what a stage labels has labels now
+                self._sink.adopt(replace(frames, E=np.empty(len(frames)), F=frames.R) if self._labelled else frames)
+            if self.n_read <= self._skip:
+                continue
+            yield frames.part(slice(self._skip - frames.first, None)) if frames.first < self._skip else frames
 
 
 def _not_ase_units(units: UnitOptions) -> bool:

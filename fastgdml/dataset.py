@@ -18,9 +18,10 @@ import numpy.typing as npt
 from .catalog import fingerprint_bytes, recorded_fingerprints, resolve_dataset
 from .cell import Cell
 from .descriptor import from_R
+from .entries import DATASET, check_entries
 from .errors import DataError, FileFormatError
-from .group import check_perms
 from .npz import load_npz, save_npz, text, type_of
+from .perms import check_perms
 from .types import Integers, Number, Text
 from .units import SAME, Conversion, Units, conversion
 
@@ -308,8 +309,9 @@ def check_dataset(dataset: dict[str, Any], source: str) -> None:
             cell.require_for(n_geo)
         except DataError as error:
             raise DataError(f"{source}: {error}") from None
+    check_entries(dataset, DATASET, source)
     if "perms" in dataset:
-        dataset["perms"] = _permutations(dataset, n_atoms, source)
+        dataset["perms"] = check_perms(dataset["perms"])
     _check_distances(R, cell, source)
 
 
@@ -347,8 +349,8 @@ def _atomic_numbers(value: Any, n_atoms: int, source: str) -> npt.NDArray[np.int
     if z.shape != (n_atoms,):
         raise DataError(f"{source}: z has shape {z.shape} but R has {n_atoms} atoms.")
     try:
-        numbers = z.astype(np.float64)
-        correct = z.dtype.kind != "b" and bool(
+        numbers = z.astype(np.float64 if z.dtype.kind in "iufO" else np.str_).astype(np.float64)
+        correct = z.dtype.kind in "iufOU" and bool(
             ((numbers == np.round(numbers)) & (numbers >= 1) & (numbers <= 118)).all()
         )
     except (ValueError, TypeError, OverflowError):
@@ -370,16 +372,6 @@ def _check_text(dataset: dict[str, Any], key: str, source: str) -> None:
     else:
         _log.warning("%s: '%s' holds %d different texts, one is expected: it is left out.", source, key, len(texts))
         del dataset[key]
-
-
-def _permutations(dataset: Mapping[str, Any], n_atoms: int, source: str) -> npt.NDArray[np.int64]:
-    shape = np.shape(dataset["perms"])
-    if shape and shape[-1] != n_atoms:
-        raise DataError(f"{source}: perms is for {shape[-1]} atoms; the geometries have {n_atoms}.")
-    try:
-        return check_perms(dataset["perms"])
-    except DataError as error:
-        raise DataError(f"{source}: {error}") from None
 
 
 def _check_distances(R: npt.NDArray[Any], cell: Cell | None, source: str) -> None:

@@ -491,7 +491,7 @@ def check_energy_deviations(mean: float, mae: float, rmse: float, n_points: int)
     """
     if n_points < 5 or not rmse > 0:
         return []
-    spread = float(np.sqrt(max(rmse**2 - mean**2, 0.0)))
+    spread = float(np.sqrt(max((rmse - abs(mean)) * (rmse + abs(mean)), 0.0)))
     if abs(mean) > 3 * spread:
         return [
             Finding(

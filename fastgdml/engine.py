@@ -12,7 +12,7 @@ import numpy.typing as npt
 from . import _core
 from .cell import Cell
 from .descriptor import Array, geometry_error, require_geometries
-from .errors import UsageError
+from .errors import DataError, UsageError
 from .model_arrays import ModelArrays, cell_of
 
 
@@ -221,7 +221,10 @@ class NativeEngine(Engine):
         """See `Engine.predict_descriptors`."""
         x, g = np.ascontiguousarray(x, dtype=np.float64), np.ascontiguousarray(g, dtype=np.float64)
         E, F = np.empty(len(x)), np.empty((len(x), self._n_coord))
-        self.native.predict_descriptors(x, g, E, F, n_threads)
+        try:
+            self.native.predict_descriptors(x, g, E, F, n_threads)
+        except ValueError as error:
+            raise DataError(f"Descriptors and Jacobians do not fit the model: {error}.") from None
         return (E, F) if return_E else (F,)
 
     def with_coefficients(self, v: Array, alphas_E: Array | None = None, c: float | None = None) -> NativeEngine:

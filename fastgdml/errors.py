@@ -33,3 +33,7 @@ class InsufficientMemoryError(FastGDMLError, MemoryError):
 
 class SelfTestError(FastGDMLError):
     """The self-test of an installation failed."""
+
+
+class ClusterError(FastGDMLError, RuntimeError):
+    """A cluster cannot be reached or used, or has lost what it worked on."""

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .descriptor import pair_permutation
-from .errors import DataError
+from .perms import check_perms
 from .types import Int32Array, IntArray
 
 
@@ -105,24 +105,6 @@ class GroupTables:
             moving_begin,
             moving,
         )
-
-
-def check_perms(perms: npt.ArrayLike) -> IntArray:
-    """Return permutations as an integer array (P, N), or raise DataError when a row is none."""
-    try:
-        given = np.asarray(perms)
-        if given.dtype.kind not in "iu" and not np.isfinite(given.astype(np.float64)).all():
-            raise ValueError("not finite")
-        array = np.atleast_2d(given.astype(np.int64))
-    except (ValueError, TypeError, OverflowError):
-        raise DataError("perms must be an array of integers, one permutation of atoms a row.") from None
-    if array.ndim != 2 or array.size == 0 or (given.dtype.kind not in "iu" and not (array == given).all()):
-        raise DataError(
-            f"perms must hold integers, one permutation of atoms a row; found {given.dtype} of shape {given.shape}."
-        )
-    if not np.array_equal(np.sort(array, axis=1), np.broadcast_to(np.arange(array.shape[1]), array.shape)):
-        raise DataError(f"Each row of perms must be a permutation of 0..{array.shape[1] - 1}.")
-    return array
 
 
 class _Subsets:

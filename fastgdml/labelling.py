@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,33 @@ from .evaluate import Errors, ErrorSums
 from .formats import Facts, Frames, ReadOptions
 from .formats.frames import difference_of_atoms
 from .formats.targets import target_format
+from .predict import GDMLPredict
 from .progress import Callback
 from .reading import Reader, Report, UnitOptions
 from .types import Array
 from .units import energy_factor, length_factor
 from .writing import WriteOptions
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Frames to predict, in the units of the model.
+
+    Attributes
+    ----------
+    frames : Frames
+        The frames.
+    lattice : ndarray, shape (n, 3, 3), or None
+        The lattices to predict in; None is the model's own, or none.
+    """
+
+    frames: Frames
+    lattice: Array | None
+
+    @property
+    def R(self) -> Array:
+        """Positions (n, 3 N)."""
+        return self.frames.R.reshape(len(self.frames), -1)
 
 
 @dataclass
@@ -49,6 +71,15 @@ class Prediction:
     std: dict[str, float] = field(default_factory=dict)
 
 
+class Elsewhere(Protocol):
+    """Where chunks are predicted, if not here: see `fastgdml.cluster.Chunks`."""
+
+    def __call__(
+        self, predictor: GDMLPredict, virial: bool, asked: Iterator[Asked]
+    ) -> Iterator[tuple[Asked, tuple[Array, ...]]]:
+        """Yield chunks with what `GDMLPredict.predict` returns for them, in their order; few are held at once."""
+
+
 @dataclass(frozen=True)
 class PredictOptions:
     """How to predict.
@@ -65,6 +96,8 @@ class PredictOptions:
         Where to predict.
     std : bool
         Also write standard deviations, of a model that has samples for them.
+    elsewhere : callable, optional
+        Predicts chunks on other machines.
     """
 
     virial: bool = False
@@ -72,6 +105,7 @@ class PredictOptions:
     max_processes: int | None = None
     backend: str = "cpu"
     std: bool = False
+    elsewhere: Elsewhere | None = None
 
 
 def predict(
@@ -105,7 +139,7 @@ def predict(
         If options contradict each other or the sources.
     """
     labels = ModelLabels(model, options or PredictOptions(), units or UnitOptions(), target_format(os.fspath(target)))
-    work = Work("Predicting", prepare=labels.prepare, job=_by(model))
+    work = Work("Predicting", prepare=labels.prepare, job=_by(model), flow=labels.flow)
     report = stream(sources, target, read, labels.units, write, callback, work)
     return Prediction(report, labels.sums.errors(), labels.std_sums.values())
 
@@ -132,7 +166,7 @@ def label_by_model(
         How to predict.
     """
     labels = ModelLabels(model, options or PredictOptions(), units or UnitOptions(), target_format(os.fspath(target)))
-    work = Work("Labelling", prepare=labels.prepare, job=_by(model))
+    work = Work("Labelling", prepare=labels.prepare, job=_by(model), flow=labels.flow)
     return stream(sources, target, _geometries(read), labels.units, write, callback, work)
 
 
@@ -211,6 +245,8 @@ class ModelLabels:
         self._options = options
         if options.std and not predictor.has_std:
             raise UsageError("The model has no samples for standard deviations: train it with --std 16 (n_std=16).")
+        if options.std and options.elsewhere is not None:
+            raise UsageError("Standard deviations are predicted here only: leave out --scheduler or --std.")
         self._known = bool(predictor.e_unit and predictor.r_unit)
         to_e_unit, to_r_unit = units.to_e_unit, units.to_r_unit
         if kind == "traj":
@@ -248,16 +284,34 @@ class ModelLabels:
         properties: Mapping[str, Any] = self._predictor.native.properties()
         return str(properties["dataset_theory"])
 
+    def flow(self, stage: Stage, chunks: Iterator[Frames]) -> Iterator[Frames]:
+        """Label chunks, here by the stage or elsewhere."""
+        if self._options.elsewhere is None:
+            yield from map(stage, chunks)
+            return
+        asked = (self._asked(frames) for frames in chunks)
+        for one, predicted in self._options.elsewhere(self._predictor, self._options.virial, asked):
+            yield self._labelled(one.frames, predicted)
+
     def _label(self, frames: Frames) -> Frames:
-        predictor, where = self._predictor, self._where
+        asked = self._asked(frames)
+        options = self._options
+        predicted = self._predictor.predict(
+            asked.R, lattice=asked.lattice, return_virial=options.virial, return_std=options.std
+        )
+        return self._labelled(frames, predicted)
+
+    def _asked(self, frames: Frames) -> Asked:
+        predictor = self._predictor
         if not np.array_equal(frames.z, predictor.z):
             raise DataError(
-                f"{where(frames.first)}: {difference_of_atoms(predictor.z, frames.z)}, as the model has them."
+                f"{self._where(frames.first)}: {difference_of_atoms(predictor.z, frames.z)}, as the model has them."
             )
-        lattice = self._lattice(frames)
-        R = frames.R.reshape(len(frames), -1)
+        return Asked(frames, self._lattice(frames))
+
+    def _labelled(self, frames: Frames, predicted: tuple[Array, ...]) -> Frames:
         options = self._options
-        E, F, *more = predictor.predict(R, lattice=lattice, return_virial=options.virial, return_std=options.std)
+        E, F, *more = predicted
         F = F.reshape(frames.R.shape)
         e, r = self._e, self._r
         E_std, F_std = (more[-2] * e, more[-1] * (e / r)) if options.std else (None, None)
@@ -313,6 +367,51 @@ class ModelLabels:
         return frames.lattice
 
 
+class Calculator:
+    """A calculator of ASE.
+
+    Parameters
+    ----------
+    source : str or callable
+        What makes it: a callable without arguments, or its place as "module:name".
+
+    Attributes
+    ----------
+    name : str
+        What to call it.
+
+    Raises
+    ------
+    UsageError
+        If ASE is missing, there is no such thing, or it makes no calculator.
+    """
+
+    def __init__(self, source: str | Callable[[], Any]) -> None:
+        try:
+            import ase  # noqa: F401
+        except ImportError:
+            raise UsageError("Calculators are those of ASE: pip install 'fastgdml[ase]'") from None
+        self.name = source if isinstance(source, str) else getattr(source, "__name__", "calculator")
+        make = _factory(source) if isinstance(source, str) else source
+        try:
+            self._calculator = make()
+        except Exception as error:
+            raise UsageError(f"{self.name} made no calculator ({type(error).__name__}: {error}).") from error
+        self._consistent = "free_energy" in getattr(self._calculator, "implemented_properties", ())
+
+    def __call__(
+        self, z: npt.NDArray[Any], R: npt.NDArray[np.float64], lattice: npt.NDArray[np.float64] | None = None
+    ) -> tuple[float, npt.NDArray[np.float64]]:
+        """Return energy (eV) and forces (N, 3) (eV/Angstrom) of a geometry (Angstrom)."""
+        from ase import Atoms
+
+        atoms = Atoms(z, R, cell=None if lattice is None else lattice.T, pbc=lattice is not None)
+        atoms.calc = self._calculator
+        # the energy whose negative gradient the forces are
+        energy = atoms.get_potential_energy(force_consistent=self._consistent)
+        return float(energy), np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64)
+
+
 class CalculatorLabels:
     """Labels frames by a calculator of ASE, one after the other, in eV and Angstrom.
 
@@ -323,16 +422,7 @@ class CalculatorLabels:
     """
 
     def __init__(self, calculator: str | Callable[[], Any], units: UnitOptions, kind: str) -> None:
-        try:
-            import ase  # noqa: F401
-        except ImportError:
-            raise UsageError("Calculators are those of ASE: pip install 'fastgdml[ase]'") from None
-        self._name = calculator if isinstance(calculator, str) else getattr(calculator, "__name__", "calculator")
-        make = _factory(calculator) if isinstance(calculator, str) else calculator
-        try:
-            self._calculator = make()
-        except Exception as error:
-            raise UsageError(f"{self._name} made no calculator ({type(error).__name__}: {error}).") from error
+        self._calculator = Calculator(calculator)
         self._out = Facts(e_unit=units.to_e_unit or "eV", r_unit=units.to_r_unit or "Ang")
         if kind == "traj" and (self._out.e_unit, self._out.r_unit) != ("eV", "Ang"):
             raise UsageError("Trajectories of ASE are in eV and Angstrom; leave out --to.")
@@ -344,26 +434,21 @@ class CalculatorLabels:
     def prepare(self, reader: Reader) -> tuple[Stage, Facts]:
         """Return what labels the frames of a reader, and what to record of them."""
         self._where = reader.where
-        return self._label, replace(self._out, name=reader.facts.name, theory=self._name, perms=reader.facts.perms)
+        theory = self._calculator.name
+        return self._label, replace(self._out, name=reader.facts.name, theory=theory, perms=reader.facts.perms)
 
     def _label(self, frames: Frames) -> Frames:
-        from ase import Atoms
-
         E, F = np.empty(len(frames)), np.empty(frames.R.shape)
-        consistent = "free_energy" in getattr(self._calculator, "implemented_properties", ())
         for i in range(len(frames)):
-            cell = None if frames.lattice is None else frames.lattice[i].T
-            atoms = Atoms(frames.z, frames.R[i], cell=cell, pbc=cell is not None)
-            atoms.calc = self._calculator
             try:
-                # the energy whose negative gradient the forces are
-                E[i] = atoms.get_potential_energy(force_consistent=consistent)
-                F[i] = atoms.get_forces(apply_constraint=False)
+                lattice = None if frames.lattice is None else frames.lattice[i]
+                E[i], F[i] = self._calculator(frames.z, frames.R[i], lattice)
             except FastGDMLError:
                 raise
             except Exception as error:
                 raise DataError(
-                    f"{self._where(frames.first + i)}: {self._name} failed ({type(error).__name__}: {error})."
+                    f"{self._where(frames.first + i)}: {self._calculator.name} failed "
+                    f"({type(error).__name__}: {error})."
                 ) from error
         e, r = self._e, self._r
         lattice = None if frames.lattice is None else frames.lattice * r

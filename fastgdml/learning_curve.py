@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, cast, get_type_hints
 
 import numpy as np
@@ -20,11 +20,13 @@ import numpy as np
 from .dataset import Dataset, part_of, take_points
 from .errors import DataError, UsageError
 from .evaluate import Errors, prediction_errors
+from .model import Model
 from .npz import TEXT, replacing
 from .predict import GDMLPredict
 from .progress import Callback, Step
 from .properties import Properties
 from .sampling import draw_points, generator
+from .search_jobs import Executor, Future, Trainer
 from .task import Task
 from .train import GDMLTrain
 from .types import IntArray
@@ -101,9 +103,10 @@ def learning_curve(
     dataset: Mapping[str, Any],
     sizes: Sequence[int],
     options: CurveOptions | None = None,
-    trainer: GDMLTrain | None = None,
+    trainer: GDMLTrain | Trainer | None = None,
     callback: Callback | None = None,
     on_point: Callable[[CurvePoint], object] | None = None,
+    executor: Executor | None = None,
 ) -> list[CurvePoint]:
     """Train models with several numbers of training points and test them all on the same points.
 
@@ -115,12 +118,14 @@ def learning_curve(
         Numbers of training points.
     options : CurveOptions, optional
         The rest.
-    trainer : GDMLTrain, optional
-        Trains, with its limits of memory and threads.
+    trainer : GDMLTrain or Trainer, optional
+        Trains, with its limits of memory and threads; a `Trainer` also has those of an executor.
     callback : callable, optional
         Progress; see `fastgdml.progress.Callback`.
     on_point : callable, optional
         Receives each point of the curve when it is known, the largest size first.
+    executor : Executor, optional
+        Trains elsewhere, as many models at once as are known to be needed.
 
     Returns
     -------
@@ -133,7 +138,8 @@ def learning_curve(
         If there are no sizes or length scales, or not enough points in the dataset.
     """
     options = options or CurveOptions()
-    trainer = trainer or GDMLTrain()
+    job = replace(trainer if isinstance(trainer, Trainer) else Trainer(), solver=options.solver)
+    trainer = trainer.start() if isinstance(trainer, Trainer) else trainer or GDMLTrain()
     sizes = sorted(set(sizes))
     if not sizes or sizes[0] < 1:
         raise UsageError("A learning curve needs numbers of training points, all of them positive.")
@@ -145,18 +151,57 @@ def learning_curve(
     template = _template(dataset, sizes[-1], options, trainer, idxs_test, callback)
     work = _Curve(dataset, idxs_test, template, trainer, options, callback)
     points: list[CurvePoint] = []
-    idxs = Properties.of(template).idxs_train
+    drawn = [Properties.of(template).idxs_train]
+    for size in reversed(sizes[:-1]):
+        drawn.append(drawn[-1][draw_points(_part(dataset, drawn[-1]), size, rng)])
     sigs = list(options.sigs)
-    for size in reversed(sizes):
-        if size < len(idxs):
-            idxs = idxs[draw_points(_part(dataset, idxs), size, rng)]
-        point = work.point(idxs, sigs)
-        if not options.sigma_per_size:
-            sigs = [point.sig]
-        points.append(point)
-        if on_point is not None:
-            on_point(point)
+    elsewhere = _Elsewhere(work, executor, job)
+    try:
+        elsewhere.submit(drawn if options.sigma_per_size else drawn[:1], sigs)
+        for idxs in drawn:
+            point = work.point(idxs, sigs, elsewhere)
+            if not options.sigma_per_size and not points:
+                sigs = [point.sig]
+                elsewhere.submit(drawn[1:], sigs)
+            points.append(point)
+            if on_point is not None:
+                on_point(point)
+    finally:
+        elsewhere.cancel()
     return points[::-1]
+
+
+def fitted(trainer: Trainer, task: Task) -> tuple[Model, float]:
+    """Train a task wherever it is called; return the model and the time that it took."""
+    start = time.perf_counter()
+    model = trainer.train(task, None)
+    return model, time.perf_counter() - start
+
+
+class _Elsewhere:
+    """Trainings of a curve that an executor has."""
+
+    def __init__(self, curve: _Curve, executor: Executor | None, trainer: Trainer) -> None:
+        self._curve, self._executor, self._trainer = curve, executor, trainer
+        self._futures: dict[tuple[int, float], Future] = {}
+
+    def submit(self, drawn: Sequence[IntArray], sigs: Sequence[float]) -> None:
+        """Submit the trainings with these points and length scales, if there is an executor."""
+        if self._executor is not None:
+            for idxs in drawn:
+                for sig in sigs:
+                    future = self._executor.submit(fitted, self._trainer, self._curve.task(idxs, sig))
+                    self._futures[len(idxs), sig] = future
+
+    def get(self, n_train: int, sig: float) -> tuple[Model, float] | None:
+        """Return a model and the time of its training; None if it is to be trained here."""
+        future = self._futures.get((n_train, sig))
+        return None if future is None else future.result()
+
+    def cancel(self) -> None:
+        """Drop what is not finished."""
+        for future in self._futures.values():
+            future.cancel()
 
 
 @dataclass(frozen=True)
@@ -168,13 +213,11 @@ class _Curve:
     options: CurveOptions
     callback: Callback | None
 
-    def point(self, idxs: IntArray, sigs: Sequence[float]) -> CurvePoint:
+    def point(self, idxs: IntArray, sigs: Sequence[float], elsewhere: _Elsewhere) -> CurvePoint:
         """Train with these points, with the best of the length scales, and test."""
         best: tuple[float, float, GDMLPredict, float] | None = None
         for sig in sigs:
-            start = time.perf_counter()
-            model = self.trainer.train(self._task(idxs, sig), callback=self.callback, solver=self.options.solver)
-            seconds = time.perf_counter() - start
+            model, seconds = elsewhere.get(len(idxs), sig) or self._trained(idxs, sig)
             predictor = GDMLPredict(model)
             rmse = 0.0
             if len(sigs) > 1:
@@ -203,7 +246,13 @@ class _Curve:
             r_unit=units.length,
         )
 
-    def _task(self, idxs: IntArray, sig: float) -> Task:
+    def _trained(self, idxs: IntArray, sig: float) -> tuple[Model, float]:
+        start = time.perf_counter()
+        model = self.trainer.train(self.task(idxs, sig), callback=self.callback, solver=self.options.solver)
+        return model, time.perf_counter() - start
+
+    def task(self, idxs: IntArray, sig: float) -> Task:
+        """Return the task of training with these points and this length scale."""
         points = take_points(self.dataset, idxs)
         task: dict[str, Any] = {**self.template, "sig": sig, "idxs_train": idxs, "R_train": points.R}
         task["F_train"] = points.F

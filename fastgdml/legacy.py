@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from .descriptor import n_atoms_of, perms_from_lin
 from .engine import Engine
-from .errors import UsageError
+from .errors import DataError, UsageError
 from .group import GroupTables
 from .kernel import assemble_columns, assemble_full, check_columns, energies_last
 from .training_set import TrainingSet
@@ -211,6 +211,10 @@ def kernel_matrix(
 ) -> Array:
     """Assemble the kernel matrix with sgdml's arguments and order of rows; see `GDMLTrain._assemble_kernel_mat`."""
     x, g = np.asarray(R_desc, dtype=np.float64), np.asarray(R_d_desc, dtype=np.float64)
+    if x.ndim != 2 or g.shape != (*x.shape, 3) or len(x) == 0:
+        raise DataError(f"R_desc must have shape (M, D), R_d_desc (M, D, 3); found {x.shape} and {g.shape}.")
+    if not (np.isfinite(sig) and sig > 0):
+        raise DataError(f"sig must be a positive number; found {sig}.")
     tables = GroupTables.from_perms(perms_from_lin(tril_perms_lin, x.shape[1]))
     training = TrainingSet(x, g, tables, float(sig), bool(use_E_cstr))
     if not use_E_cstr and isinstance(col_idxs, slice) and col_idxs == slice(None):

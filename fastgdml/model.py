@@ -17,9 +17,10 @@ import numpy as np
 from ._version import __version__
 from .cell import Cell, image_rule_of
 from .descriptor import desc_weights_of, jacobian_dot, n_pairs, perms_from_lin, tril_perms_lin
-from .entries import MODEL_FORMS, check_forms
+from .entries import MODEL, check_entries
 from .errors import DataError
 from .npz import load_npz, save_npz
+from .perms import check_perms
 from .task import require_type
 from .types import Array, IntArray, Integers, Number, Text
 
@@ -104,7 +105,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     DataError
         If the model is incomplete or uses features that fastgdml does not know.
     """
-    entries = load_npz(path, needed={*MODEL_FORMS, "type", "f_err", "e_err", "use_cprsn", "interact_cut_off"})
+    entries = load_npz(path, needed={*MODEL, "type", "f_err", "e_err", "use_cprsn", "interact_cut_off"})
     require_type(entries, "m", "model", path)
     return normalize_model(_storable(entries, path), str(path))
 
@@ -115,10 +116,7 @@ def _storable(entries: dict[str, Any], path: str | os.PathLike[str]) -> dict[str
     objects = {
         key
         for key, value in entries.items()
-        if value is not None
-        and key not in MODEL_FORMS
-        and key not in read
-        and np.asarray(value, dtype=None).dtype == object
+        if value is not None and key not in MODEL and key not in read and np.asarray(value, dtype=None).dtype == object
     }
     if objects:
         _log.warning(
@@ -155,15 +153,15 @@ def normalize_model(entries: Mapping[str, Any], source: str = "model") -> Model:
     DataError
         If arrays are missing or do not fit each other, or the model uses a descriptor that fastgdml lacks.
     """
-    model: dict[str, Any] = dict(entries)
+    model: dict[str, Any] = {key: value for key, value in entries.items() if value is not None}
     missing = missing_keys(model)
     if missing:
         raise DataError(f"{source}: the model lacks {', '.join(missing)}.")
     _plain_errors(model)
-    check_forms(model, MODEL_FORMS, source)
+    check_entries(model, MODEL, source)
     _require_known_features(model, source)
     _set_defaults(model)
-    _check_shapes(model, source)
+    _check_relations(model, source)
     return cast(Model, {key: value for key, value in model.items() if value is not None})
 
 
@@ -202,36 +200,46 @@ def _set_defaults(model: dict[str, Any]) -> None:
         model.setdefault(key, np.array(b""))
 
 
-def _check_shapes(model: dict[str, Any], source: str) -> None:
-    """Raise DataError unless the arrays of a model fit each other; permutations are set if only those of pairs are."""
-    n_atoms = len(np.atleast_1d(model["z"]))
-    x = np.asarray(model["R_desc"])
-    damaged = "The file is damaged or of an unknown version."
-    if x.ndim != 2 or x.shape[0] != n_pairs(n_atoms) or np.shape(model["R_d_desc_alpha"]) != x.shape[::-1]:
+def _check_relations(model: dict[str, Any], source: str) -> None:
+    """Raise DataError unless the entries of a model fit each other; permutations are set if only those of pairs are."""
+    n_atoms, n_train = len(model["z"]), np.shape(model["R_desc"])[1]
+    if n_atoms < 2 or n_train == 0:
         raise DataError(
-            f"{source}: R_desc {x.shape} and R_d_desc_alpha {np.shape(model['R_d_desc_alpha'])} do not fit {n_atoms} "
-            f"atoms. {damaged}"
-        )
-    alphas_E = model.get("alphas_E")
-    if alphas_E is not None and np.shape(alphas_E) != (x.shape[1],):
-        raise DataError(f"{source}: alphas_E {np.shape(alphas_E)} does not fit {x.shape[1]} training points. {damaged}")
-    if n_atoms < 2 or x.shape[1] == 0:
-        raise DataError(
-            f"{source}: the model is of {n_atoms} atoms and {x.shape[1]} training points; two atoms and one point are "
+            f"{source}: the model is of {n_atoms} atoms and {n_train} training points; two atoms and one point are "
             "needed."
         )
-    model["tril_perms_lin"] = tril_perms_lin_of(model)
-    if model.get("perms") is None:
-        model["perms"] = perms_from_lin(model["tril_perms_lin"], len(x))
-    if np.atleast_2d(model["perms"]).shape[1] != n_atoms:
-        raise DataError(f"{source}: perms has shape {np.shape(model['perms'])}, but there are {n_atoms} atoms.")
     try:
+        _set_permutations(model, n_pairs(n_atoms))
         desc_weights_of(model, n_atoms)
         cell = Cell.of(model)
         if cell is not None:
-            cell.require_for(x.shape[1])
+            cell.require_for(n_train)
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
+    columns = model.get("inducing_pts_idxs")
+    n_rows = (3 * n_atoms + ("alphas_E" in model)) * n_train
+    if columns is not None and np.size(columns) and np.max(columns) >= n_rows:
+        raise DataError(
+            f"{source}: inducing_pts_idxs must hold numbers of columns, 0 to {n_rows - 1}; found {np.max(columns)}."
+        )
+
+
+def _set_permutations(model: dict[str, Any], n_desc: int) -> None:
+    """Set the permutations of pairs and those of atoms, of which a model may have only one; both must agree."""
+    perms, lin = model.get("perms"), model.get("tril_perms_lin")
+    if perms is not None:
+        counted_from_1 = lin is not None and np.size(perms) and np.min(perms) == 1  # as models of 2018
+        perms = check_perms(np.asarray(perms) - bool(counted_from_1))
+    if lin is not None:
+        lin = np.ravel(lin)
+        found = perms_from_lin(lin, n_desc) if perms is None else perms
+        if not np.array_equal(lin, tril_perms_lin(found)):
+            raise DataError(
+                "tril_perms_lin does not hold the permutations of pairs that perms leads to: one is damaged."
+            )
+        perms = found
+    assert perms is not None  # see `missing_keys`
+    model["perms"], model["tril_perms_lin"] = perms, tril_perms_lin(perms) if lin is None else lin
 
 
 def is_validated(model: Mapping[str, Any]) -> bool:

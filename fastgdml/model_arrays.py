@@ -12,8 +12,9 @@ import numpy.typing as npt
 from . import _core
 from .cell import Cell
 from .descriptor import desc_weights_of, n_pairs, pair_perms_from_lin
+from .entries import MODEL
 from .errors import DataError
-from .model import missing_keys, tril_perms_lin_of
+from .model import Model, normalize_model
 from .npz import text
 from .samples import Samples, energy_coefficients
 from .types import Array
@@ -73,20 +74,13 @@ class ModelArrays:
         DataError
             If arrays are missing or contradict each other.
         """
-        missing = missing_keys(model)
-        if missing:
-            raise DataError(f"This is not a trained model: {', '.join(missing)} missing.")
-        z = np.atleast_1d(model["z"])
+        model = checked_model(model)
+        z = np.asarray(model["z"])
         n_desc = n_pairs(len(z))
         x = np.asarray(model["R_desc"], dtype=np.float64).T
         v = np.asarray(model["R_d_desc_alpha"], dtype=np.float64)
-        if x.shape != v.shape or x.shape[1:] != (n_desc,):
-            raise DataError(
-                f"R_desc {x.T.shape} and R_d_desc_alpha {v.shape} do not fit a molecule of {len(z)} atoms: "
-                f"({n_desc}, n_train) and (n_train, {n_desc}) expected."
-            )
         # x_i - P_p x_j, read with the permutation on the query: the image under the inverse pair permutation.
-        pair_images = np.argsort(pair_perms_from_lin(tril_perms_lin_of(model), n_desc), axis=1)
+        pair_images = np.argsort(pair_perms_from_lin(model["tril_perms_lin"], n_desc), axis=1)
         cell = Cell.of(model)
         return cls(
             z=z,
@@ -183,6 +177,19 @@ class ModelArrays:
             )
         except (ValueError, OSError) as error:
             raise DataError(str(error)) from None
+
+
+def checked_model(model: Mapping[str, Any]) -> Model:
+    """Return those entries of a model that fastgdml knows, checked.
+
+    What else it holds is not touched: in an open file of NumPy it may be an object that cannot be read.
+
+    Raises
+    ------
+    DataError
+        As `normalize_model`.
+    """
+    return normalize_model({key: model[key] for key in (*MODEL, "use_cprsn") if key in model})
 
 
 def image_rule_of(properties: Mapping[str, Any]) -> str | None:

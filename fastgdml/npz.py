@@ -7,29 +7,30 @@ dictionaries so); those are decoded by an unpickler that knows NumPy arrays and 
 
 from __future__ import annotations
 
-import io
 import logging
-import lzma
+import math
 import os
-import pickle
-import re
-import secrets
-import stat
 import struct
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
-from .errors import FileFormatError, UsageError
+from . import memory
+from .errors import FileFormatError, InsufficientMemoryError, UsageError
+from .files import path_type, require_writable, short, written_whole
+from .plain_pickles import UnsafePickleError, are_characters, load_plain
 
 _log = logging.getLogger(__name__)
 
 _MAX_HEADER = 10_000
+# Up to so many bytes entries are read without asking, whether anybody needs them and whether there is memory.
+_SMALL = 2**24
+_BLOCK = 2**20
 # The first bytes of flat model files.
 _FLAT = b"FASTGDML"
 
@@ -81,12 +82,15 @@ def load_npz(
         raise FileFormatError(f"{path} is a {what}; an npz file is needed.")
     entries = {}
     try:
-        with zipfile.ZipFile(path) as archive:
-            for key, info in _members(archive).items():
-                if keys is not None and key not in keys:
-                    continue
+        archive, members = open_archive(path)
+        with archive:
+            if keys is not None:
+                members = {key: info for key, info in members.items() if key in keys}
+            chosen = _chosen(members, needed, path)
+            require_memory(sum(members[key].file_size for key in chosen), path)
+            for key in chosen:
                 try:
-                    entries[key] = _read_member(archive, info, f"{path}: {key}")
+                    entries[key] = _read_member(archive, members[key], f"{path}: {key}")
                 except _UnsafeEntry as error:
                     if needed is None or key in needed:
                         raise
@@ -101,7 +105,7 @@ def load_npz(
         raise _unreadable(path, error) from None
     except FileFormatError:
         raise
-    except (zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError, OverflowError) as error:
+    except (zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError) as error:
         raise _unreadable(path, error) from None
     except OSError as error:
         raise FileFormatError(f"{path} cannot be read: {error.strerror or error}.") from None
@@ -118,11 +122,6 @@ class _UnsafeEntry(FileFormatError):
         self.why = why
 
 
-def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Return the arrays of an archive by key."""
-    return {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
-
-
 def _unreadable(path: Path, error: Exception) -> FileFormatError:
     return FileFormatError(f"{path} is no readable npz archive ({error}). It may be truncated or of another kind.")
 
@@ -130,6 +129,8 @@ def _unreadable(path: Path, error: Exception) -> FileFormatError:
 def is_flat(path: str | os.PathLike[str]) -> bool:
     """Return whether a file is a flat model file (`fastgdml.flat`), by its first bytes; False if it cannot be read."""
     try:
+        if path_type(path) != "file":  # of a pipe the first bytes would be lost to others, or waited for
+            return False
         with open(path, "rb") as file:
             return file.read(len(_FLAT)) == _FLAT
     except OSError:
@@ -153,27 +154,6 @@ def text(value: Any) -> str:
 
 
 # ---- kinds of files ---------------------------------------------------------------------------------------------
-
-
-def path_type(path: str | os.PathLike[str]) -> str:
-    """Return what is at a path: 'file', 'directory', 'nothing', or 'special file' (a device, pipe or socket).
-
-    Raises
-    ------
-    FileFormatError
-        If the system does not tell: the name is empty or too long, a folder on the way cannot be entered, or so.
-    """
-    if not os.fspath(path):
-        raise FileFormatError("A file name is empty.")
-    try:
-        mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return "nothing"
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise FileFormatError(f"{_short(path)}: {getattr(error, 'strerror', None) or error}.") from None
-    if stat.S_ISREG(mode):
-        return "file"
-    return "directory" if stat.S_ISDIR(mode) else "special file"
 
 
 def kind_of(path: str | os.PathLike[str]) -> str | None:
@@ -201,15 +181,16 @@ def kind_of(path: str | os.PathLike[str]) -> str | None:
             return FLAT_MODEL
         if not start.startswith(b"PK"):
             return _foreign(start)
-        with zipfile.ZipFile(path) as archive:
-            keys = _members(archive).keys()
+        archive, members = open_archive(Path(path))
+        archive.close()
+        keys = members.keys()
         letter = type_of(load_npz(path, {"type"}))
     except (zipfile.BadZipFile, NotImplementedError):
         return "damaged npz archive"
     except FileFormatError:
         return ARCHIVE
     except OSError as error:
-        raise FileFormatError(f"{_short(path)} cannot be read: {error.strerror or error}.") from None
+        raise FileFormatError(f"{short(path)} cannot be read: {error.strerror or error}.") from None
     return _kind(letter, keys) if keys else "zip archive"
 
 
@@ -241,7 +222,7 @@ def require_kind(path: str | os.PathLike[str], kind: str, also: Collection[str] 
     found = kind_of(path)
     if found is not None and found != kind and found not in also:
         raise FileFormatError(
-            f"'{_short(path)}' is a {found}, and is never replaced by a {kind}, with any option. Give another name, or "
+            f"'{short(path)}' is a {found}, and is never replaced by a {kind}, with any option. Give another name, or "
             "move it away."
         )
 
@@ -258,7 +239,7 @@ def require_target(path: str | os.PathLike[str], kind: str, also: Collection[str
     folder = Path(path).parent
     if path_type(folder) != "directory":
         raise FileFormatError(
-            f"'{_short(path)}' cannot be written: there is no folder '{_short(folder)}'. Make it first."
+            f"'{short(path)}' cannot be written: there is no folder '{short(folder)}'. Make it first."
         )
     require_writable(Path(path).parent)
 
@@ -290,12 +271,6 @@ def require_free(target: str | os.PathLike[str], kind: str, overwrite: bool, opt
             f"'{target}' exists ({kind_of(target) or 'empty'}). Give -o to overwrite it, or another name"
             f"{f' with {option}' if option else ''}."
         )
-
-
-def require_writable(folder: str | os.PathLike[str]) -> None:
-    """Raise FileFormatError unless files can be made in a folder, by making one and removing it."""
-    with _temporary(Path(folder), f"The folder '{_short(folder)}'"):
-        pass
 
 
 def save_npz(
@@ -331,7 +306,7 @@ def save_npz(
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], kind: str, also: Collection[str] = ()) -> Iterator[BinaryIO]:
-    """Open a temporary file that replaces `path` once it is complete; an exception leaves the old file.
+    """Open a file that takes the place of `path` once it is complete; see `fastgdml.files.written_whole`.
 
     Every file is written through here.
 
@@ -350,214 +325,141 @@ def replacing(path: str | os.PathLike[str], kind: str, also: Collection[str] = (
         If there is a file of another kind, or the file cannot be written.
     """
     require_kind(path, kind, also)
-    path = Path(path)
-    with _temporary(path.parent, f"'{_short(path)}'") as (file, temporary):
+    with written_whole(Path(path)) as file:
         yield file
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
-        os.replace(temporary, path)
-    _sync_folder(path.parent)
 
 
-@contextmanager
-def _temporary(folder: Path, target: str) -> Iterator[tuple[BinaryIO, Path]]:
-    """Open a temporary file in a folder, and remove it if it is still there in the end; errors name `target`."""
-    temporary = folder / f".fastgdml.{secrets.token_hex(8)}.tmp"
+# ---- members of an archive --------------------------------------------------------------------------------------
+
+
+def open_archive(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+    """Open an npz archive and return its arrays by key; nothing is inflated.
+
+    Raises
+    ------
+    FileFormatError
+        If members are encrypted, have the same name, are compressed as NumPy never does, or claim to be larger than
+        what is stored could become.
+    zipfile.BadZipFile
+        If it is no archive.
+    """
+    archive = zipfile.ZipFile(path)
     try:
-        file = open(temporary, "x+b")  # noqa: SIM115 (closed below, before it is removed)
-        try:
-            with file:
-                yield file, temporary
-        finally:
-            temporary.unlink(missing_ok=True)
-    except FileFormatError:
+        members: dict[str, zipfile.ZipInfo] = {}
+        for info in archive.infolist():
+            key = info.filename.removesuffix(".npy")
+            if key == info.filename:
+                continue
+            if key in members:
+                raise FileFormatError(f"{path} has two entries named '{key}': it is damaged, or made to mislead.")
+            if info.flag_bits & 0x1:
+                raise FileFormatError(f"{path}: {key} is encrypted, which no npz file is.")
+            if info.compress_type not in _METHODS:
+                raise FileFormatError(
+                    f"{path}: {key} is compressed by a method (number {info.compress_type}) that NumPy does not use."
+                )
+            if info.file_size > _METHODS[info.compress_type] * info.compress_size + 64:
+                raise FileFormatError(
+                    f"{path}: {key} claims {info.file_size:,} bytes, more than the {info.compress_size:,} that are "
+                    "stored could become. The file is damaged."
+                )
+            members[key] = info
+        return archive, members
+    except BaseException:
+        archive.close()
         raise
-    except OSError as error:
-        raise FileFormatError(f"{target} could not be written: {error.strerror or error}.") from error
 
 
-def _short(path: str | os.PathLike[str]) -> str:
-    """Return a path for a message, abridged where no file name is that long."""
-    name = os.fsdecode(path)
-    return name if len(name) <= 400 else f"{name[:100]}...{name[-20:]} ({len(name)} characters)"
+# How NumPy stores entries, and by how much each method can shrink them.
+_METHODS = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1040}
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename durable, where the system can."""
+def require_memory(n_bytes: int, path: str | os.PathLike[str]) -> None:
+    """Raise InsufficientMemoryError unless so many bytes of a file fit into the memory."""
+    if n_bytes > _SMALL and n_bytes > memory.available():
+        raise InsufficientMemoryError(
+            f"{path}: its entries take {n_bytes / 2**30:.3g} GB of memory, {memory.available() / 2**30:.3g} GB are "
+            "available."
+        )
+
+
+def _chosen(members: Mapping[str, zipfile.ZipInfo], needed: Collection[str] | None, path: Path) -> list[str]:
+    """Return the keys of the members to read: not those that nobody needs and that take more than all the others."""
+    if needed is None:
+        return list(members)
+    bound = max(_SMALL, sum(info.file_size for key, info in members.items() if key in needed))
+    chosen = [key for key, info in members.items() if key in needed or info.file_size <= bound]
+    for key in members.keys() - set(chosen):
+        _log.warning(
+            "%s: entry '%s', which fastgdml does not use, is left out: it takes %.3g GB.",
+            path,
+            key,
+            members[key].file_size / 2**30,
+        )
+    return chosen
+
+
+def read_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Return shape, whether in Fortran's order, and type of an array from the beginning of its file.
+
+    Raises
+    ------
+    FileFormatError
+        If it is none.
+    """
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows has no folder descriptors
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:  # some network file systems refuse
-        pass
-    finally:
-        os.close(descriptor)
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file, max_header_size=_MAX_HEADER)
+    except (zipfile.BadZipFile, zlib.error, OSError):
+        raise
+    except Exception as error:  # Python's parser, which NumPy asks, may raise anything
+        raise FileFormatError(f"{where} is no array ({error}). The file is damaged.") from None
+    if version == (3, 0) and dtype.names is not None:  # these are UTF-8, what was called takes them for Latin-1
+        dtype.names = tuple(name.encode("latin1").decode("utf-8") for name in dtype.names)
+    if not all(type(n) is int and 0 <= n < 2**62 for n in shape):
+        raise FileFormatError(f"{where} claims the shape {shape}. The file is damaged.")
+    return shape, fortran, dtype
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> Any:
     with archive.open(info) as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read_header(file, max_header_size=_MAX_HEADER)
-        except (ValueError, TypeError, SyntaxError) as error:
-            raise FileFormatError(f"{where} is no array ({error}). The file is damaged.") from None
+        shape, fortran, dtype = read_header(file, where)
         if dtype.hasobject:
-            return _plain(_unpickle(file.read(), where))
-    n_bytes = dtype.itemsize * int(np.prod(shape, dtype=object))
-    if n_bytes > info.file_size:
-        raise FileFormatError(f"{where} claims {n_bytes} bytes but holds {info.file_size}. The file is damaged.")
-    with archive.open(info) as file:
-        try:
-            array = np.lib.format.read_array(file, allow_pickle=False, max_header_size=_MAX_HEADER)
-        except (ValueError, TypeError, SyntaxError):
-            array = None
-        if array is None or file.read(1):
+            try:
+                return _unwrapped(load_plain(file.read()))
+            except UnsafePickleError as error:
+                raise _UnsafeEntry(where, str(error)) from None
+        size = math.prod(shape)
+        n_bytes = dtype.itemsize * size
+        if n_bytes > info.file_size:
+            raise FileFormatError(f"{where} claims {n_bytes} bytes but holds {info.file_size}. The file is damaged.")
+        content = np.empty(n_bytes, dtype=np.uint8)
+        if _read_into(file, content.data) != n_bytes or file.read(1):  # also checks the checksum
             raise FileFormatError(f"{where} holds another number of bytes than its header says. The file is damaged.")
+    if dtype.itemsize == 0:  # empty texts
+        if size > _SMALL:
+            raise FileFormatError(f"{where} claims {size} empty texts. The file is damaged.")
+        return np.zeros(shape, dtype=dtype)
+    array = content.view(dtype).reshape(shape, order="F" if fortran else "C")
+    if dtype.kind == "U" and not are_characters(array):
+        raise FileFormatError(f"{where} holds numbers that are no characters. The file is damaged.")
     return array
 
 
-# ---- pickled entries of other programs --------------------------------------------------------------------------
-#
-# A pickle builds objects by calling functions and by handing them a state. NumPy's own classes trust the state they are
-# given: a forged dtype makes NumPy take bytes for pointers. So the names that pickles of arrays refer to lead to the
-# stand-ins below, which only note what they are told; checked arrays are made from the notes afterwards.
+def _read_into(file: IO[bytes], content: memoryview) -> int:
+    """Fill the memory from a file, and return how much there was."""
+    done = 0
+    while done < len(content):
+        part = file.read(min(_BLOCK, len(content) - done))
+        if not part:
+            break
+        content[done : done + len(part)] = part
+        done += len(part)
+    return done
 
 
-class _PickledDtype:
-    """Stands for numpy.dtype: a plain number, text or object type and its byte order."""
-
-    _order: Literal["<", ">", "=", "|"]
-
-    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
-        if not (isinstance(code, str) and re.fullmatch(r"[biufcSUO]\d{0,9}|\?", code)):
-            raise pickle.UnpicklingError(f"type {code!r}")
-        self._code = code
-        self._order = "="
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, order, subarray, names, fields = state[:5]
-        if (subarray, names, fields) != (None, None, None) or order not in ("<", ">", "=", "|"):
-            raise pickle.UnpicklingError("structured type")
-        self._order = order
-
-    def make(self) -> np.dtype:
-        return np.dtype(self._code).newbyteorder(self._order)
-
-
-class _PickledArray:
-    """Stands for numpy.ndarray."""
-
-    def __init__(self) -> None:
-        self._state: tuple[Any, ...] | None = None
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._state = state
-
-    def make(self) -> np.ndarray:
-        if self._state is None:
-            raise pickle.UnpicklingError("array without content")
-        _, shape, dtype, fortran, data = self._state
-        array = _make_array(dtype, data, shape, "F" if fortran else "C")
-        return array.astype(array.dtype.newbyteorder("="), copy=False)  # as NumPy's unpickling does
-
-
-def _make_array(dtype: Any, data: Any, shape: tuple[int, ...], order: str) -> np.ndarray:
-    if not isinstance(dtype, _PickledDtype) or order not in ("C", "F"):
-        raise pickle.UnpicklingError("unusual array")
-    kind = dtype.make()
-    if kind.hasobject:
-        # Objects are listed in C order, in whichever order the array lies in memory.
-        array = np.empty(len(data), dtype=object)
-        for i, item in enumerate(list(data)):
-            array[i] = _make_plain(item)
-        return array.reshape(shape)
-    if kind.itemsize == 0:  # empty texts
-        return np.zeros(shape, dtype=kind)
-    return np.frombuffer(bytearray(_to_bytes(data)), dtype=kind).reshape(shape, order="F" if order == "F" else "C")
-
-
-def _make_plain(value: Any) -> Any:
-    """Replace stand-ins in unpickled data by what they stand for."""
-    if isinstance(value, _PickledArray):
-        return value.make()
-    if isinstance(value, dict):
-        return {_make_plain(key): _make_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return type(value)(_make_plain(item) for item in value)
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic | np.ndarray):
-        return value
-    raise pickle.UnpicklingError(f"{type(value).__name__}")
-
-
-def _to_bytes(data: Any) -> bytes:
-    return data.encode("latin1") if isinstance(data, str) else bytes(data)
-
-
-def _scalar(dtype: Any, data: Any) -> Any:
-    return _make_array(dtype, data, (1,), "C")[0]
-
-
-def _reconstruct(kind: Any, shape: tuple[int, ...], code: bytes) -> _PickledArray:
-    if kind is not _PickledArray or shape != (0,):
-        raise pickle.UnpicklingError("unusual array")
-    return _PickledArray()
-
-
-def _frombuffer(buffer: Any, dtype: Any, shape: Any, order: str, axes: Any = None) -> np.ndarray:
-    if order == "K" and axes is not None:  # neither C nor Fortran order: the axes of an array in C order, exchanged
-        return _make_array(dtype, buffer, shape, "C").transpose(axes)
-    return _make_array(dtype, buffer, shape, order)
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1" or not isinstance(text, str):
-        raise pickle.UnpicklingError("unusual text encoding")
-    return text.encode("latin1")
-
-
-def _no_bytes() -> bytes:
-    """Stand for bytes(), as old protocols write bytes of length zero."""
-    return b""
-
-
-_ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): _PickledArray,
-    ("numpy", "dtype"): _PickledDtype,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
-    ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _no_bytes,
-}
-
-
-class _PlainDataUnpickler(pickle.Unpickler):
-    """Admits NumPy arrays, NumPy scalars and built-in containers; imports nothing."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ADMITTED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}") from None
-
-
-def _unpickle(data: bytes, where: str) -> Any:
-    try:
-        return _make_plain(_PlainDataUnpickler(io.BytesIO(data), encoding="latin1").load())
-    except Exception as error:  # a hostile pickle may raise anything
-        raise _UnsafeEntry(where, str(error) or type(error).__name__) from None
-
-
-def _plain(value: Any) -> Any:
+def _unwrapped(value: Any) -> Any:
     """Unwrap an object array of one element, as NumPy stores dictionaries and None."""
     if isinstance(value, np.ndarray) and value.dtype == object and value.shape == ():
         return value.item()

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from . import _core
 from .cell import Cell
 from .descriptor import from_R
+from .errors import DataError
 from .threads import resolve_n_threads
 from .types import Array, IntArray
 
@@ -56,6 +57,11 @@ def find_perms(
     -------
     ndarray of int64, shape (P, N)
         The permutations, the identity among them.
+
+    Raises
+    ------
+    DataError
+        If the shapes of geometries and atomic numbers do not fit, a coordinate is not finite, or two atoms coincide.
     """
     R = np.asarray(R, dtype=np.float64)
     pairs, matches, better, cost = match_all(R, np.asarray(z), cell, n_threads, progress)
@@ -93,7 +99,17 @@ def match_all(
         Whether it brings the geometries closer than the given order of atoms does.
     cost : ndarray, shape (M (M - 1) / 2,)
         Frobenius distance of the distance matrices under the better of matching and given order.
+
+    Raises
+    ------
+    DataError
+        As `find_perms`.
     """
+    if R.ndim != 3 or len(R) == 0 or z.shape != R.shape[1:2]:
+        raise DataError(
+            f"Permutations are found in geometries of shape (n_geo >= 1, n_atoms, 3) with an atomic number for each atom; "
+            f"found shapes {R.shape} and {z.shape}."
+        )
     n_geo, n_atoms = R.shape[:2]
     distances = _distance_matrices(R, cell, n_threads)
     # Columns of the eigenvector matrix in descending order of the eigenvalues; signs do not matter.

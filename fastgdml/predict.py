@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -238,13 +239,17 @@ class GDMLPredict(LegacyPredict):
             return self._predict_training_set(return_E)
         cell = None if lattice is None else self._cell_of(lattice)
         if not return_std:
-            return self._engine.predict(R, return_E, cell, return_virial, self.n_threads)
+            results = self._engine.predict(R, return_E, cell, return_virial, self.n_threads)
+            _require_finite(results)
+            return results
         if not self.has_std:
             raise UsageError(
                 "The model has no samples for standard deviations: train it with n_std=16 (--std 16). Models whose "
                 "coefficients were replaced have none."
             )
-        E, F, virial, E_std, F_std = self._engine.predict_std(R, cell, self.n_threads)
+        predicted = self._engine.predict_std(R, cell, self.n_threads)
+        _require_finite(predicted)
+        E, F, virial, E_std, F_std = predicted
         forces = (F, virial) if return_virial else (F,)
         return (E, *forces, E_std, F_std) if return_E else (*forces, F_std)
 
@@ -286,7 +291,9 @@ class GDMLPredict(LegacyPredict):
     ) -> tuple[Array, Array, Array]:
         """Return energies (n_geo,), forces (n_geo, 3 n_atoms) and Hessians at once; see `predict` and `hessian`."""
         cell = None if lattice is None else self._cell_of(lattice)
-        return self._engine.hessian(R, cell, self.n_threads)
+        results = self._engine.hessian(R, cell, self.n_threads)
+        _require_finite(results)
+        return results
 
     def _cell_of(self, lattice: npt.ArrayLike) -> Cell:
         """Return the cell of these lattice vectors, with the image rule of the model."""
@@ -381,7 +388,22 @@ class GDMLPredict(LegacyPredict):
                 "predict() without geometries evaluates the training set: set its descriptors first with "
                 "set_R_desc() and set_R_d_desc(), or pass R."
             )
-        return self._engine.predict_descriptors(self._R_desc, self._R_d_desc, return_E, self.n_threads)
+        results = self._engine.predict_descriptors(self._R_desc, self._R_d_desc, return_E, self.n_threads)
+        _require_finite(results)
+        return results
+
+
+def _require_finite(results: tuple[Array, ...]) -> None:
+    """Raise DataError if a prediction is not finite. Positions were: numbers became too large on the way."""
+    for values in results:
+        if math.isfinite(values.sum()):  # the quick question; the sum of finite numbers may overflow, too
+            continue
+        wrong = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+        if len(wrong):
+            raise DataError(
+                f"The prediction for geometry {wrong[0]} is not finite: its coordinates, or the coefficients of the "
+                "model, are too large for double precision. Repair the geometry, or train the model again."
+            )
 
 
 def _engine_of(native: _core.Model, arrays: ModelArrays | None, on_gpu: bool, precision: str) -> Engine:

@@ -138,7 +138,7 @@ class Outcome:
             n_test=int(model.get("n_test", 0)),
             md5_test=text(model.get("md5_test", "")),
             mae={name: float(model[f"{key}_mae"]) for name, key in keys},
-            rmse={name: float(model[f"{key}_rmse"]) for name, key in keys},
+            rmse={name: float(model.get(f"{key}_rmse", np.nan)) for name, key in keys},
             search=np.asarray(model.get("search_errors", np.empty((0, 5))), dtype=np.float64).reshape(-1, 5).tolist(),
         )
 

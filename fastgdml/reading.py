@@ -16,7 +16,7 @@ from .descriptor import from_R
 from .errors import DataError, FileFormatError, UsageError
 from .formats import Facts, Frames, FrameSource, ReadOptions, open_frames
 from .formats.frames import place
-from .group import check_perms
+from .perms import check_perms
 from .units import energy_factor, length_factor
 
 _log = logging.getLogger(__name__)

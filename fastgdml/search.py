@@ -23,8 +23,9 @@ from .dataset import Dataset, check_same_system, load_dataset, part_of
 from .errors import FileFormatError, UsageError
 from .evaluate import validation_points
 from .exchange import require_update, update_model
+from .files import path_type
 from .model import Model, is_validated, load_model
-from .npz import MODEL, TASK, load_npz, path_type, require_kind, require_target
+from .npz import MODEL, TASK, load_npz, require_kind, require_target
 from .overlap import is_drawn_from, require_drawn_from
 from .properties import Outcome, Properties
 from .sampling import new_seed

@@ -13,8 +13,9 @@ import numpy as np
 
 from .dataset import same_fingerprint
 from .errors import DataError, FileFormatError, UsageError
+from .files import path_type
 from .model import Model, is_validated, load_model, save_model
-from .npz import MODEL, path_type, require_free
+from .npz import MODEL, TEXT, replacing, require_free
 from .properties import Outcome, Properties
 from .search_events import Candidate, ModelSelected, OnEvent, SearchDeleted, nobody
 from .task_folder import delete, delete_folder, delete_search, files_of, final_model_file_name, list_files, locked
@@ -169,13 +170,8 @@ def forget(directory: Path) -> None:
 
 def _record(directory: Path, target: Path, model: Model) -> None:
     entries = {"model_file": str(target.resolve()), "content": _content(model)}
-    path = directory / _RECORD
-    temporary = path.with_suffix(".tmp")
-    try:
-        temporary.write_text(json.dumps(entries) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FileFormatError(f"{path} could not be written: {error.strerror or error}.") from None
+    with replacing(directory / _RECORD, TEXT) as file:
+        file.write((json.dumps(entries) + "\n").encode())
 
 
 def _is_final(path: Path, model: Model) -> bool:

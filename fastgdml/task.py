@@ -14,7 +14,7 @@ import numpy as np
 
 from .cell import Cell
 from .descriptor import desc_weights_of, pair_permutation
-from .entries import TASK_FORMS, check_forms
+from .entries import TASK, check_entries
 from .errors import DataError, FileFormatError
 from .npz import load_npz, save_npz, text, type_of
 from .types import Array, Flag, IntArray, Integers, Number, Text
@@ -60,9 +60,6 @@ class Task(_Needed, total=False):
     solver_iters: Number  # steps that led to them
     inducing_pts_idxs: Integers  # columns of the preconditioner of the earlier run, in sgdml's order of rows
 
-
-# Above any length scale or regularisation that makes sense.
-HUGE = 1e15
 
 _REQUIRED = tuple(_Needed.__annotations__)
 
@@ -128,7 +125,7 @@ class TaskArrays:
         DataError
             If arrays are missing or contradict each other; see `check_task`.
         """
-        check_task(task, source)
+        task = check_task(task, source)
         start, columns = None, None
         if "alphas0_F" in task:
             start = (task["alphas0_F"], task.get("alphas0_E"), int(task.get("solver_iters", 0)))
@@ -159,12 +156,9 @@ def load_task(path: str | os.PathLike[str]) -> Task:
     FileFormatError
         If the file is missing, damaged or no task.
     """
-    entries = load_npz(path, needed={*TASK_FORMS, "type"})
+    entries = load_npz(path, needed={*TASK, "type"})
     require_type(entries, "t", "task", path)
-    for key in ("dataset_name", "dataset_theory"):
-        entries.setdefault(key, np.array("unknown"))
-    check_task(entries, str(path))
-    return cast(Task, entries)
+    return cast(Task, check_task(entries, str(path)))
 
 
 def save_task(path: str | os.PathLike[str], task: Mapping[str, Any]) -> None:
@@ -180,41 +174,29 @@ def require_type(entries: Mapping[str, Any], letter: str, what: str, path: str |
         raise FileFormatError(f"{path} is {names.get(found, 'of no known type')}; a {what} is needed.")
 
 
-def check_task(task: Mapping[str, Any], source: str) -> None:
-    """Raise DataError unless a task is complete and its arrays fit each other."""
+def check_task(task: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return the entries of a task, each of its type; raise DataError unless all are there and fit each other."""
     missing = [key for key in _REQUIRED if task.get(key) is None]
     if missing:
         raise DataError(f"{source}: the task lacks {', '.join(missing)}.")
-    check_forms(dict(task), TASK_FORMS, source)
-    R, F, z = np.asarray(task["R_train"]), np.asarray(task["F_train"]), np.asarray(task["z"])
-    if R.ndim != 3 or R.shape[1:] != (len(z), 3) or F.shape != R.shape or len(R) == 0:
-        raise DataError(f"{source}: R_train {R.shape}, F_train {F.shape} and z {z.shape} do not fit each other.")
-    if not (np.isfinite(R).all() and np.isfinite(F).all()):
-        raise DataError(f"{source}: positions or forces are not finite.")
-    if task["use_E_cstr"] and not task["use_E"]:
+    checked = {"dataset_name": np.array("unknown"), "dataset_theory": np.array("unknown"), **task}
+    check_entries(checked, TASK, source)
+    n_train, n_atoms = np.shape(checked["R_train"])[:2]
+    if n_train == 0 or n_atoms < 2:
+        raise DataError(f"{source}: {n_train} training points of {n_atoms} atoms; one of two atoms is needed.")
+    if checked["use_E_cstr"] and not checked["use_E"]:
         raise DataError(f"{source}: use_E_cstr needs energies, but use_E is false.")
-    if task["use_E"] and np.size(task.get("E_train", ())) != len(R):
-        raise DataError(f"{source}: E_train must hold one energy for each of {len(R)} training points.")
-    if task["use_E_cstr"] and not np.isfinite(task["E_train"]).all():
-        raise DataError(f"{source}: energies are not finite.")
-    if np.size(task["perms"]) == 0:
-        raise DataError(f"{source}: perms is empty; at least the identity is needed.")
-    if np.atleast_2d(task["perms"]).shape[1] != len(z):
-        raise DataError(f"{source}: perms is for {np.shape(task['perms'])[-1]} atoms, z for {len(z)}.")
-    if len(np.atleast_1d(task["idxs_train"])) != len(R):
-        raise DataError(f"{source}: idxs_train has {np.size(task['idxs_train'])} numbers for {len(R)} training points.")
+    if checked["use_E"] and checked.get("E_train") is None:
+        raise DataError(f"{source}: use_E needs E_train, one energy for each of {n_train} training points.")
     try:
-        _check_weights(task)
-        cell = Cell.of(task)
+        _check_weights(checked)
+        cell = Cell.of(checked)
         if cell is not None:
-            cell.require_for(len(R))
+            cell.require_for(n_train)
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
-    if not (0 < float(task["sig"]) < HUGE and 0 <= float(task["lam"]) < HUGE):
-        raise DataError(
-            f"{source}: sigma must be positive and lambda not negative; found {task['sig']}, {task['lam']}."
-        )
-    _check_earlier_run(task, R.size, len(R), source)
+    _check_columns(checked, n_train * (3 * n_atoms + bool(checked["use_E_cstr"])), source)
+    return checked
 
 
 def _check_weights(task: Mapping[str, Any]) -> None:
@@ -228,16 +210,8 @@ def _check_weights(task: Mapping[str, Any]) -> None:
             raise DataError(f"desc_weights are not the same for pairs that the permutation {perm.tolist()} exchanges.")
 
 
-def _check_earlier_run(task: Mapping[str, Any], n_forces: int, n_train: int, source: str) -> None:
-    """Raise DataError unless what a task says of an earlier run, if anything, fits its training points."""
-    for key, size in (("alphas0_F", n_forces), ("alphas0_E", n_train)):
-        alphas = task.get(key)
-        if alphas is None:
-            continue
-        if np.size(alphas) != size or np.asarray(alphas).dtype.kind != "f" or not np.isfinite(alphas).all():
-            raise DataError(f"{source}: {key} must hold {size} finite coefficients; found {np.shape(alphas)}.")
+def _check_columns(task: Mapping[str, Any], n_rows: int, source: str) -> None:
+    """Raise DataError unless the columns of an earlier run, if any, are in the range of the kernel matrix."""
     columns = task.get("inducing_pts_idxs")
-    if columns is not None:
-        columns, n = np.asarray(columns), n_forces + (n_train if task["use_E_cstr"] else 0)
-        if columns.size == 0 or columns.dtype.kind not in "iu" or not 0 <= columns.min() <= columns.max() < n:
-            raise DataError(f"{source}: inducing_pts_idxs must hold numbers of columns, 0 to {n - 1}.")
+    if columns is not None and (np.size(columns) == 0 or np.max(columns) >= n_rows):
+        raise DataError(f"{source}: inducing_pts_idxs must hold numbers of columns, 0 to {n_rows - 1}.")

@@ -17,16 +17,17 @@ from .cell import Cell, check_image_rule
 from .dataset import Dataset, check_dataset, check_same_system, dataset_md5, load_dataset, take_points
 from .descriptor import from_R
 from .diagnostics import Finding
+from .entries import HUGE
 from .errors import DataError, UsageError
 from .frames import check_training_geometries
-from .group import check_perms
 from .npz import text
 from .overlap import KnownGeometries, require_drawn_from
+from .perms import check_group, check_perms
 from .permutations import MAX_GROUP_SIZE, find_perms
 from .progress import Callback, Step
 from .properties import Outcome
 from .sampling import draw_points, generator
-from .task import HUGE, Task
+from .task import Task
 from .types import Array, IntArray
 from .units import Units, conversion
 
@@ -200,10 +201,10 @@ def _known_perms(dataset: Mapping[str, Any], options: TaskOptions) -> IntArray |
         _log.info("Using %d permutations included in the dataset.", len(np.atleast_2d(perms)))
     if perms is None:
         return None
-    perms = check_perms(perms)
-    if perms.shape[1] != n_atoms:
-        raise UsageError(f"The permutations are for {perms.shape[1]} atoms, the dataset has {n_atoms}.")
-    return perms
+    checked = check_perms(perms)
+    if checked.shape[1] != n_atoms:
+        raise UsageError(f"The permutations are for {checked.shape[1]} atoms, the dataset has {n_atoms}.")
+    return check_group(checked, dataset["z"])
 
 
 def _find_perms(

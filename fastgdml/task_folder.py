@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, FileFormatError, UsageError
-from .npz import MODEL, kind_of, load_npz, path_type, require_writable, text, type_of
+from .files import path_type, remove_leftovers, require_writable
+from .npz import MODEL, kind_of, load_npz, text, type_of
 
 try:
     import fcntl
@@ -147,6 +148,7 @@ def delete_search(directory: Path) -> None:
 
     Only files with the names that a search gives them are touched, so that the folder may be left.
     """
+    remove_leftovers(directory)
     for path in directory.glob("_unconv_model-train*.npz"):
         if kind_of(path) == MODEL:
             delete(path)
@@ -168,13 +170,13 @@ def delete_folder(folder: Path) -> bool:
 
 
 @contextmanager
-def locked(folder: Path, shared: bool = False, make: bool = False) -> Iterator[None]:
+def locked(folder: Path, shared: bool = False, make: bool = False, option: str = "--task_dir") -> Iterator[None]:
     """Work in a folder while nobody else does; with `shared`, others may share it. With `make`, it is made if need be.
 
     Trainings share a folder, so that each of several processes can train some of its tasks; what writes or deletes
     tasks has it alone. The lock is the operating system's and ends with the process, whatever ends it. Where there is
     none (Windows, some network file systems) there is no protection. A folder that was made and is left empty is
-    deleted again.
+    deleted again. `option` is what names another folder, for the message.
 
     Raises
     ------
@@ -186,7 +188,7 @@ def locked(folder: Path, shared: bool = False, make: bool = False) -> Iterator[N
     made = _make(folder) if make else []
     try:
         path = folder / _LOCK
-        file = _acquire(path, shared)
+        file = _acquire(path, shared, option)
         try:
             yield
         finally:
@@ -206,7 +208,7 @@ def _make(folder: Path) -> list[Path]:
     return made
 
 
-def _acquire(path: Path, shared: bool) -> int | None:
+def _acquire(path: Path, shared: bool, option: str) -> int | None:
     """Return the locked file; None if the system has no locks."""
     if fcntl is None:
         return None
@@ -224,7 +226,7 @@ def _acquire(path: Path, shared: bool) -> int | None:
             os.close(file)
             raise UsageError(
                 f"Another fastgdml is working in '{path.parent}'. Wait until it is finished, or use another folder "
-                "(--task_dir)."
+                f"({option})."
             ) from None
         except OSError as error:
             os.close(file)

@@ -28,7 +28,7 @@ from .sampling import draw_stratified, generator
 from .solvers.choice import Solution, SolverOptions, choose, run
 from .solvers.equations import TrainingEquations
 from .solvers.processor import processor
-from .task import Task, TaskArrays
+from .task import Task, TaskArrays, check_task
 from .task_creation import TaskOptions, create_task, task_of_model
 from .threads import resolve_n_threads
 from .training_checks import check_predictions, check_training_data, check_training_energies
@@ -231,6 +231,7 @@ class GDMLTrain:
         SolverError
             If the kernel matrix is singular.
         """
+        task = check_task(task, "task")
         arrays = TaskArrays.of(task)
         step = Step(callback, "Generating descriptors and their Jacobians")
         x, g = from_R(arrays.R, arrays.cell, self._n_threads)

@@ -50,6 +50,8 @@ _MAX_EVALUATIONS = 60
 _TOLERANCE = 5e-5
 # Standard deviation of log w around its mean that is expected before anything is known.
 _PRIOR = 1.0
+# Pairs that weigh less than this, in units of the geometric mean, are named: by the prior one in a hundred would.
+_IDLE = 0.1
 # Steps of the search of sigma for the model without weights.
 _SIGMA_STEP = 2**0.5
 
@@ -143,10 +145,43 @@ class Learned:
     plain: Errors
 
 
-def heaviest(weights: Array, classes: PairClasses, n: int) -> list[tuple[str, float]]:
-    """Return names and weights of the classes of pairs that weigh most."""
+def by_weight(weights: Array, perms: Integers, z: Integers) -> list[tuple[str, float]]:
+    """Return the name and weight of each orbit of pairs, the heaviest first.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (D,)
+        Weights of pairs.
+    perms : ndarray of int, shape (P, N)
+        The permutations.
+    z : ndarray of int, shape (N,)
+        Atomic numbers.
+    """
+    classes = orbits(GroupTables.from_perms(perms), z)
     of_class = classes.sums(weights) / classes.sums(np.ones_like(weights))
-    return [(classes.names[c], float(of_class[c])) for c in np.argsort(-of_class, kind="stable")[:n]]
+    return [(classes.names[c], float(of_class[c])) for c in np.argsort(-of_class, kind="stable")]
+
+
+def summary(model: Mapping[str, Any], n_heaviest: int = 5) -> list[tuple[str, str]]:
+    """Return what there is to say of the learned weights of a task or model, as lines of (label, value)."""
+    known = Properties.of(model)
+    if known.desc_weights is None:
+        given_up = "given up: they did not help on the validation points"
+        return [] if known.weights == "none" else [("Weights of pairs", given_up)]
+    rows = [("Weights of pairs", "learned" if known.weights == "none" else f"learned ({known.weights})")]
+    named = zip(("forces", "energies"), known.weights_gain, strict=True)
+    gains = [f"{what} {-gain:+.0%}" for what, gain in named if np.isfinite(gain)]
+    if gains:
+        rows.append(("Validation errors", f"{', '.join(gains)}, against no weights at the best sigma"))
+    if "perms" not in model:  # flat models do not name the permutations of atoms
+        return rows
+    pairs = by_weight(known.desc_weights, model["perms"], model["z"])
+    rows.append(("Heaviest pairs", ", ".join(f"{name} {weight:.2f}" for name, weight in pairs[:n_heaviest])))
+    idle = [name for name, weight in pairs if weight < _IDLE]
+    if idle:
+        more = f" and {len(idle) - n_heaviest} more" if len(idle) > n_heaviest else ""
+        rows.append((f"Pairs below {_IDLE:g}", f"{', '.join(idle[:n_heaviest])}{more}: they carry next to nothing"))
+    return rows
 
 
 def learn(

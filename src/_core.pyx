@@ -1,8 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: binding=False, freethreading_compatible=True
 """Bindings to the native core: memoryviews in, OpenMP loops over training blocks, C kernels without the GIL.
 
-No arithmetic of the method lives here. Arguments are C-contiguous arrays whose shapes the calling modules
-guarantee; the public functions of those modules check what users pass.
+No arithmetic of the method lives here. Shapes and indices are checked before a pointer is taken, with ValueError: C
+trusts them. That numbers make sense is checked by the modules that call this one.
 """
 
 import os
@@ -15,7 +16,8 @@ cimport numpy as cnp
 import numpy as np
 
 from gdml cimport (
-    FASTGDML_ERROR_FILE, FASTGDML_ERROR_FORMAT, FASTGDML_ERROR_MEMORY, FASTGDML_SUCCESS, GDML_CELL_GIVEN, GDML_DENSE,
+    FASTGDML_ERROR_FILE, FASTGDML_ERROR_FORMAT, FASTGDML_ERROR_MEMORY, FASTGDML_SUCCESS, GDML_BUILT, GDML_CELL_GIVEN,
+    GDML_DENSE,
     GDML_MAX_IMAGES, GDML_MOLECULE, GDML_ONE_CELL, GDML_RFP, fastgdml_energy_factor, fastgdml_last_error,
     fastgdml_length_factor, fastgdml_model, fastgdml_model_check_lattice, fastgdml_model_free, fastgdml_model_load,
     fastgdml_status, gdml_add_sums, gdml_block, gdml_block_begin, gdml_block_end, gdml_block_tile, gdml_cell,
@@ -42,6 +44,95 @@ cdef int check(fastgdml_status status) except -1:
     if status in (FASTGDML_ERROR_FILE, FASTGDML_ERROR_FORMAT):
         raise OSError(message)
     raise ValueError(message)
+
+
+# ---- checks of arguments ----------------------------------------------------------------------------------------
+
+cdef int refuse(str message) except -1:
+    raise ValueError(message)
+
+
+cdef int require(bint condition, str message) except -1:
+    if not condition:
+        raise ValueError(message)
+    return 0
+
+
+cdef int require_shape(str name, object found, tuple wanted) except -1:
+    """Raise ValueError unless the shape of an argument is the one wanted."""
+    shape = tuple(found.shape[:len(wanted)])
+    if found.ndim != len(wanted) or shape != wanted:
+        raise ValueError(f"{name} has shape {tuple(found.shape[:found.ndim])}; {wanted} expected")
+    return 0
+
+
+cdef int64_t pairs_of(int64_t n_atoms) except -1:
+    """Number of pairs of atoms, of which there must be at least one."""
+    if n_atoms < 2 or n_atoms > 1 << 15:
+        raise ValueError(f"there are {n_atoms} atoms; 2 to {1 << 15} expected")
+    return n_atoms * (n_atoms - 1) // 2
+
+
+cdef int64_t atoms_of(int64_t n_desc) except -1:
+    """Number of atoms that have so many pairs."""
+    cdef int64_t n = 2
+    while n * (n - 1) // 2 < n_desc:
+        n += 1
+    if n_desc < 1 or n * (n - 1) // 2 != n_desc:
+        raise ValueError(f"descriptors have {n_desc} elements, which is no number of pairs of atoms")
+    return n
+
+
+cdef int within32(str name, const int32_t[::1] table, int64_t end) except -1:
+    """Raise ValueError unless all numbers of a table are in 0..end-1."""
+    cdef int64_t i, bad = -1
+    for i in range(table.shape[0]):
+        if table[i] < 0 or table[i] >= end:
+            bad = i
+            break
+    if bad >= 0:
+        raise ValueError(f"{name} holds {table[bad]}; numbers from 0 to {end - 1} expected")
+    return 0
+
+
+cdef int within64(str name, const int64_t[::1] table, int64_t end) except -1:
+    cdef int64_t i, bad = -1
+    for i in range(table.shape[0]):
+        if table[i] < 0 or table[i] >= end:
+            bad = i
+            break
+    if bad >= 0:
+        raise ValueError(f"{name} holds {table[bad]}; numbers from 0 to {end - 1} expected")
+    return 0
+
+
+cdef int offsets(str name, const int64_t[::1] begin, int64_t n, int64_t last) except -1:
+    """Raise ValueError unless begin (n + 1,) goes from 0 to last without a step down."""
+    cdef int64_t i
+    cdef bint fits = begin.shape[0] == n + 1 and begin[0] == 0 and begin[n] == last
+    if fits:
+        for i in range(n):
+            fits = fits and begin[i] <= begin[i + 1]
+    if not fits:
+        raise ValueError(f"{name} must have {n + 1} numbers that ascend from 0 to {last}")
+    return 0
+
+
+cdef int coordinates(str name, const int64_t[::1] begin, const int32_t[::1] coord, int64_t n, int64_t end) except -1:
+    """Raise ValueError unless each of n points has ascending coordinates in 0..end-1."""
+    cdef int64_t i, k
+    cdef bint ascend = True
+    offsets(f"{name}_begin", begin, n, coord.shape[0])
+    within32(f"{name}_coord", coord, end)
+    for i in range(n):
+        for k in range(begin[i] + 1, begin[i + 1]):
+            ascend = ascend and coord[k] > coord[k - 1]
+    return require(ascend, f"{name}_coord must ascend within each point")
+
+
+cdef int threads_of(int n_threads) noexcept nogil:
+    """Threads of a parallel loop: at least one, and no more than any runtime can give."""
+    return 1 if n_threads < 1 else 1024 if n_threads > 1024 else n_threads
 
 
 cdef const gdml_kernels *select_kernels() except NULL:
@@ -71,6 +162,7 @@ cdef class Scratch:
     cdef size_t stride
 
     def __cinit__(self, int n_threads, size_t n_bytes):
+        require(n_threads > 0, f"scratch is wanted for {n_threads} threads")
         self.stride = (n_bytes + 255) // 256 * 256        # threads never share a cache line
         self.data = <char *> gdml_scratch_new(n_threads * self.stride)
         if self.data is NULL:
@@ -112,21 +204,26 @@ cdef class Cells:
     cdef gdml_cell *cell
     cdef readonly int64_t n_cells
 
-    def __cinit__(self, const double[:, :, ::1] lattices, bint minimum):
+    def __cinit__(self, const double[:, :, ::1] lattices not None, bint minimum):
         cdef int64_t i
+        cdef const char *problem
+        require_shape("lattices", lattices, (lattices.shape[0], 3, 3))
         self.n_cells = lattices.shape[0]
         self.cell = <gdml_cell *> gdml_scratch_new(max(self.n_cells, <int64_t> 1) * sizeof(gdml_cell))
         if self.cell is NULL:
             raise MemoryError(f"No memory for {self.n_cells} cells.")
         for i in range(self.n_cells):
-            if not gdml_cell_init(&self.cell[i], &lattices[i, 0, 0], minimum):
-                raise ValueError(f"cell {i} cannot be inverted")
+            problem = gdml_cell_init(&self.cell[i], &lattices[i, 0, 0], minimum)
+            if problem is not NULL:
+                raise ValueError((<bytes> problem).decode() + (f" (cell {i})" if self.n_cells > 1 else ""))
 
     def __dealloc__(self):
         gdml_scratch_free(self.cell)
 
-    cdef int64_t step(self) noexcept nogil:
-        """Cells from one geometry to the next."""
+    cdef int64_t step(self, int64_t n_geo) except -1:
+        """Cells from one geometry to the next, of so many geometries."""
+        if self.n_cells != 1 and self.n_cells != n_geo:
+            raise ValueError(f"there are {self.n_cells} cells for {n_geo} geometries")
         return self.n_cells > 1
 
     def tables(self):
@@ -147,7 +244,8 @@ cdef class Cells:
         return np.asarray(basis).reshape(-1, 3, 3), np.asarray(inverse).reshape(-1, 3, 3), np.asarray(shift)
 
 
-def descriptors(const double[:, :, ::1] R, Cells cells, double[:, ::1] x, double[:, :, ::1] g, int n_threads):
+def descriptors(const double[:, :, ::1] R not None, Cells cells, double[:, ::1] x not None,
+                double[:, :, ::1] g not None, int n_threads):
     """Fill x (M, D) and g (M, D, 3). Return the first geometry with coincident atoms and the pair, or None.
 
     cells : one, or one for each geometry; None for molecules
@@ -158,12 +256,15 @@ def descriptors(const double[:, :, ::1] R, Cells cells, double[:, ::1] x, double
         const gdml_cell *cell = NULL
         int64_t step = 0
         int64_t[::1] bad = np.full(n_geo, -1, dtype=np.int64)
+    require_shape("R", R, (n_geo, n_atoms, 3))
+    require_shape("x", x, (n_geo, pairs_of(n_atoms)))
+    require_shape("g", g, (n_geo, x.shape[1], 3))
     if cells is not None:
         cell = cells.cell
-        step = cells.step()
-    if n_geo == 0 or n_atoms < 2:
+        step = cells.step(n_geo)
+    if n_geo == 0:
         return None
-    for i in prange(n_geo, nogil=True, num_threads=n_threads, schedule="static"):
+    for i in prange(n_geo, nogil=True, num_threads=threads_of(n_threads), schedule="static"):
         bad[i] = kernels.descriptor(n_atoms, &R[i, 0, 0], cell_at(cell, i * step), &x[i, 0], &g[i, 0, 0])
     for i in range(n_geo):
         if bad[i] >= 0:
@@ -178,32 +279,107 @@ cdef inline const gdml_cell *cell_at(const gdml_cell *cells, int64_t i) noexcept
 
 # ---- kernel matrix ----------------------------------------------------------------------------------------------
 
-cdef const int32_t *int32_table(const int32_t[::1] table) noexcept:
-    return &table[0] if table.shape[0] else NULL
+cdef const int32_t *rows32(str name, const int32_t[:, ::1] table, int64_t n, int64_t m) except? NULL:
+    """The numbers of a table (n, m); n -1: any."""
+    require_shape(name, table, (table.shape[0] if n < 0 else n, m))
+    return &table[0, 0] if table.shape[0] and m else NULL
 
 
-cdef const int64_t *int64_table(const int64_t[::1] table) noexcept:
-    return &table[0] if table.shape[0] else NULL
+cdef int check_permutations(const gdml_group *group) except -1:
+    """Raise ValueError unless `inverse` inverts `perm`, and `pair` is what it does to pairs of atoms."""
+    cdef:
+        int64_t p, a, b, k, n = group.n_atoms, n_desc = n * (n - 1) // 2
+        const int32_t *perm = group.perm
+        const int32_t *inverse = group.inverse
+        const int32_t *pair = group.pair
+        int32_t one, other
+        bint fits = True
+    with nogil:
+        for p in range(group.n_perms):
+            for a in range(n):
+                fits = fits and 0 <= perm[p * n + a] < n and inverse[p * n + perm[p * n + a]] == a
+            k = p * n_desc
+            for a in range(n if fits else 0):
+                one = inverse[p * n + a]
+                for b in range(a):
+                    other = inverse[p * n + b]
+                    fits = fits and pair[k] == (one * (one - 1) // 2 + other if one > other
+                                                else other * (other - 1) // 2 + one)
+                    k += 1
+    return require(fits, "the tables of permutations contradict each other")
 
 
-cdef gdml_group native_group(tables) except *:
-    """The tables of a GroupTables as C pointers; the caller keeps the GroupTables alive."""
-    cdef gdml_group group
-    group.n_perms, group.n_atoms = tables.perm.shape
-    group.n_subsets = len(tables.subset_begin) - 1
-    group.perm = int32_table(tables.perm.ravel())
-    group.inverse = int32_table(tables.inverse.ravel())
-    group.pair = int32_table(tables.pair.ravel())
-    group.subset_begin = int64_table(tables.subset_begin)
-    group.subset_perm = int32_table(tables.subset_perm)
-    group.column_begin = int64_table(tables.column_begin)
-    group.column_term = <const gdml_term *> int32_table(tables.column_term.ravel())
-    group.image_begin = int64_table(tables.image_begin)
-    group.image_term = <const gdml_term *> int32_table(tables.image_term.ravel())
-    group.fixed_begin = int64_table(tables.fixed_begin)
-    group.fixed = int32_table(tables.fixed)
-    group.moving_begin = int64_table(tables.moving_begin)
-    group.moving = int32_table(tables.moving)
+cdef int check_terms(str name, const int64_t[::1] begin, const int32_t[:, ::1] terms,
+                     const gdml_group *group) except -1:
+    """Raise ValueError unless terms (n, 3) name atoms, sources and subsets of the group."""
+    cdef int64_t i
+    cdef bint fits = True
+    offsets(f"{name}_begin", begin, group.n_atoms * group.n_atoms, terms.shape[0])
+    for i in range(terms.shape[0]):
+        fits = (fits and 0 <= terms[i, 0] < group.n_atoms and 0 <= terms[i, 1] < group.n_atoms
+                and 0 <= terms[i, 2] < group.n_subsets)
+    return require(fits, f"{name}_term names an atom or a subset that there is not")
+
+
+cdef int check_partners(const int64_t[::1] fixed_begin, const int32_t[::1] fixed, const int64_t[::1] moving_begin,
+                        const int32_t[::1] moving, int64_t n) except -1:
+    """Raise ValueError unless the partners of each atom are all others, each once."""
+    cdef int64_t a, k
+    cdef int64_t[::1] seen = np.full(n, -1, dtype=np.int64)
+    cdef bint fits = True
+    offsets("fixed_begin", fixed_begin, n, fixed.shape[0])
+    offsets("moving_begin", moving_begin, n, moving.shape[0])
+    within32("fixed", fixed, n)
+    within32("moving", moving, n)
+    for a in range(n):
+        seen[a] = a
+        for k in range(fixed_begin[a], fixed_begin[a + 1]):
+            fits = fits and seen[fixed[k]] != a
+            seen[fixed[k]] = a
+        for k in range(moving_begin[a], moving_begin[a + 1]):
+            fits = fits and seen[moving[k]] != a
+            seen[moving[k]] = a
+        fits = fits and fixed_begin[a + 1] - fixed_begin[a] + moving_begin[a + 1] - moving_begin[a] == n - 1
+    return require(fits, "fixed and moving must name each partner of each atom once")
+
+
+cdef gdml_group native_group(tables, int64_t n_desc) except *:
+    """The tables of a GroupTables as C pointers, checked; the caller keeps the GroupTables alive."""
+    cdef:
+        gdml_group group
+        const int32_t[:, ::1] perm = tables.perm, column_term = tables.column_term, image_term = tables.image_term
+        const int64_t[::1] subset_begin = tables.subset_begin, column_begin = tables.column_begin
+        const int64_t[::1] image_begin = tables.image_begin, fixed_begin = tables.fixed_begin
+        const int64_t[::1] moving_begin = tables.moving_begin
+        const int32_t[::1] subset_perm = tables.subset_perm, fixed = tables.fixed, moving = tables.moving
+    for name in ("perm", "inverse", "pair", "column_term", "image_term", "subset_begin", "column_begin", "image_begin",
+                 "fixed_begin", "moving_begin", "subset_perm", "fixed", "moving"):
+        require(getattr(tables, name) is not None, "a table of permutations is missing")
+    group.n_perms = perm.shape[0]
+    group.n_atoms = atoms_of(n_desc)
+    group.n_subsets = subset_begin.shape[0] - 1
+    require(group.n_perms > 0, "there are no permutations")
+    group.perm = rows32("perm", perm, -1, group.n_atoms)
+    group.inverse = rows32("inverse", tables.inverse, group.n_perms, group.n_atoms)
+    group.pair = rows32("pair", tables.pair, group.n_perms, n_desc)
+    check_permutations(&group)
+    offsets("subset_begin", subset_begin, group.n_subsets, subset_perm.shape[0])
+    within32("subset_perm", subset_perm, group.n_perms)
+    rows32("column_term", column_term, -1, 3)
+    rows32("image_term", image_term, -1, 3)
+    check_terms("column", column_begin, column_term, &group)
+    check_terms("image", image_begin, image_term, &group)
+    check_partners(fixed_begin, fixed, moving_begin, moving, group.n_atoms)
+    group.subset_begin = &subset_begin[0]
+    group.subset_perm = &subset_perm[0]
+    group.column_begin = &column_begin[0]
+    group.column_term = <const gdml_term *> &column_term[0, 0]
+    group.image_begin = &image_begin[0]
+    group.image_term = <const gdml_term *> &image_term[0, 0]
+    group.fixed_begin = &fixed_begin[0]
+    group.fixed = &fixed[0]
+    group.moving_begin = &moving_begin[0]
+    group.moving = &moving[0]
     return group
 
 
@@ -222,13 +398,24 @@ cdef class KernelAssembly:
     cdef readonly int lanes
     cdef tuple keep_alive
 
-    def __init__(self, const double[:, ::1] x, const double[:, :, ::1] g, object tables, double sig,
-                 const int64_t[::1] row_begin, const int32_t[::1] row_coord, const int64_t[::1] col_point,
-                 const int64_t[::1] col_begin, const int32_t[::1] col_coord, double[::1] data, double scale,
-                 bint packed):
-        self.keep_alive = (x, g, tables, row_begin, row_coord, col_point, col_begin, col_coord, data)
+    def __init__(self, const double[:, ::1] x not None, const double[:, :, ::1] g not None, object tables, double sig,
+                 const int64_t[::1] row_begin not None, const int32_t[::1] row_coord not None,
+                 const int64_t[::1] col_point not None, const int64_t[::1] col_begin not None,
+                 const int32_t[::1] col_coord not None, double[::1] data not None, double scale, bint packed):
+        cdef int64_t n_train = x.shape[0], n_rows = row_coord.shape[0], n_cols = col_coord.shape[0]
+        self.keep_alive = None
+        require(n_train > 0, "there are no training points")
+        require(sig > 0, f"sig is {sig}")
+        require_shape("g", g, (n_train, x.shape[1], 3))
+        self.job.group = native_group(tables, x.shape[1])
+        coordinates("row", row_begin, row_coord, n_train, 3 * self.job.group.n_atoms + 1)
+        coordinates("col", col_begin, col_coord, col_point.shape[0], 3 * self.job.group.n_atoms + 1)
+        within64("col_point", col_point, n_train)
+        require_shape("data", data, (n_rows * (n_rows + 1) // 2 if packed else n_rows * n_cols,))
+        require(not packed or (np.array_equal(col_point, np.arange(n_train)) and np.array_equal(row_begin, col_begin)
+                               and np.array_equal(row_coord, col_coord)),
+                "rows and columns of a packed matrix must be the same")
         self.lanes = select_kernels().lanes
-        self.job.group = native_group(tables)
         self.job.n_train = x.shape[0]
         self.job.sig = sig
         self.job.x = &x[0, 0]
@@ -243,20 +430,28 @@ cdef class KernelAssembly:
         self.job.target.col_point = &col_point[0]
         self.job.target.col_begin = &col_begin[0]
         self.job.target.col_coord = &col_coord[0]
+        self.keep_alive = (x, g, tables, row_begin, row_coord, col_point, col_begin, col_coord, data)
 
-    def fill(self, const int64_t[:, ::1] items, int n_threads):
+    def fill(self, const int64_t[:, ::1] items not None, int n_threads):
         """Compute the work items (first training point of a tile of rows, first and last column point)."""
+        require(self.keep_alive is not None, "this object was not initialised")
+        require_shape("items", items, (items.shape[0], 3))
         cdef:
             const gdml_kernels *kernels = select_kernels()
-            Scratch scratch = Scratch(n_threads, kernels.assembly.scratch(&self.job.group))
+            int n_used = threads_of(n_threads)
+            Scratch scratch = Scratch(n_used, kernels.assembly.scratch(&self.job.group))
             int64_t i
-        for i in prange(items.shape[0], nogil=True, num_threads=n_threads, schedule="dynamic", chunksize=1):
+        for i in range(items.shape[0]):
+            if not (0 <= items[i, 0] < self.job.n_train and
+                    0 <= items[i, 1] <= items[i, 2] <= self.job.target.n_col_points):
+                refuse(f"item {i} is {np.asarray(items[i])}: no training point, or no columns")
+        for i in prange(items.shape[0], nogil=True, num_threads=n_used, schedule="dynamic", chunksize=1):
             kernels.assembly.tile(&self.job, items[i, 0], items[i, 1], items[i, 2], scratch.at(threadid()))
 
 
-def trace_derivatives(const double[:, ::1] x, const double[:, :, ::1] g, object tables, double sig,
-                      const int64_t[::1] row_begin, const int32_t[::1] row_coord, const double[::1, :] a,
-                      int n_threads):
+def trace_derivatives(const double[:, ::1] x not None, const double[:, :, ::1] g not None, object tables, double sig,
+                      const int64_t[::1] row_begin not None, const int32_t[::1] row_coord not None,
+                      const double[::1, :] a not None, int n_threads):
     """Derivatives (D,) of tr(A K) by the logarithms of weights of pairs; see trace.c.
 
     Parameters
@@ -270,9 +465,14 @@ def trace_derivatives(const double[:, ::1] x, const double[:, :, ::1] g, object 
         const gdml_kernels *kernels = select_kernels()
         gdml_trace_job job
         Scratch scratch
+        int n_used = threads_of(n_threads)
         int64_t i, n_train = x.shape[0]
         double[:, ::1] rows = np.empty((n_train, x.shape[1]))
-    job.group = native_group(tables)
+    require(n_train > 0, "there are no training points")
+    require_shape("g", g, (n_train, x.shape[1], 3))
+    require_shape("a", a, (row_coord.shape[0], row_coord.shape[0]))
+    job.group = native_group(tables, x.shape[1])
+    coordinates("row", row_begin, row_coord, n_train, 3 * job.group.n_atoms)
     job.sig = sig
     job.x = &x[0, 0]
     job.g = &g[0, 0, 0]
@@ -280,8 +480,8 @@ def trace_derivatives(const double[:, ::1] x, const double[:, :, ::1] g, object 
     job.n_rows = a.shape[0]
     job.row_begin = &row_begin[0]
     job.row_coord = &row_coord[0]
-    scratch = Scratch(n_threads, kernels.trace.scratch(&job.group))
-    for i in prange(n_train, nogil=True, num_threads=n_threads, schedule="dynamic", chunksize=1):
+    scratch = Scratch(n_used, kernels.trace.scratch(&job.group))
+    for i in prange(n_train, nogil=True, num_threads=n_used, schedule="dynamic", chunksize=1):
         kernels.trace.row(&job, n_train - 1 - i, &rows[n_train - 1 - i, 0], scratch.at(threadid()))
     return np.asarray(rows).sum(axis=0)
 
@@ -290,13 +490,17 @@ def trace_derivatives(const double[:, ::1] x, const double[:, :, ::1] g, object 
 
 def tile_size(int64_t n_train, int64_t n_rows):
     """Number of training points that prediction takes at a time; see gdml_tile_size."""
+    require(0 < n_train < 1 << 31 and 0 < n_rows < 1 << 31, f"there are {n_train} points and {n_rows} rows")
     return gdml_tile_size(n_train, n_rows)
 
 
-def pair_classes(const int32_t[:, ::1] images, int64_t max_images=GDML_MAX_IMAGES):
+def pair_classes(const int32_t[:, ::1] images not None, int64_t max_images=GDML_MAX_IMAGES):
     """The classes of pairs with images (P, D), a dict of the tables of gdml_pair_classes."""
     cdef gdml_pair_classes c
     cdef int64_t n_perms = images.shape[0]
+    require(images.shape[0] > 0 and images.shape[1] > 0 and images.shape[0] * images.shape[1] < 1 << 31,
+            f"images of shape {(images.shape[0], images.shape[1])}")
+    within32("images", np.asarray(images).ravel(), images.shape[1])
     if not gdml_pair_classes_new(&c, n_perms, images.shape[1], &images[0, 0], max_images):
         raise MemoryError("No memory for the tables of permutations.")
     try:
@@ -328,19 +532,25 @@ cdef class Model:
     def __dealloc__(self):
         fastgdml_model_free(<fastgdml_model *> self.model)
 
+    cdef gdml_model *get(self) except NULL:
+        """The model that the functions which make one have put here."""
+        if self.model is NULL:
+            refuse("this object holds no model: make one with model_from_arrays or model_from_file")
+        return self.model
+
     @property
     def address(self):
         """The fastgdml_model *, valid as long as this object."""
-        return <size_t> self.model
+        return <size_t> self.get()
 
     @property
     def n_pair_images(self):
         """Distinct images of all pairs under the permutations, sum_h n_h D_h."""
-        return gdml_n_images(&self.model.predictor)
+        return gdml_n_images(&self.get().predictor)
 
     def properties(self):
         """What the model records, by the keys of model files; strings empty where unknown."""
-        cdef const gdml_model *m = self.model
+        cdef const gdml_model *m = self.get()
         entries = {
             "z": np.array(<const int32_t[:m.predictor.n_atoms]> m.z, dtype=np.int64),
             "sig": m.predictor.sig,
@@ -364,13 +574,14 @@ cdef class Model:
             entries["lattice"] = np.array([m.lattice[i] for i in range(9)]).reshape(3, 3)
         return entries
 
-    def check_lattice(self, const double[:, ::1] lattice):
+    def check_lattice(self, const double[:, ::1] lattice not None):
         """Raise ValueError unless the model was trained in this cell (columns, its unit), which may be turned."""
-        check(fastgdml_model_check_lattice(<fastgdml_model *> self.model, &lattice[0, 0]))
+        require_shape("lattice", lattice, (3, 3))
+        check(fastgdml_model_check_lattice(<fastgdml_model *> self.get(), &lattice[0, 0]))
 
     def arrays(self):
         """What the model was made from: pair_images, x, v, energies of `model_from_arrays`; energies may be None."""
-        cdef int64_t n_atoms = self.model.predictor.n_atoms, n_train = self.model.n_train
+        cdef int64_t n_atoms = self.get().predictor.n_atoms, n_train = self.model.n_train
         cdef int64_t n_desc = n_atoms * (n_atoms - 1) // 2
         cdef int32_t[:, ::1] images = np.empty((self.model.predictor.n_perms, n_desc), dtype=np.int32)
         cdef double[:, ::1] x = np.empty((n_train, n_desc)), v = np.empty((n_train, n_desc))
@@ -381,7 +592,7 @@ cdef class Model:
 
     def samples(self):
         """Its samples for standard deviations: std_v, std_energies, std_c of `model_from_arrays`; energies may be None."""
-        cdef int64_t n_atoms = self.model.predictor.n_atoms, n_train = self.model.n_train, n_std = self.model.samples.n
+        cdef int64_t n_atoms = self.get().predictor.n_atoms, n_train = self.model.n_train, n_std = self.model.samples.n
         cdef double[:, :, ::1] v = np.empty((n_std, n_train, n_atoms * (n_atoms - 1) // 2))
         cdef double[:, ::1] energies = np.empty((n_std, n_train))
         cdef double[::1] c = np.empty(n_std)
@@ -392,23 +603,30 @@ cdef class Model:
     def image(self):
         """The content of a model file."""
         cdef size_t size = 0
-        cdef const char *data = <const char *> gdml_model_image(self.model, &size)
+        cdef const char *data = <const char *> gdml_model_image(self.get(), &size)
         return data[:size]
 
-    def set_jacobian_dot(self, const double[:, :, ::1] g, const double[:, ::1] vectors, const double[::1] energies,
-                         int n_threads):
+    def set_jacobian_dot(self, const double[:, :, ::1] g not None, const double[:, ::1] vectors not None,
+                         const double[::1] energies, int n_threads):
         """Replace the coefficients by J v of g (M, D, 3) and vectors (M, 3 N), and those of energies (M,)."""
         cdef:
-            int64_t n_desc = g.shape[1], n_atoms = vectors.shape[1] // 3, j
-            Scratch scratch = Scratch(n_threads, n_desc * sizeof(double))
+            int64_t n_atoms = self.get().predictor.n_atoms, n_train = self.model.n_train, j
+            int64_t n_desc = pairs_of(n_atoms)
+            int n_used = threads_of(n_threads)
+            Scratch scratch = Scratch(n_used, n_desc * sizeof(double))
             double *v
             const double *energy = NULL if energies is None else &energies[0]
-        for j in prange(g.shape[0], nogil=True, num_threads=n_threads, schedule="static"):
+        require(self.model.origin == GDML_BUILT, "the coefficients of a model file cannot be replaced")
+        require_shape("g", g, (n_train, n_desc, 3))
+        require_shape("vectors", vectors, (n_train, 3 * n_atoms))
+        if energies is not None:
+            require_shape("energies", energies, (n_train,))
+        for j in prange(n_train, nogil=True, num_threads=n_used, schedule="static"):
             v = <double *> scratch.at(threadid())
             gdml_jacobian_dot(n_atoms, &g[j, 0, 0], &vectors[j, 0], v)
             gdml_model_set_coefficients(self.model, j, j + 1, v, NULL if energy is NULL else energy + j)
 
-    def predict(self, cnp.ndarray R, Cells cells, bint energies, bint forces, bint virials, int n_threads):
+    def predict(self, cnp.ndarray R not None, Cells cells, bint energies, bint forces, bint virials, int n_threads):
         """Predict R (n_geo, 3 N), C-contiguous float64.
 
         cells : one, or one for each geometry; None for molecules
@@ -418,6 +636,10 @@ cdef class Model:
         """
         # NumPy's C interface, because with memoryviews a single geometry would take half as long again.
         cdef gdml_evaluation e
+        if (cnp.PyArray_NDIM(R) != 2 or cnp.PyArray_TYPE(R) != cnp.NPY_DOUBLE or not cnp.PyArray_ISCARRAY_RO(R)
+                or cnp.PyArray_DIM(R, 1) != 3 * self.get().predictor.n_atoms):
+            refuse(f"R of {R.dtype} and shape {np.shape(R)}; C-contiguous float64 of shape (n_geo, "
+                   f"{3 * self.model.predictor.n_atoms}) expected")
         cdef cnp.npy_intp[3] shape = [cnp.PyArray_DIM(R, 0), cnp.PyArray_DIM(R, 1), 0]
         E = F = virial = None
         memset(&e, 0, sizeof(e))
@@ -425,7 +647,7 @@ cdef class Model:
         e.r = <const double *> cnp.PyArray_DATA(R)
         if cells is not None:
             e.cells = cells.cell
-            e.cell_step = cells.step()
+            e.cell_step = cells.step(e.n_geo)
         if energies:
             E = cnp.PyArray_EMPTY(1, shape, cnp.NPY_DOUBLE, 0)
             e.energy = <double *> cnp.PyArray_DATA(E)
@@ -438,7 +660,7 @@ cdef class Model:
             e.virial = <double *> cnp.PyArray_DATA(virial)
         return E, F, virial, -1 if e.n_geo == 0 else self.evaluate(&e, n_threads)
 
-    def predict_std(self, const double[:, ::1] R, Cells cells, int n_threads):
+    def predict_std(self, const double[:, ::1] R not None, Cells cells, int n_threads):
         """Predictions of R (n_geo, 3 N), and their standard deviations, of a model with samples.
 
         cells : one, or one for each geometry; None for molecules
@@ -446,21 +668,21 @@ cdef class Model:
         Returns energies (n_geo,), forces (n_geo, 3 N), virials (n_geo, 3, 3), standard deviations of energies (n_geo,)
         and forces (n_geo, N), and the first geometry with coincident atoms, or -1.
         """
+        require_shape("R", R, (R.shape[0], 3 * self.get().predictor.n_atoms))
         cdef:
             gdml_evaluation e
             double[::1] E = np.empty(R.shape[0]), E_std = np.empty(R.shape[0])
             double[:, ::1] F = np.empty((R.shape[0], R.shape[1])), F_std = np.empty((R.shape[0], R.shape[1] // 3))
             double[:, :, ::1] virial = np.empty((R.shape[0], 3, 3))
             int64_t bad = -1
-        if self.model.samples.n == 0:
-            raise ValueError("the model has no samples for standard deviations")
+        require(self.model.samples.n > 0, "the model has no samples for standard deviations")
         memset(&e, 0, sizeof(e))
         if R.shape[0]:
             e.n_geo = R.shape[0]
             e.r = &R[0, 0]
             if cells is not None:
                 e.cells = cells.cell
-                e.cell_step = cells.step()
+                e.cell_step = cells.step(e.n_geo)
             e.energy = &E[0]
             e.force = &F[0, 0]
             e.virial = &virial[0, 0, 0]
@@ -469,7 +691,7 @@ cdef class Model:
             bad = self.evaluate(&e, n_threads)
         return np.asarray(E), np.asarray(F), np.asarray(virial), np.asarray(E_std), np.asarray(F_std), bad
 
-    def hessian(self, const double[:, ::1] R, Cells cells, int n_threads):
+    def hessian(self, const double[:, ::1] R not None, Cells cells, int n_threads):
         """Energies, forces and second derivatives of R (n_geo, 3 N).
 
         cells : one, or one for each geometry; None for molecules
@@ -477,6 +699,7 @@ cdef class Model:
         Returns energies (n_geo,), forces (n_geo, 3 N), Hessians (n_geo, 3 N, 3 N), and the first geometry with
         coincident atoms, or -1.
         """
+        require_shape("R", R, (R.shape[0], 3 * self.get().predictor.n_atoms))
         cdef:
             gdml_hessian_evaluation e
             double[::1] E = np.empty(R.shape[0])
@@ -491,15 +714,15 @@ cdef class Model:
             e.prediction.r = &R[0, 0]
             if cells is not None:
                 e.prediction.cells = cells.cell
-                e.prediction.cell_step = cells.step()
+                e.prediction.cell_step = cells.step(R.shape[0])
             e.prediction.energy = &E[0]
             e.prediction.force = &F[0, 0]
             e.hessian = &H[0, 0, 0]
-            gdml_hessian_plan(&e, n_threads)
+            gdml_hessian_plan(&e, threads_of(n_threads))
             if e.n_threads == 1:
                 bad = self.evaluate_hessians(&e)
             else:
-                gdml_hessian_plan(&e, prediction_threads.join(n_threads))
+                gdml_hessian_plan(&e, prediction_threads.join(threads_of(n_threads)))
                 try:
                     bad = self.evaluate_hessians(&e)
                 finally:
@@ -513,10 +736,15 @@ cdef class Model:
             bad = gdml_hessians(e, scratch.at(0))
         return bad
 
-    def predict_descriptors(self, const double[:, ::1] x, const double[:, :, ::1] g, double[::1] E,
-                            double[:, ::1] F, int n_threads):
+    def predict_descriptors(self, const double[:, ::1] x not None, const double[:, :, ::1] g not None,
+                            double[::1] E not None, double[:, ::1] F not None, int n_threads):
         """Energies and forces for descriptors x (n_geo, D) and compressed Jacobians g (n_geo, D, 3)."""
         cdef gdml_evaluation e
+        cdef int64_t n_atoms = self.get().predictor.n_atoms
+        require_shape("x", x, (x.shape[0], pairs_of(n_atoms)))
+        require_shape("g", g, (x.shape[0], x.shape[1], 3))
+        require_shape("E", E, (x.shape[0],))
+        require_shape("F", F, (x.shape[0], 3 * n_atoms))
         if x.shape[0] == 0:
             return
         memset(&e, 0, sizeof(e))
@@ -528,8 +756,9 @@ cdef class Model:
         self.evaluate(&e, n_threads)
 
     cdef int64_t evaluate(self, gdml_evaluation *e, int n_threads) except -2:
-        e.model = self.model
+        e.model = self.get()
         e.kernels = self.model.kernels
+        n_threads = threads_of(n_threads)
         gdml_plan(e, n_threads)
         if e.n_threads == 1:
             return self.predict_blocks(e)
@@ -581,7 +810,8 @@ cdef inline int64_t first_of(int64_t known, int64_t found) noexcept nogil:
     return found if known < 0 else known
 
 
-def model_from_arrays(const int32_t[::1] z, const int32_t[:, ::1] pair_images, const double[:, ::1] x,
+def model_from_arrays(const int32_t[::1] z not None, const int32_t[:, ::1] pair_images not None,
+                      const double[:, ::1] x not None,
                       const double[:, ::1] v, const double[::1] energies, bint has_energies, double sig, double std,
                       double c, *, bint periodic=False, bint minimum_image=False, const double[:, ::1] lattice=None,
                       bytes energy_unit=b"", bytes length_unit=b"", bytes name=b"", bytes theory=b"",
@@ -607,6 +837,13 @@ def model_from_arrays(const int32_t[::1] z, const int32_t[:, ::1] pair_images, c
     cdef gdml_model_parts parts
     cdef Model made = Model()
     memset(&parts, 0, sizeof(parts))
+    require(x.shape[0] > 0, "a model needs at least one training point")
+    require_shape("x", x, (x.shape[0], pairs_of(z.shape[0])))
+    require_shape("pair_images", pair_images, (max(pair_images.shape[0], 1), x.shape[1]))
+    for each, argument, wanted in (("v", v, (x.shape[0], x.shape[1])), ("energies", energies, (x.shape[0],)),
+                                   ("weights", weights, (x.shape[1],)), ("lattice", lattice, (3, 3))):
+        if argument is not None:
+            require_shape(each, argument, wanted)
     parts.n_atoms = z.shape[0]
     parts.n_train = x.shape[0]
     parts.n_perms = pair_images.shape[0]
@@ -618,6 +855,11 @@ def model_from_arrays(const int32_t[::1] z, const int32_t[:, ::1] pair_images, c
     parts.has_energies = has_energies
     parts.weights = NULL if weights is None else &weights[0]
     if std_v is not None:
+        require(std_v.shape[0] > 0 and std_c is not None, "samples have no constants, or there are none")
+        require_shape("std_v", std_v, (std_v.shape[0], x.shape[0], x.shape[1]))
+        require_shape("std_c", std_c, (std_v.shape[0],))
+        if std_energies is not None:
+            require_shape("std_energies", std_energies, (std_v.shape[0], x.shape[0]))
         parts.samples.n = std_v.shape[0]
         parts.samples.v = &std_v[0, 0, 0]
         parts.samples.energies = NULL if std_energies is None else &std_energies[0, 0]
@@ -640,18 +882,19 @@ def model_from_arrays(const int32_t[::1] z, const int32_t[:, ::1] pair_images, c
 def model_from_file(bytes path):
     """Map a flat model file."""
     cdef Model made = Model()
+    require(path is not None and 0 not in path, "a file name without a zero byte is expected")
     check(fastgdml_model_load(path, <fastgdml_model **> &made.model))
     return made
 
 
-def energy_factor(str unit, str to):
+def energy_factor(str unit not None, str to not None):
     """Size of a unit of energy in another. Raises ValueError when one is unknown."""
     cdef double factor
     check(fastgdml_energy_factor(unit.encode(), to.encode(), &factor))
     return factor
 
 
-def length_factor(str unit, str to):
+def length_factor(str unit not None, str to not None):
     """Size of a unit of length in another. Raises ValueError when one is unknown."""
     cdef double factor
     check(fastgdml_length_factor(unit.encode(), to.encode(), &factor))
@@ -664,13 +907,15 @@ def length_factor(str unit, str to):
 cdef int64_t LOW_RANK_PIECES = 32
 
 
-def low_rank_project(const float[:, ::1] u, const double[::1] b, int n_threads):
+def low_rank_project(const float[:, ::1] u not None, const double[::1] b not None, int n_threads):
     """U^T b of u (n, k), k a multiple of 8, and b (n,)."""
     cdef:
         const gdml_low_rank *kernels = select_kernels().low_rank
         int64_t n = u.shape[0], k = u.shape[1], i, first, last
         double[:, ::1] sums = np.zeros((LOW_RANK_PIECES, k))
-    for i in prange(LOW_RANK_PIECES, nogil=True, num_threads=n_threads, schedule="static"):
+    require(k % 8 == 0, f"u has {k} columns, no multiple of 8")
+    require_shape("b", b, (n,))
+    for i in prange(LOW_RANK_PIECES, nogil=True, num_threads=threads_of(n_threads), schedule="static"):
         first = n * i // LOW_RANK_PIECES
         last = n * (i + 1) // LOW_RANK_PIECES
         if last > first:
@@ -678,12 +923,16 @@ def low_rank_project(const float[:, ::1] u, const double[::1] b, int n_threads):
     return np.asarray(sums).sum(axis=0)
 
 
-def low_rank_subtract(const float[:, ::1] u, const double[::1] t, double[::1] b, int n_threads):
+def low_rank_subtract(const float[:, ::1] u not None, const double[::1] t not None, double[::1] b not None,
+                      int n_threads):
     """b -= U t in place, of u (n, k), k a multiple of 8, t (k,) and b (n,)."""
     cdef:
         const gdml_low_rank *kernels = select_kernels().low_rank
         int64_t n = u.shape[0], k = u.shape[1], i, first, last
-    for i in prange(LOW_RANK_PIECES, nogil=True, num_threads=n_threads, schedule="static"):
+    require(k % 8 == 0, f"u has {k} columns, no multiple of 8")
+    require_shape("t", t, (k,))
+    require_shape("b", b, (n,))
+    for i in prange(LOW_RANK_PIECES, nogil=True, num_threads=threads_of(n_threads), schedule="static"):
         first = n * i // LOW_RANK_PIECES
         last = n * (i + 1) // LOW_RANK_PIECES
         if last > first:
@@ -692,15 +941,25 @@ def low_rank_subtract(const float[:, ::1] u, const double[::1] t, double[::1] b,
 
 # ---- permutation search -----------------------------------------------------------------------------------------
 
-def match_all_pairs(const double[:, :, ::1] vectors, const double[:, :, ::1] distances, const double[:, ::1] penalty,
-                    const int64_t[:, ::1] pairs, int32_t[:, ::1] perms, double[::1] before, double[::1] after,
+def match_all_pairs(const double[:, :, ::1] vectors not None, const double[:, :, ::1] distances not None,
+                    const double[:, ::1] penalty not None, const int64_t[:, ::1] pairs not None,
+                    int32_t[:, ::1] perms not None, double[::1] before not None, double[::1] after not None,
                     int n_threads):
     """Match geometry pairs[k, 0] to pairs[k, 1] for every k; see gdml_match for the outputs."""
     cdef:
         int64_t n = vectors.shape[1], k, i, j
-        Scratch scratch = Scratch(n_threads, (n * n + 3 * n) * sizeof(double) + 3 * n * sizeof(int32_t))
+        int n_used = threads_of(n_threads)
+        Scratch scratch = Scratch(n_used, (n * n + 3 * n) * sizeof(double) + 3 * n * sizeof(int32_t))
         double *work
-    for k in prange(pairs.shape[0], nogil=True, num_threads=n_threads, schedule="static"):
+    require_shape("vectors", vectors, (vectors.shape[0], n, n))
+    require_shape("distances", distances, (vectors.shape[0], n, n))
+    require_shape("penalty", penalty, (n, n))
+    require_shape("pairs", pairs, (pairs.shape[0], 2))
+    require_shape("perms", perms, (pairs.shape[0], n))
+    require_shape("before", before, (pairs.shape[0],))
+    require_shape("after", after, (pairs.shape[0],))
+    within64("pairs", np.asarray(pairs).ravel(), vectors.shape[0])
+    for k in prange(pairs.shape[0] if n else 0, nogil=True, num_threads=n_used, schedule="static"):
         work = <double *> scratch.at(threadid())
         i = pairs[k, 0]
         j = pairs[k, 1]
@@ -708,8 +967,12 @@ def match_all_pairs(const double[:, :, ::1] vectors, const double[:, :, ::1] dis
                    &perms[k, 0], &before[k], &after[k], work, <int32_t *> (work + n * n + 3 * n))
 
 
-def spanning_tree(int64_t n, const int64_t[:, ::1] edges, const int64_t[::1] order):
+def spanning_tree(int64_t n, const int64_t[:, ::1] edges not None, const int64_t[::1] order not None):
     """Numbers of the edges of a minimum spanning tree; `order` lists edges by ascending weight."""
+    require(n > 0, f"a tree of {n} nodes")
+    require_shape("edges", edges, (edges.shape[0], 2))
+    within64("edges", np.asarray(edges).ravel(), n)
+    within64("order", order, edges.shape[0])
     cdef:
         int64_t[::1] tree = np.empty(n, dtype=np.int64)
         int64_t[::1] parent = np.empty(n, dtype=np.int64)

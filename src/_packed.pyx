@@ -1,9 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: binding=False, freethreading_compatible=True
 """Linear algebra on symmetric matrices, most of it in rectangular full packed storage (LAPACK's TRANSR='N', UPLO='L').
 
 A module of its own because SciPy's LAPACK takes as long to import as everything else, and only training needs it.
 """
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t
 
 import numpy as np
@@ -14,9 +16,33 @@ from scipy.linalg.cython_lapack cimport dpftrs, dpotrf, dpotrs, dtftri
 from gdml cimport gdml_rfp_index
 
 
-def add_blocks(double[::1] a, int64_t n, const int64_t[::1] begin, const double[:, :, ::1] blocks):
+cdef int require(bint condition, str message) except -1:
+    if not condition:
+        raise ValueError(message)
+    return 0
+
+
+cdef int require_packed(const double[::1] a, int64_t n) except -1:
+    """Raise ValueError unless an array holds a packed matrix of order n."""
+    return require(n >= 0 and a.shape[0] == n * (n + 1) // 2,
+                   f"a has {a.shape[0]} elements, no packed matrix of order {n}")
+
+
+cdef int require_square(str name, object a, int64_t n) except -1:
+    return require(a.shape[0] == n and a.shape[1] == n and n < 1 << 31,
+                   f"{name} has shape {tuple(a.shape[:2])}; ({n}, {n}) expected")
+
+
+def add_blocks(double[::1] a not None, int64_t n, const int64_t[::1] begin not None,
+               const double[:, :, ::1] blocks not None):
     """Add the lower triangles of symmetric blocks (M, m, m) to the diagonal blocks of a packed matrix."""
     cdef int64_t i, r, c, size
+    require_packed(a, n)
+    require(begin.shape[0] == blocks.shape[0] + 1 and blocks.shape[1] == blocks.shape[2],
+            f"{blocks.shape[0]} blocks of {blocks.shape[1]} by {blocks.shape[2]} with {begin.shape[0]} places")
+    for i in range(blocks.shape[0]):
+        require(0 <= begin[i] <= begin[i + 1] <= n and begin[i + 1] - begin[i] <= blocks.shape[1],
+                f"block {i} goes from {begin[i]} to {begin[i + 1]}")
     with nogil:
         for i in range(blocks.shape[0]):
             size = begin[i + 1] - begin[i]
@@ -29,69 +55,130 @@ def add_blocks(double[::1] a, int64_t n, const int64_t[::1] begin, const double[
 # its dpotrf calls, when few threads share a large matrix: two threads crash at order 28500. Matrix products and
 # triangular solves are cut to size by OpenBLAS itself, so larger matrices are halved until they fit.
 LARGEST_WHOLE = 4096
+# Operations between two looks at signals: a fraction of a second of BLAS on one core.
+cdef double STRIDE = 1e10
 
 
-cdef void add_product(double scale, char uplo, char trans, int n, int k, double *a, int lda, double *c, int ldc,
-                      int largest) noexcept nogil:
+cdef int look_at_signals() except -1 nogil:
+    """Let the handlers of signals run, as of Ctrl-C, and raise what they raise."""
+    with gil:
+        PyErr_CheckSignals()
+    return 0
+
+
+cdef int stripe(int whole, double operations, int least) noexcept nogil:
+    """Return how much of an extent with this many operations to do at a time."""
+    cdef double n = STRIDE / operations * whole
+    return whole if n >= whole else max(least, <int> n // 64 * 64)
+
+
+cdef int multiply(char trans_a, char trans_b, int m, int n, int k, double scale, double *a, double *b, int ld,
+                  double *c, int ldc) except -1 nogil:
+    """C (m, n) += scale op(A) op(B), some columns at a time. Each element is summed alike in any of the pieces."""
+    cdef:
+        double one = 1.0
+        int width = stripe(n, 2.0 * m * n * k, 256), first = 0, here
+    while first < n:
+        here = min(width, n - first)
+        dgemm(&trans_a, &trans_b, &m, &here, &k, &scale, a, &ld,
+              b + (first if trans_b == b"T" else <int64_t> first * ld), &ld, &one, c + <int64_t> first * ldc, &ldc)
+        first += here
+        look_at_signals()
+    return 0
+
+
+cdef int solve_right(int m, int n, double *factor, double *b, int ld) except -1 nogil:
+    """B (m, n) := B L^-T, some rows at a time."""
+    cdef:
+        double one = 1.0
+        int height = stripe(m, <double> m * n * n, 256), first = 0, here
+    while first < m:
+        here = min(height, m - first)
+        dtrsm(b"R", b"L", b"T", b"N", &here, &n, &one, factor, &ld, b + first, &ld)
+        first += here
+        look_at_signals()
+    return 0
+
+
+cdef int solve_left(int m, int n, double *factor, double *b, int ld) except -1 nogil:
+    """B (m, n) := U^-T B, some columns at a time."""
+    cdef:
+        double one = 1.0
+        int width = stripe(n, <double> m * m * n, 256), first = 0, here
+    while first < n:
+        here = min(width, n - first)
+        dtrsm(b"L", b"U", b"T", b"N", &m, &here, &one, factor, &ld, b + <int64_t> first * ld, &ld)
+        first += here
+        look_at_signals()
+    return 0
+
+
+cdef int add_product(double scale, char uplo, char trans, int n, int k, double *a, int lda, double *c, int ldc,
+                     int largest) except -1 nogil:
     """C += scale A A^T (trans 'N') or scale A^T A (trans 'T'); of C, of order n, the triangle `uplo`."""
     cdef:
         double one = 1.0
         char other = b"T" if trans == b"N" else b"N"
         int n1 = n // 2, n2 = n - n // 2
         double *a2 = a + n1 if trans == b"N" else a + <int64_t> n1 * lda
-    if n <= largest:
+    if n <= largest and (<double> n * n * k <= 2 * STRIDE or n < 1024):
         dsyrk(&uplo, &trans, &n, &k, &scale, a, &lda, &one, c, &ldc)
-        return
+        return look_at_signals()
     add_product(scale, uplo, trans, n1, k, a, lda, c, ldc, largest)
     if uplo == b"L":
-        dgemm(&trans, &other, &n2, &n1, &k, &scale, a2, &lda, a, &lda, &one, c + n1, &ldc)
+        multiply(trans, other, n2, n1, k, scale, a2, a, lda, c + n1, ldc)
     else:
-        dgemm(&trans, &other, &n1, &n2, &k, &scale, a, &lda, a2, &lda, &one, c + <int64_t> n1 * ldc, &ldc)
+        multiply(trans, other, n1, n2, k, scale, a, a2, lda, c + <int64_t> n1 * ldc, ldc)
     add_product(scale, uplo, trans, n2, k, a2, lda, c + n1 + <int64_t> n1 * ldc, ldc, largest)
+    return 0
 
 
-cdef int factor(char uplo, int n, double *a, int lda, int largest) noexcept nogil:
+cdef int factor(char uplo, int n, double *a, int lda, int largest) except -1 nogil:
     """Cholesky factor of the triangle `uplo` of A in place: L L^T or U^T U. Returns LAPACK's info."""
     cdef:
-        double one = 1.0
         int info = 0, n1 = n // 2, n2 = n - n // 2
         double *off
     if n <= largest:
         dpotrf(&uplo, &n, a, &lda, &info)
+        look_at_signals()
         return info
     info = factor(uplo, n1, a, lda, largest)
     if info:
         return info
     if uplo == b"L":
         off = a + n1
-        dtrsm(b"R", b"L", b"T", b"N", &n2, &n1, &one, a, &lda, off, &lda)
+        solve_right(n2, n1, a, off, lda)
         add_product(-1.0, uplo, b"N", n2, n1, off, lda, a + n1 + <int64_t> n1 * lda, lda, largest)
     else:
         off = a + <int64_t> n1 * lda
-        dtrsm(b"L", b"U", b"T", b"N", &n1, &n2, &one, a, &lda, off, &lda)
+        solve_left(n1, n2, a, off, lda)
         add_product(-1.0, uplo, b"T", n2, n1, off, lda, a + n1 + <int64_t> n1 * lda, lda, largest)
     info = factor(uplo, n2, a + n1 + <int64_t> n1 * lda, lda, largest)
     return info + n1 if info else 0
 
 
-def cholesky(double[::1] a, int n, int largest=LARGEST_WHOLE):
+def cholesky(double[::1] a not None, int n, int largest=LARGEST_WHOLE):
     """Cholesky factor in place, as LAPACK's dpftrf (TRANSR='N', UPLO='L') gives it. Returns LAPACK's info.
 
+    Between its blocks signals are looked at, so that Ctrl-C acts soon, also on matrices that take minutes.
     The packed matrix holds the leading triangle of order n1 (lower), the rectangle below it, and the trailing triangle
     (upper), all with leading dimension ld: the factorisation is one step of the blocked algorithm on these three.
     Matrices of an order up to `largest` are left to LAPACK whole.
     """
+    require_packed(a, n)
+    require(largest > 0, f"largest is {largest}")
+    if n == 0:
+        return 0
     cdef:
         int n1 = n - n // 2, n2 = n // 2, info = 0
         int ld = n + 1 if n % 2 == 0 else n
-        double one = 1.0
         double *leading = &a[0] + (1 if n % 2 == 0 else 0)
         double *rectangle = leading + n1
         double *trailing = &a[0] + (0 if n % 2 == 0 else n)
     with nogil:
         info = factor(b"L", n1, leading, ld, largest)
         if info == 0 and n2 > 0:
-            dtrsm(b"R", b"L", b"T", b"N", &n2, &n1, &one, leading, &ld, rectangle, &ld)
+            solve_right(n2, n1, leading, rectangle, ld)
             add_product(-1.0, b"U", b"N", n2, n1, rectangle, ld, trailing, ld, largest)
             info = factor(b"U", n2, trailing, ld, largest)
             if info > 0:
@@ -99,8 +186,10 @@ def cholesky(double[::1] a, int n, int largest=LARGEST_WHOLE):
     return info
 
 
-def solve(double[::1] a, int n, double[::1] rhs):
+def solve(double[::1] a not None, int n, double[::1] rhs not None):
     """Solve in place with the factor from `cholesky`, for one right-hand side or several. Returns LAPACK's info."""
+    require_packed(a, n)
+    require(rhs.shape[0] % max(n, 1) == 0, f"right-hand sides have {rhs.shape[0]} elements, no multiple of {n}")
     cdef int info = 0, n_rhs = <int> (rhs.shape[0] // n) if n else 0
     if n_rhs:
         with nogil:
@@ -108,8 +197,9 @@ def solve(double[::1] a, int n, double[::1] rhs):
     return info
 
 
-def invert_factor(double[::1] a, int n):
+def invert_factor(double[::1] a not None, int n):
     """Replace a packed factor from `cholesky` by its inverse. Returns LAPACK's info."""
+    require_packed(a, n)
     cdef int info = 0
     if n:
         with nogil:
@@ -117,8 +207,11 @@ def invert_factor(double[::1] a, int n):
     return info
 
 
-def factor_columns(const double[::1] a, int64_t n, int64_t first, int64_t last, double[:, ::1] out):
+def factor_columns(const double[::1] a not None, int64_t n, int64_t first, int64_t last, double[:, ::1] out not None):
     """Write columns first to last of a packed lower triangle to out (n, last - first), zeros above the diagonal."""
+    require_packed(a, n)
+    require(0 <= first <= last <= n and out.shape[0] == n and out.shape[1] == last - first,
+            f"columns {first} to {last} of {n} do not fit {out.shape[0]} by {out.shape[1]} numbers")
     cdef int64_t r, c
     with nogil:
         for r in range(n):
@@ -128,8 +221,10 @@ def factor_columns(const double[::1] a, int64_t n, int64_t first, int64_t last, 
 
 # ---- dense matrices, in Fortran order ---------------------------------------------------------------------------
 
-def cholesky_dense(double[::1, :] a, int largest=LARGEST_WHOLE):
+def cholesky_dense(double[::1, :] a not None, int largest=LARGEST_WHOLE):
     """Lower Cholesky factor in place; the upper triangle is left alone. Returns LAPACK's info."""
+    require_square("a", a, a.shape[0])
+    require(largest > 0, f"largest is {largest}")
     cdef int n = <int> a.shape[0], info = 0
     if n:
         with nogil:
@@ -137,8 +232,9 @@ def cholesky_dense(double[::1, :] a, int largest=LARGEST_WHOLE):
     return info
 
 
-def solve_cholesky(const double[::1, :] factor, const double[::1] rhs):
+def solve_cholesky(const double[::1, :] factor not None, const double[::1] rhs not None):
     """Solve with a factor from `cholesky_dense`."""
+    require_square("factor", factor, rhs.shape[0])
     cdef int n = <int> factor.shape[0], one = 1, info = 0
     solution = np.array(rhs)
     cdef double[::1] x = solution
@@ -148,8 +244,9 @@ def solve_cholesky(const double[::1, :] factor, const double[::1] rhs):
     return solution
 
 
-def solve_triangular_right(const double[::1, :] factor, double[::1, :] b):
+def solve_triangular_right(const double[::1, :] factor not None, double[::1, :] b not None):
     """Replace B (m, n) by B F^-T, F a lower triangular factor (n, n)."""
+    require_square("factor", factor, b.shape[1])
     cdef int m = <int> b.shape[0], n = <int> b.shape[1]
     cdef double one = 1.0
     if m and n:
@@ -157,8 +254,10 @@ def solve_triangular_right(const double[::1, :] factor, double[::1, :] b):
             dtrsm(b"R", b"L", b"T", b"N", &m, &n, &one, <double *> &factor[0, 0], &n, &b[0, 0], &m)
 
 
-def add_gram(const double[:, ::1] a, double[::1, :] c, int largest=LARGEST_WHOLE):
+def add_gram(const double[:, ::1] a not None, double[::1, :] c not None, int largest=LARGEST_WHOLE):
     """Add A^T A, A (m, n), to the lower triangle of C (n, n)."""
+    require_square("c", c, a.shape[1])
+    require(largest > 0, f"largest is {largest}")
     cdef int m = <int> a.shape[0], n = <int> a.shape[1]
     if m and n:
         with nogil:

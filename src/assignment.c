@@ -17,6 +17,7 @@ void gdml_assign(int64_t n, const double *cost, int32_t *row_to_col, double *wor
     for (int64_t start = 0; start < n; ++start) {
         for (int64_t j = 0; j < n; ++j) {
             shortest[j] = INFINITY;
+            path[j] = (int32_t)start;                      /* also where a cost is no number, which none is less than */
             in_tree[j] = 0;
         }
         double distance = 0.0;

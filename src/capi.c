@@ -89,8 +89,9 @@ static fastgdml_status check_arrays(const fastgdml_arrays *a, int64_t n_perms)
     gdml_cell cell;
     REQUIRE(a->image_rule == FASTGDML_IMAGE_ROUNDING || a->image_rule == FASTGDML_IMAGE_MINIMUM,
             "%s: image_rule is %d", here, (int)a->image_rule);
-    REQUIRE(!a->lattice || gdml_cell_init(&cell, a->lattice, a->image_rule == FASTGDML_IMAGE_MINIMUM),
-            "%s: lattice vectors are linearly dependent or not finite", here);
+    const char *const problem =
+        a->lattice ? gdml_cell_init(&cell, a->lattice, a->image_rule == FASTGDML_IMAGE_MINIMUM) : NULL;
+    REQUIRE(!problem, "%s: %s", here, problem);
     for (int64_t i = 0; a->atomic_numbers && i < a->n_atoms; ++i)
         REQUIRE(a->atomic_numbers[i] >= 0 && a->atomic_numbers[i] < 200, "%s: atomic_numbers[%lld] is %d", here,
                 (long long)i, (int)a->atomic_numbers[i]);

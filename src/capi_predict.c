@@ -1,6 +1,7 @@
 /* Prediction in the public interface (fastgdml.h): checks of arguments, and the parallel loops without Python. */
 #include "model.h"
 
+#include <math.h>
 #include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -92,8 +93,8 @@ static fastgdml_status check_arguments(const char *function, const fastgdml_mode
             "%s: the model is of a molecule and cannot be used with a lattice", function);
     REQUIRE(lattice || m->periodicity != GDML_CELL_GIVEN,
             "%s: the model was trained in several cells: give the lattice to predict in", function);
-    REQUIRE(!lattice || gdml_cell_init(cell, lattice, m->minimum_image),
-            "%s: lattice vectors are linearly dependent or not finite", function);
+    const char *const problem = lattice ? gdml_cell_init(cell, lattice, m->minimum_image) : NULL;
+    REQUIRE(!problem, "%s: %s", function, problem);
     return FASTGDML_SUCCESS;
 }
 
@@ -107,6 +108,26 @@ static fastgdml_status fail_for_geometry(const char *function, int64_t geometry)
     return gdml_fail(FASTGDML_ERROR_GEOMETRY,
                      "%s: geometry %lld has atoms at the same place or positions that are not finite", function,
                      (long long)geometry);
+}
+
+/* The first geometry for which any of n numbers [n_geo][n] is not finite, or n_geo. */
+static int64_t first_overflow(int64_t n_geo, int64_t n, const double *numbers)
+{
+    for (int64_t i = 0; numbers && i < n_geo * n; ++i)
+        if (!isfinite(numbers[i])) return i / n;
+    return n_geo;
+}
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static fastgdml_status fail_for_overflow(const char *function, int64_t geometry)
+{
+    return gdml_fail(FASTGDML_ERROR_GEOMETRY,
+                     "%s: the energy of geometry %lld, or a derivative of it, is too large for a double: atoms nearly at the "
+                     "same place, or a model with numbers out of all proportion", function, (long long)geometry);
 }
 
 /* Evaluate what is wanted, the results in `e`, of n_geo geometries. */
@@ -131,7 +152,13 @@ static fastgdml_status predict(const char *function, gdml_evaluation *e, const f
     const int64_t unusable = e->over_tiles ? predict_tiles(e, scratch, (double *)(scratch + scratch_bytes))
                                            : predict_blocks(e, scratch);
     gdml_scratch_free(scratch);
-    return unusable < n_geo ? fail_for_geometry(function, unusable) : FASTGDML_SUCCESS;
+    if (unusable < n_geo) return fail_for_geometry(function, unusable);
+    const int64_t n_atoms = m->predictor.n_atoms;
+    int64_t overflow = least(first_overflow(n_geo, 1, e->energy), first_overflow(n_geo, 9, e->virial));
+    overflow = least(overflow, first_overflow(n_geo, 3 * n_atoms, e->force));
+    overflow = least(overflow, first_overflow(n_geo, 1, e->energy_std));
+    overflow = least(overflow, first_overflow(n_geo, n_atoms, e->force_std));
+    return overflow < n_geo ? fail_for_overflow(function, overflow) : FASTGDML_SUCCESS;
 }
 
 fastgdml_status fastgdml_predict(const fastgdml_model *m, int64_t n_geo, const double *r, const double *lattice,
@@ -185,5 +212,9 @@ fastgdml_status fastgdml_hessian(const fastgdml_model *m, int64_t n_geo, const d
     if (!scratch) return fail_for_memory(__func__, e.scratch_bytes);
     const int64_t unusable = gdml_hessians(&e, scratch);
     gdml_scratch_free(scratch);
-    return unusable >= 0 ? fail_for_geometry(__func__, unusable) : FASTGDML_SUCCESS;
+    if (unusable >= 0) return fail_for_geometry(__func__, unusable);
+    const int64_t n = 3 * m->predictor.n_atoms;
+    const int64_t overflow = least(first_overflow(n_geo, 1, energy),
+                                   least(first_overflow(n_geo, n, forces), first_overflow(n_geo, n * n, hessian)));
+    return overflow < n_geo ? fail_for_overflow(__func__, overflow) : FASTGDML_SUCCESS;
 }

@@ -37,8 +37,8 @@ typedef struct {
 } gdml_cell;
 
 /* Prepare a cell from lattice vectors, the columns of lattice [3][3]. `minimum`: fold to the nearest image; otherwise
- * by sGDML's rule, d - L round(L^-1 d). Returns 0 when the vectors are (nearly) linearly dependent or not finite. */
-int gdml_cell_init(gdml_cell *cell, const double *lattice, int minimum);
+ * by sGDML's rule, d - L round(L^-1 d). Returns NULL, or what is wrong with the vectors, as a sentence without its end. */
+const char *gdml_cell_init(gdml_cell *cell, const double *lattice, int minimum);
 
 /* Permutations that act alike on two atoms; see gdml_group. */
 typedef struct {

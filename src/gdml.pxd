@@ -12,7 +12,7 @@ cdef extern from "gdml.h" nogil:
         double inverse[9]
         int64_t n_shifts
         double shift[26][3]
-    int gdml_cell_init(gdml_cell *cell, const double *lattice, int minimum)
+    const char *gdml_cell_init(gdml_cell *cell, const double *lattice, int minimum)
     ctypedef struct gdml_term:
         pass
     ctypedef struct gdml_group:
@@ -84,6 +84,8 @@ cdef extern from "gdml.h" nogil:
 
 
 cdef extern from "system.h" nogil:
+    ctypedef enum gdml_image_origin:
+        GDML_BUILT
     void *gdml_scratch_new(size_t n_bytes)
     void gdml_scratch_free(void *scratch)
 
@@ -130,6 +132,7 @@ cdef extern from "model.h" nogil:
         double c
         int periodicity
         int minimum_image
+        gdml_image_origin origin
         double lattice[9]
         char *energy_unit
         char *length_unit

@@ -47,6 +47,9 @@ typedef struct {
 
 _Static_assert(sizeof(header) == 640, "the header of a model file has 640 bytes");
 
+/* Bounds that keep all sizes far from overflow; the largest real models stay far below them. */
+static const int64_t max_atoms = 1 << 15, max_points = (int64_t)1 << 31, max_numbers = (int64_t)1 << 50;
+
 static inline int64_t n_pairs(int64_t n_atoms)
 {
     return n_atoms * (n_atoms - 1) / 2;
@@ -78,6 +81,12 @@ static inline sample_parts samples_in(const void *image)
     const header *h = image;
     double *c = section(image, SAMPLES), *v = c + room_for_constants(h);
     return (sample_parts){c, v, h->has_energies ? v + h->n_std * h->n_tiles * n_pairs(h->n_atoms) * h->tile : NULL};
+}
+
+/* Characters that move the cursor of a terminal, or worse. */
+static inline int is_control(char c)
+{
+    return (c > 0 && c < ' ') || c == 127;
 }
 
 /* Fill in the sections and the size of the image from the counts of the header. */

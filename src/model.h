@@ -107,6 +107,12 @@ const void *gdml_model_image(gdml_model *model, size_t *size);
 fastgdml_status gdml_model_open(void *image, size_t size, gdml_image_origin origin, const char *where,
                                 gdml_model **out);
 
+/* Whether the tables of a model whose counts are known to be in range, and its weights, are what prediction takes them for
+ * (table_checks.c); `where` names it in errors. */
+fastgdml_status gdml_check_tables(const gdml_model *model, int64_t n_images, int64_t n_pair_images, const char *where);
+fastgdml_status gdml_check_weights(const gdml_model *model, const char *where);
+int gdml_within(const int32_t *table, int64_t n, int64_t least, int64_t end);   /* all of n numbers in least..end-1 */
+
 /* Training points of a tile; n_rows: images of all classes, and permutations. */
 int64_t gdml_tile_size(int64_t n_train, int64_t n_rows);
 enum { GDML_LARGEST_TILE = 128 };

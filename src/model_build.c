@@ -28,10 +28,10 @@ int64_t gdml_tile_size(int64_t n_train, int64_t n_rows)
     return best;
 }
 
-/* Copy a text that may be cut; what is behind its end stays zero. */
+/* Copy a text that may be cut, without control characters; what is behind its end stays zero. */
 static void copy_text(char *to, const char *from, size_t room)
 {
-    for (size_t i = 0; from && from[i] && i + 1 < room; ++i) to[i] = from[i];
+    for (size_t i = 0; from && from[i] && i + 1 < room; ++i) to[i] = is_control(from[i]) ? '?' : from[i];
 }
 
 static void put_descriptors(void *image, const double *x)
@@ -86,9 +86,36 @@ static void put_samples(void *image, const gdml_model_samples *from)
     }
 }
 
+/* What the layout, and the search for classes of pairs, cannot do without. The rest is checked in the image. */
+static fastgdml_status check_parts(const gdml_model_parts *parts)
+{
+    const struct {
+        const char *what;
+        int64_t found, least, end;
+    } counts[] = {
+        {"atoms", parts->n_atoms, 2, max_atoms + 1},
+        {"training points", parts->n_train, 1, max_points},
+        {"permutations", parts->n_perms, 1, max_points},
+    };
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; ++i)
+        if (counts[i].found < counts[i].least || counts[i].found >= counts[i].end)
+            return gdml_fail(FASTGDML_ERROR_ARGUMENT, "a model of %lld %s cannot be made: from %lld to %lld are possible",
+                             (long long)counts[i].found, counts[i].what, (long long)counts[i].least,
+                             (long long)counts[i].end - 1);
+    const int64_t d = n_pairs(parts->n_atoms);
+    if (parts->n_perms >= max_points / d || parts->n_train > max_numbers / d)
+        return gdml_fail(FASTGDML_ERROR_ARGUMENT, "a model of %lld pairs of atoms with %lld permutations and %lld training "
+                         "points is too large", (long long)d, (long long)parts->n_perms, (long long)parts->n_train);
+    if (!gdml_within(parts->pair_images, parts->n_perms * d, 0, d))
+        return gdml_fail(FASTGDML_ERROR_ARGUMENT, "a permutation names a pair of atoms that there is not");
+    return FASTGDML_SUCCESS;
+}
+
 fastgdml_status gdml_model_new(const gdml_model_parts *parts, gdml_model **out)
 {
     *out = NULL;
+    const fastgdml_status unusable = check_parts(parts);
+    if (unusable) return unusable;
     const int64_t d = n_pairs(parts->n_atoms);
     gdml_pair_classes classes;
     if (!gdml_pair_classes_new(&classes, parts->n_perms, d, parts->pair_images, GDML_MAX_IMAGES))

@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Bounds that keep all sizes far from overflow; the largest real models stay far below them. */
-static const int64_t max_atoms = 1 << 15, max_points = (int64_t)1 << 31, max_numbers = (int64_t)1 << 50;
 static const int64_t max_samples = 1 << 10;
 
 uint32_t gdml_image_checksum(const header *h)
@@ -51,9 +49,12 @@ void gdml_lay_out(header *h)
 #define REQUIRE(condition, ...) \
     if (!(condition)) return gdml_fail(FASTGDML_ERROR_FORMAT, __VA_ARGS__)
 
-static int ends(const char *text, size_t room)
+/* Whether a text ends within its room and can be shown. */
+static int is_text(const char *text, size_t room)
 {
-    return memchr(text, 0, room) != NULL;
+    if (!memchr(text, 0, room)) return 0;
+    while (*text && !is_control(*text)) ++text;
+    return !*text;
 }
 
 static fastgdml_status check_header(const header *h, size_t size, const char *where)
@@ -83,9 +84,9 @@ static fastgdml_status check_header(const header *h, size_t size, const char *wh
             h->c);
     REQUIRE(h->periodicity <= GDML_CELL_GIVEN && h->minimum_image <= 1 && h->has_energies <= 1,
             "%s is damaged: a flag is out of range", where);
-    REQUIRE(ends(h->energy_unit, sizeof h->energy_unit) && ends(h->length_unit, sizeof h->length_unit) &&
-                ends(h->name, sizeof h->name) && ends(h->theory, sizeof h->theory),
-            "%s is damaged: a text does not end", where);
+    REQUIRE(is_text(h->energy_unit, sizeof h->energy_unit) && is_text(h->length_unit, sizeof h->length_unit) &&
+                is_text(h->name, sizeof h->name) && is_text(h->theory, sizeof h->theory),
+            "%s is damaged: a text does not end, or has control characters", where);
     REQUIRE(h->version != VERSION_SAMPLES ||
                 (h->n_std > 0 && h->n_std <= max_samples && h->n_train <= max_numbers / n_pairs(h->n_atoms) / h->n_std &&
                  h->has_weights <= 1 && h->std_scale >= 0 && isfinite(h->std_scale)),
@@ -98,63 +99,35 @@ static fastgdml_status check_header(const header *h, size_t size, const char *wh
     return FASTGDML_SUCCESS;
 }
 
-/* Whether table [n + 1] ascends from 0 to last, by at least one each time. */
-static int ascends(const int32_t *table, int64_t n, int64_t last)
-{
-    for (int64_t i = 0; i < n; ++i)
-        if (table[i + 1] <= table[i]) return 0;
-    return table[0] == 0 && table[n] == last;
-}
-
-static int within(const int32_t *table, int64_t n, int64_t least, int64_t end)
-{
-    for (int64_t i = 0; i < n; ++i)
-        if (table[i] < least || table[i] >= end) return 0;
-    return 1;
-}
-
-/* All that the kernels index with. */
-static int tables_fit(const header *h, const gdml_model *m)
-{
-    const gdml_predictor *p = &m->predictor;
-    const int64_t d = n_pairs(h->n_atoms);
-    if (!ascends(p->class_begin, p->n_classes, d) || !ascends(p->class_image, p->n_classes, h->n_images) ||
-        !ascends(p->image_begin, p->n_classes, h->n_pair_images) ||
-        !ascends(p->image_perm_begin, h->n_images, p->n_classes * p->n_perms))
-        return 0;
-    if (!within(m->order, d, 0, d) || !within(p->image_pair, h->n_pair_images, 0, d) ||
-        !within(p->image_perm, p->n_classes * p->n_perms, 0, p->n_perms))
-        return 0;
-    for (int64_t k = 0; k < p->n_classes; ++k) {
-        const int32_t *image = p->class_image + k;
-        const int64_t images = image[1] - image[0], pairs = p->class_begin[k + 1] - p->class_begin[k];
-        if (images > p->n_perms || images * pairs != p->image_begin[k + 1] - p->image_begin[k] ||
-            !within(p->perm_image + k * p->n_perms, p->n_perms, image[0], image[1]))
-            return 0;
-    }
-    return 1;
-}
-
-/* Whether weights [D] are positive, and the same for all images of a pair: the group does not move them. */
-static int weights_fit(const header *h, const gdml_model *m)
-{
-    const gdml_predictor *p = &m->predictor;
-    for (int64_t k = 0; k < n_pairs(h->n_atoms); ++k)
-        if (!(m->weights[k] > 0 && m->weights[k] < INFINITY)) return 0;
-    for (int64_t c = 0; c < p->n_classes; ++c) {
-        const int64_t n = p->class_begin[c + 1] - p->class_begin[c];
-        for (int64_t at = p->image_begin[c]; at < p->image_begin[c + 1]; ++at) {
-            const double own = m->weights[m->order[p->class_begin[c] + (at - p->image_begin[c]) % n]];
-            if (fabs(m->weights[p->image_pair[at]] - own) > 1e-12 * own) return 0;
-        }
-    }
-    return 1;
-}
-
 static int all_finite(const double *numbers, size_t bytes)
 {
     for (size_t i = 0; i < bytes / sizeof *numbers; ++i)
         if (!isfinite(numbers[i])) return 0;
+    return 1;
+}
+
+/* Whether what lies behind the last training point is zero, so that it adds nothing to sums over whole tiles. */
+static int padding_is_zero(const gdml_model *m)
+{
+    const gdml_predictor *p = &m->predictor;
+    const int64_t used = m->n_train - (p->n_tiles - 1) * p->tile, rows = 2 * n_pairs(p->n_atoms);
+    const double *row = p->train + (p->n_tiles - 1) * rows * p->tile;
+    for (int64_t k = 0; k < rows; ++k, row += p->tile)
+        for (int64_t j = used; j < p->tile; ++j)
+            if (row[j] != 0) return 0;
+    for (int64_t j = m->n_train; p->energy && j < p->n_tiles * p->tile; ++j)
+        if (p->energy[j] != 0) return 0;
+    if (!m->samples.n) return 1;
+    const int64_t sample_rows = m->samples.n * n_pairs(p->n_atoms);
+    row = m->samples.v + (p->n_tiles - 1) * sample_rows * p->tile;
+    for (int64_t k = 0; k < sample_rows; ++k, row += p->tile)
+        for (int64_t j = used; j < p->tile; ++j)
+            if (row[j] != 0) return 0;
+    if (!m->samples.energy) return 1;
+    row = m->samples.energy + (p->n_tiles - 1) * m->samples.n * p->tile;
+    for (int64_t k = 0; k < m->samples.n; ++k, row += p->tile)
+        for (int64_t j = used; j < p->tile; ++j)
+            if (row[j] != 0) return 0;
     return 1;
 }
 
@@ -190,14 +163,15 @@ static fastgdml_status read_image(gdml_model *m, void *image, size_t size, gdml_
         .energy = h->has_energies ? section(image, ENERGY) : NULL,
         .sig = h->sig,
     };
-    REQUIRE(within(m->z, h->n_atoms, 0, 200), "%s is damaged: an atomic number is out of range", where);
-    REQUIRE(tables_fit(h, m), "%s is damaged: its tables of permutations contradict each other", where);
+    REQUIRE(gdml_within(m->z, h->n_atoms, 0, 200), "%s is damaged: an atomic number is out of range", where);
+    const fastgdml_status tables = gdml_check_tables(m, h->n_images, h->n_pair_images, where);
+    if (tables) return tables;
     REQUIRE(all_finite(m->predictor.train, h->section[TRAIN].bytes) &&
                 all_finite(section(image, ENERGY), h->section[ENERGY].bytes),
             "%s holds descriptors or coefficients that are not finite", where);
     m->weights = has_weights(h) ? section(image, WEIGHTS) : NULL;
-    REQUIRE(!m->weights || weights_fit(h, m),
-            "%s holds weights of pairs that are not positive, or that its permutations change", where);
+    const fastgdml_status weights = m->weights ? gdml_check_weights(m, where) : FASTGDML_SUCCESS;
+    if (weights) return weights;
     if (h->version == VERSION_SAMPLES) {
         const sample_parts found = samples_in(image);
         REQUIRE(all_finite(found.c, h->section[SAMPLES].bytes),
@@ -206,11 +180,13 @@ static fastgdml_status read_image(gdml_model *m, void *image, size_t size, gdml_
         m->std_c = found.c;
         m->std_scale = h->std_scale;
     }
+    REQUIRE(padding_is_zero(m), "%s is damaged: it holds numbers behind its last training point", where);
     m->periodicity = (int)h->periodicity;
     m->minimum_image = (int)h->minimum_image;
     memcpy(m->lattice, h->lattice, sizeof m->lattice);
-    REQUIRE(m->periodicity != GDML_ONE_CELL || gdml_cell_init(&m->cell, m->lattice, m->minimum_image),
-            "%s has lattice vectors that are linearly dependent or not finite", where);
+    const char *const problem =
+        m->periodicity == GDML_ONE_CELL ? gdml_cell_init(&m->cell, m->lattice, m->minimum_image) : NULL;
+    REQUIRE(!problem, "%s holds no cell: %s", where, problem);
     memcpy(m->energy_unit, h->energy_unit, sizeof m->energy_unit);
     memcpy(m->length_unit, h->length_unit, sizeof m->length_unit);
     memcpy(m->name, h->name, sizeof m->name);

@@ -19,6 +19,8 @@ static size_t padded(size_t bytes)
 #ifdef _WIN32
 #include <malloc.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <windows.h>
 
 void *gdml_scratch_new(size_t bytes)
 {
@@ -30,9 +32,23 @@ void gdml_scratch_free(void *scratch)
     _aligned_free(scratch);
 }
 
+/* Paths are UTF-8 on every system; fopen would read them in the code page of this one. NULL with errno on failure. */
+static FILE *open_utf8(const char *path)
+{
+    FILE *file = NULL;
+    const int length = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, NULL, 0);
+    wchar_t *const wide = length ? malloc((size_t)length * sizeof *wide) : NULL;
+    if (wide && MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, length))
+        file = _wfopen(wide, L"rb");
+    else
+        errno = length ? ENOMEM : EILSEQ;
+    free(wide);
+    return file;
+}
+
 fastgdml_status gdml_file_load(const char *path, void **image, size_t *size, gdml_image_origin *origin)
 {
-    FILE *file = fopen(path, "rb");
+    FILE *const file = open_utf8(path);
     if (!file) return gdml_fail(FASTGDML_ERROR_FILE, "%s cannot be opened: %s", path, strerror(errno));
     fastgdml_status status = FASTGDML_SUCCESS;
     void *memory = NULL;

@@ -145,7 +145,7 @@ fastgdml_status fastgdml_make_whole(const fastgdml_model *m, int64_t n_geo, cons
         return gdml_fail(FASTGDML_ERROR_ARGUMENT, "fastgdml_make_whole: an argument is NULL");
     if (n_geo < 0) return gdml_fail(FASTGDML_ERROR_ARGUMENT, "fastgdml_make_whole: n_geo is %lld", (long long)n_geo);
     work w = {.model = m};
-    if (m->periodicity != GDML_MOLECULE || !gdml_cell_init(&w.cell, lattice, 1)) return FASTGDML_SUCCESS;
+    if (m->periodicity != GDML_MOLECULE || gdml_cell_init(&w.cell, lattice, 1)) return FASTGDML_SUCCESS;
     const size_t n = (size_t)m->predictor.n_atoms;
     w.order = malloc(2 * n * sizeof *w.order);
     w.distance = malloc(4 * n * sizeof *w.distance);

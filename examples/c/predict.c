@@ -64,7 +64,10 @@ int main(int argc, char **argv)
            fastgdml_model_energy_unit(model), fastgdml_model_length_unit(model));
     for (size_t geo = 0; geo < n_geo; ++geo) {
         double largest = 0;
-        for (size_t i = 0; i < n_coord; ++i) largest = fmax(largest, fabs(forces[geo * n_coord + i]));
+        for (size_t i = 0; i < n_coord; ++i) {
+            const double size = fabs(forces[geo * n_coord + i]);
+            if (size > largest) largest = size;
+        }
         printf("%17.9E %17.9E\n", energy[geo], largest);
     }
 

@@ -58,7 +58,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return 1
     except KeyboardInterrupt:
         console.error(
-            "Interrupted. Complete files are kept; a search in a task directory continues with the same command."
+            "Interrupted. Complete files are kept; a search or a run of learning continues with the same command."
         )
         return 130
     except BrokenPipeError:

@@ -7,9 +7,10 @@ import argparse
 from ..dataset import check_same_system, load_dataset
 from ..errors import NoPointsLeftError, UsageError
 from ..npz import MODEL, require_target
-from ..search import Trainer, create
+from ..search import create
 from ..search import run as run_search
 from ..selection import final_model_file, remove, require_final_place, select, selected
+from .cluster import connected, placed
 from .console import Console
 from .options import load_dataset_argument, search_options, sigmas, trainer_options
 from .search_events import printer
@@ -21,7 +22,6 @@ from .train import interrupted_by_sigterm
 def run(args: argparse.Namespace, console: Console) -> None:
     """Reconstruct a force field from beginning to end; the search is deleted when its model is tested."""
     tell = printer(console)
-    trainer = Trainer(**trainer_options(vars(args)))
     if args.model_file is not None:
         require_target(final_model_file(args.model_file, {}), MODEL)
     console.title("STEP 0", "Dataset(s)")
@@ -34,7 +34,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if args.use_E and "E" not in test_dataset:
         raise UsageError("The test dataset has no energies (key 'E'); use --no_E or another dataset.")
 
-    with interrupted_by_sigterm():
+    with interrupted_by_sigterm(), connected(args.scheduler) as cluster:
+        trainer, executor = placed(cluster, args.distribute, trainer_options(vars(args)))
         console.title("STEP 1", "Task creation")
         task_dir = create(
             dataset,
@@ -49,7 +50,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
         done = selected(task_dir)
         if done is None:
             console.title("STEP 2", "Training and validation")
-            models = run_search(task_dir, valid_dataset, trainer, tell, lazy=args.lazy, overwrite=args.overwrite)
+            how = (trainer, tell, executor)
+            models = run_search(task_dir, valid_dataset, *how, lazy=args.lazy, overwrite=args.overwrite)
             console.title("STEP 3", "Hyper-parameter selection")
         model_file = select(models if done is None else task_dir, args.model_file, args.overwrite, tell, keep=True)
 

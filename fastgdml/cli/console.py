@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console as RichConsole
+from rich.console import Console as PlainConsole
+from rich.console import ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -20,9 +22,11 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _FLAG_STYLES = {"DONE": "bold green", "WARN": "bold yellow", "FAIL": "bold red", "INFO": "bold"}
 
 
@@ -34,6 +38,20 @@ class _RateColumn(ProgressColumn):
         if task.speed is None or task.total is None:
             return Text("")
         return Text(f"{task.speed:,.0f}/s" if task.speed >= 10 else f"{task.speed:.2g}/s", style="dim")
+
+
+class RichConsole(PlainConsole):
+    """A console on which texts cannot act: control characters, as in names of files and entries, are escaped."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Yield the segments of what is printed; styles of our own are not in their texts."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+def visible(text: str) -> str:
+    """Return a text with control characters escaped, also those that turn the direction of writing."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class Console:
@@ -57,6 +75,11 @@ class Console:
         )
         self._err = RichConsole(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self._bar: Progress | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether there is a bar that shows progress, rather than lines."""
+        return self._out.is_terminal
 
     # ---- text ---------------------------------------------------------------------------------------------------
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Protocol
 
+from .cluster_options import add_cluster_options
 from .values import positive_int, seed
 
-_SOURCE_HELP = (
+SOURCE_HELP = (
     "npz of this and other projects, XYZ of any kind, folder of DeePMD-kit, anything that ASE reads (trajectories, "
     "databases, VASP, FHI-aims, ORCA, CP2K, Gaussian, ...), a shipped example, a fingerprint, or - for XYZ on the "
     "standard input"
 )
-_OUTPUT_HELP = "file to write; its name ends in .npz, .xyz, .extxyz or .traj; - is XYZ on the standard output"
+OUTPUT_HELP = "file to write; its name ends in .npz, .xyz, .extxyz or .traj; - is XYZ on the standard output"
 
 
 class Add(Protocol):
@@ -58,22 +59,16 @@ def add_data_commands(add: Add) -> None:
     get = add("get", "get", "list and download published datasets and models")
 
     for command in (convert, merge, split, thin, shuffle, dedup, info, check, label):
-        command.add_argument("sources", metavar="<source>", nargs="+", help=_SOURCE_HELP)
+        command.add_argument("sources", metavar="<source>", nargs="+", help=SOURCE_HELP)
     predict.add_argument("model", metavar="<model>", help="model file, npz or flat")
-    predict.add_argument("sources", metavar="<source>", nargs="+", help=_SOURCE_HELP)
+    predict.add_argument("sources", metavar="<source>", nargs="+", help=SOURCE_HELP)
     for command in (convert, merge, thin, shuffle, dedup, label, predict):
-        command.add_argument("-o", "--output", metavar="<file>", required=True, help=_OUTPUT_HELP)
+        add_output(command)
 
     for command in (convert, merge, split, thin, shuffle, dedup, info, check, label, predict):
-        _add_reading(command, labels=command is not label, cell=True)
+        add_reading(command, labels=command is not label, cell=True)
     for command in (convert, merge, split, thin, shuffle, dedup, label, predict):
-        command.add_argument(
-            "--to", dest="to_e_unit", metavar="<unit>", help="convert to this unit of energy, as kcal/mol or eV"
-        )
-        command.add_argument("--to_r_unit", metavar="<unit>", help="convert to this unit of length, as Ang or Bohr")
-        command.add_argument("--name", metavar="<name>", help="name of the system, to record")
-        command.add_argument("--theory", metavar="<theory>", help="level of theory, to record")
-        command.add_argument("--overwrite", action="store_true", help="replace existing files")
+        add_writing(command)
     convert.add_argument(
         "--split-by-formula",
         dest="split_by_formula",
@@ -122,6 +117,7 @@ def add_data_commands(add: Add) -> None:
             "--backend", choices=("cpu", "gpu", "auto"), default="cpu", help="where to compute (default: cpu)"
         )
 
+    add_cluster_options(predict)
     _add_get(get)
 
     for command in (convert, merge, split, thin, shuffle, dedup, info, check, label):
@@ -179,7 +175,24 @@ def _add_get(get: argparse.ArgumentParser) -> None:
     get.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
-def _add_reading(command: argparse.ArgumentParser, labels: bool, cell: bool) -> None:
+def add_output(command: argparse.ArgumentParser) -> None:
+    """Add the file to write."""
+    command.add_argument("-o", "--output", metavar="<file>", required=True, help=OUTPUT_HELP)
+
+
+def add_writing(command: argparse.ArgumentParser) -> None:
+    """Add the options of files of frames that are written."""
+    command.add_argument(
+        "--to", dest="to_e_unit", metavar="<unit>", help="convert to this unit of energy, as kcal/mol or eV"
+    )
+    command.add_argument("--to_r_unit", metavar="<unit>", help="convert to this unit of length, as Ang or Bohr")
+    command.add_argument("--name", metavar="<name>", help="name of the system, to record")
+    command.add_argument("--theory", metavar="<theory>", help="level of theory, to record")
+    command.add_argument("--overwrite", action="store_true", help="replace existing files")
+
+
+def add_reading(command: argparse.ArgumentParser, labels: bool, cell: bool) -> None:
+    """Add the options of sources; `labels`: of their labels, too."""
     command.add_argument(
         "--format", metavar="<format>", help="format of the sources: npz, xyz, deepmd, or a name that ASE knows"
     )

@@ -10,9 +10,11 @@ from rich.table import Table
 
 from ..dataset import load_dataset
 from ..errors import UsageError
+from ..files import path_type
 from ..learning_curve import CurveOptions, CurvePoint, learning_curve, save_curve
-from ..npz import PDF, PICTURE, TEXT, path_type, require_target
-from ..train import GDMLTrain
+from ..npz import PDF, PICTURE, TEXT, require_target
+from ..search import Trainer
+from .cluster import connected
 from .console import Console
 
 _PICTURES = {".svg": TEXT, ".png": PICTURE, ".pdf": PDF}
@@ -44,13 +46,15 @@ def run(args: argparse.Namespace, console: Console) -> None:
         seed=args.seed,
         solver=args.solver,
     )
-    trainer = GDMLTrain(args.max_memory, args.max_processes, backend=args.backend)
+    trainer = Trainer(args.max_memory, args.max_processes, args.backend)
     sizes = sorted({size for part in args.sizes for size in part})
 
     def on_point(point: CurvePoint) -> None:
         console.result(asdict(point))
 
-    points = learning_curve(load_dataset(args.dataset), sizes, options, trainer, console.progress, on_point)
+    how = (options, trainer, console.progress, on_point)
+    with connected(args.scheduler) as cluster:
+        points = learning_curve(load_dataset(args.dataset), sizes, *how, executor=cluster)
     save_curve(args.output, points)
     _print(points, console)
     console.done(f"Wrote '{args.output}'")

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..dataset import Dataset, load_dataset
 from ..errors import DataError, FileFormatError
-from ..group import check_perms
 from ..npz import load_npz
+from ..perms import check_perms
 from ..search import DEFAULT_SIGMAS, SearchOptions, Trainer
 from ..types import IntArray
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._version import __version__
+from .cluster_options import add_cluster_options
 from .data_parser import add_data_commands, add_output_options, add_vibrations
+from .learn_parser import add_learn_commands
 from .report_parser import add_report_commands
 from .values import int_or_range, positive_float, positive_int, seed
 
@@ -60,8 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     show = add("show", "show", "print details of a dataset, task or model file")
     export = add("export", "export", "write a model for another program")
     reset = add("reset", "reset", "delete all caches")
-    add_data_commands(add)
-    add_vibrations(add)
+    for add_more in (add_data_commands, add_vibrations, add_learn_commands):
+        add_more(add)
 
     for command in (everything, create):
         _add_points(command)
@@ -111,19 +113,11 @@ def build_parser() -> argparse.ArgumentParser:
             type=seed,
             help="seed of the random draws (default: a new one, recorded in the files)",
         )
-    for command in (everything, train):
-        command.add_argument("--lazy", action="store_true", help="skip tasks that were tried before")
     for command in (everything, train, resume):
         _add_solver_options(command)
+    add_cluster_options(resume)
     for command in (everything, train):
-        command.add_argument(
-            "--std",
-            dest="n_std",
-            metavar="<n>",
-            type=positive_int,
-            default=0,
-            help="samples for standard deviations of predictions, as 16; needs the closed form (default: none)",
-        )
+        _add_search_options(command)
     resume.set_defaults(n_std=0)
     test.add_argument("--std", action="store_true", help="also compare standard deviations with errors")
     for command in (everything, train, resume, validate, test):
@@ -212,6 +206,19 @@ def _add_solver_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="stop conjugate gradients when the force error on the validation points no longer falls",
     )
+
+
+def _add_search_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--lazy", action="store_true", help="skip tasks that were tried before")
+    command.add_argument(
+        "--std",
+        dest="n_std",
+        metavar="<n>",
+        type=positive_int,
+        default=0,
+        help="samples for standard deviations of predictions, as 16; needs the closed form (default: none)",
+    )
+    add_cluster_options(command, distribute=True)
 
 
 def _add_machine_options(command: argparse.ArgumentParser) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from ..labelling import PredictOptions, predict
+from .cluster import connected
 from .console import Console
 from .data import read_options, report, unit_options, write_options
 
@@ -12,16 +14,16 @@ from .data import read_options, report, unit_options, write_options
 def run(args: argparse.Namespace, console: Console) -> None:
     """Predict, and print errors where the input has labels."""
     options = PredictOptions(args.virial, args.any_cell, args.max_processes, args.backend, args.std)
-    result = predict(
-        args.model,
-        args.sources,
-        args.output,
-        options,
-        read_options(args),
-        unit_options(args),
-        write_options(args),
-        console.progress,
-    )
+    how = (read_options(args), unit_options(args), write_options(args), console.progress)
+    with connected(args.scheduler) as cluster:
+        if cluster is None:
+            result = predict(args.model, args.sources, args.output, options, *how)
+        else:
+            from ..cluster import Chunks
+
+            chunks = Chunks(cluster, args.output, args.max_processes)
+            result = predict(args.model, args.sources, args.output, replace(options, elsewhere=chunks), *how)
+            chunks.finished()
     errors, written = result.errors, result.report
     e_unit = written.e_unit or "unknown unit"
     f_unit = f"{written.e_unit}/{written.r_unit}" if written.e_unit and written.r_unit else "unknown unit"

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from ..errors import UsageError
+from ..files import path_type
 from ..learning_curve import load_curve
-from ..npz import path_type, require_target
+from ..npz import require_target
 from ..progress import Step
 from ..task_folder import files_of
 from .console import Console

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from .cluster_options import add_cluster_options
 from .data_parser import Add
 from .values import int_or_range, positive_float, positive_int, seed
 
@@ -91,4 +92,5 @@ def _add_learning_curve(curve: argparse.ArgumentParser) -> None:
     curve.add_argument(
         "--solver", choices=("auto", "closed", "cg"), default="auto", help="solver of the trainings (default: auto)"
     )
+    add_cluster_options(curve)
     curve.add_argument("--overwrite", action="store_true", help="replace existing files")

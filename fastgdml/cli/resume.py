@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from ..dataset import load_dataset
-from ..search import Trainer, resume
+from ..search import resume
+from .cluster import connected, placed
 from .console import Console
 from .options import trainer_options
 from .search_events import printer
@@ -16,8 +17,8 @@ from .train import interrupted_by_sigterm
 def run(args: argparse.Namespace, console: Console) -> None:
     """Train on, validate, and say what comes next."""
     console.title("RESUME TRAINING")
-    trainer = Trainer(**trainer_options(vars(args)))
     datasets = load_dataset(args.train_dataset), load_dataset(args.valid_dataset)
-    with interrupted_by_sigterm():
+    with interrupted_by_sigterm(), connected(args.scheduler) as cluster:
+        trainer, _ = placed(cluster, None if cluster is None else "rows", trainer_options(vars(args)))
         finished = resume(Path(args.model), *datasets, trainer, printer(console), args.overwrite)
     console.title("NEXT STEP", f"fastgdml test {finished} <test_dataset> [<n_test>]")

@@ -15,15 +15,13 @@ from ..dataset import lattice_of, load_dataset
 from ..elements import SYMBOLS
 from ..errors import FileFormatError
 from ..flat import flat_entries
-from ..group import GroupTables
 from ..model import is_validated, load_model
 from ..npz import is_flat, load_npz, text, type_of
-from ..pair_types import orbits
 from ..properties import Outcome, Properties
 from ..task import load_task
 from ..types import IntArray
 from ..units import Units
-from ..weights import heaviest
+from ..weights import summary
 from .console import Console
 
 _SOLVERS = {"analytic": " (closed form)", "cg": " (conjugate gradients)"}
@@ -219,27 +217,10 @@ def _origin_properties(console: Console, entries: Mapping[str, Any]) -> Properti
     console.properties([("Symmetries", str(known.n_perms))])
     console.text("  Hyper-parameters")
     console.properties([("Length scale", f"{known.sig:g}"), ("Regularization", f"{known.lam:g}")], indent=4)
-    _weights_properties(console, known, entries)
+    console.properties(summary(entries), indent=4)
     rows = [] if known.seed is None else [("Seed", str(known.seed))]
     console.properties([*rows, ("Made with", known.code_version)])
     return known
-
-
-def _weights_properties(console: Console, known: Properties, entries: Mapping[str, Any]) -> None:
-    """Print what learned weights of pairs gained and which pairs weigh most, if any were asked for."""
-    if known.desc_weights is None:
-        if known.weights != "none":
-            console.properties([("Weights of pairs", "given up: they did not help on the validation points")], indent=4)
-        return
-    rows = [("Weights of pairs", f"learned ({known.weights})")]
-    named = zip(("forces", "energies"), known.weights_gain, strict=True)
-    gains = [f"{what} {-gain:+.0%}" for what, gain in named if np.isfinite(gain)]
-    if gains:
-        rows.append(("Validation errors", f"{', '.join(gains)}, against no weights at the best sigma"))
-    classes = orbits(GroupTables.from_perms(entries["perms"]), entries["z"])
-    heavy = heaviest(known.desc_weights, classes, 5)
-    rows.append(("Heaviest pairs", ", ".join(f"{name} {weight:.2f}" for name, weight in heavy)))
-    console.properties(rows, indent=4)
 
 
 def _point_rows(label: str, idxs: IntArray, md5: str, note: str = "") -> list[tuple[str, str]]:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..dataset import load_dataset
-from ..search import Trainer
 from ..search import run as run_search
 from ..task_folder import files_of
+from .cluster import connected, placed
 from .console import Console
 from .options import trainer_options
 from .search_events import printer
@@ -20,13 +20,14 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """Train and say what comes next."""
     console.title("MODEL TRAINING")
     tasks = files_of(args.task_dir, "task")
-    trainer = Trainer(**trainer_options(vars(args)))
-    with interrupted_by_sigterm():
+    with interrupted_by_sigterm(), connected(args.scheduler) as cluster:
+        trainer, executor = placed(cluster, args.distribute, trainer_options(vars(args)))
         models = run_search(
             args.task_dir,
             load_dataset(args.valid_dataset),
             trainer,
             printer(console),
+            executor,
             lazy=args.lazy,
             overwrite=args.overwrite,
         )

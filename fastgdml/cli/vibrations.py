@@ -7,7 +7,8 @@ import argparse
 from rich.table import Table
 
 from ..errors import UsageError
-from ..npz import TEXT, path_type, require_target
+from ..files import path_type
+from ..npz import TEXT, require_target
 from ..vibrations import VibrationalModes, VibrationOptions, vibrations
 from .console import Console
 

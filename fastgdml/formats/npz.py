@@ -21,11 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, FileFormatError
-from ..npz import DATASET, load_npz, replacing, text
+from ..npz import DATASET, load_npz, open_archive, read_header, replacing, require_memory, text
 from .frames import Array, Facts, Frames, FrameSource, ReadOptions, chunk_frames
 from .names import choose_energy, choose_forces, is_gradient
 
-_MAX_HEADER = 10_000
 # What a dataset has of each frame, but for lattices; as attributes of Frames.
 _FIELDS = ("R", "E", "F", "virial", "E_std", "F_std")
 _POSITIONS = ("R", "coords", "positions", "coordinates", "pos", "xyz")
@@ -48,11 +47,9 @@ class Member:
         self._file = archive.open(name)
         self._where = where
         try:
-            version = np.lib.format.read_magic(self._file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            self.shape, fortran, self.dtype = read(self._file, max_header_size=_MAX_HEADER)
-        except ValueError as error:
-            raise FileFormatError(f"{where} is no array ({error}). The file is damaged.") from None
+            self.shape, fortran, self.dtype = read_header(self._file, where)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            raise FileFormatError(f"{where} cannot be read ({error}). The file is damaged.") from None
         if self.dtype.hasobject:
             raise FileFormatError(f"{where} holds Python objects instead of numbers.")
         self._row = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=object))
@@ -71,6 +68,7 @@ class Member:
         return np.frombuffer(bytearray(data), dtype=self.dtype).reshape(n, *self.shape[1:])
 
     def _read_fortran(self) -> npt.NDArray[Any]:
+        require_memory(self._row * self.shape[0], self._where)
         data = self._read(self._row * self.shape[0])
         return np.frombuffer(data, dtype=self.dtype).reshape(self.shape, order="F")
 
@@ -97,7 +95,8 @@ class NpzSource(FrameSource):
         kind = str(entries.get("type", "d"))
         if kind in ("m", "t"):
             raise FileFormatError(f"{path} is a {'model' if kind == 'm' else 'task'}; frames are needed.")
-        self._archive = zipfile.ZipFile(path)
+        self._archive, members = open_archive(Path(path))
+        self._names = list(members)
         try:
             self._open(entries, options)
         except BaseException:
@@ -105,7 +104,7 @@ class NpzSource(FrameSource):
             raise
 
     def _open(self, entries: Mapping[str, Any], options: ReadOptions) -> None:
-        names = [i.filename.removesuffix(".npy") for i in self._archive.infolist() if i.filename.endswith(".npy")]
+        names = self._names
         facts = self.facts
         for key in _TEXTS:
             if key in entries:
@@ -144,6 +143,9 @@ class NpzSource(FrameSource):
         self._columns = bool(cells) and _CELLS[cells[0]]
         if self._cell is not None and self._cell.shape not in ((3, 3), (self.n_frames, 3, 3), (self.n_frames, 9)):
             raise DataError(f"{self.path}: {cells[0]} has shape {self._cell.shape}; (3, 3) for each cell is needed.")
+        for name in (z_name, *cells):
+            if (found := self._member(name).dtype).kind not in "fiu" and not (name == z_name and found.kind == "U"):
+                raise DataError(f"{self.path}: {name} must hold numbers; found {found}.")
         facts.energy, facts.forces = E_name, F_name
         facts.gradients = is_gradient(F_name, options)
         used = {R_name, z_name, E_name, F_name, *cells, *_TEXTS, "perms", "type", "md5", "code_version"}

@@ -101,6 +101,14 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class PairWeight:
+    """Pairs of atoms that permutations exchange, and their learned weight, whose geometric mean over all pairs is 1."""
+
+    pairs: str
+    weight: float
+
+
+@dataclass(frozen=True)
 class Quantity:
     """Errors of a quantity: mean absolute, root mean square, and mean of predicted minus reference, if known."""
 
@@ -224,6 +232,8 @@ class Facts:
         The search for sigma.
     learning_curve : list of CurvePoint
         Errors by the number of training points.
+    weights : list of PairWeight
+        Learned weights of pairs, the heaviest first; empty for a model without.
     version : str
         Version of fastgdml.
     """
@@ -237,6 +247,7 @@ class Facts:
     accuracy: Accuracy | None = None
     learning_curve: list[CurvePoint] = field(default_factory=list)
     timing: Timing | None = None
+    weights: list[PairWeight] = field(default_factory=list)
     version: str = __version__
 
     def to_json(self) -> str:

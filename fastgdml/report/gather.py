@@ -33,8 +33,9 @@ from ..sampling import draw_points, generator
 from ..threads import resolve_n_threads
 from ..types import Array
 from ..units import Units, conversion
+from ..weights import by_weight, summary
 from .accuracy import Predictions, accuracy
-from .facts import Accuracy, Facts, Molecule, Origin, Quantity, Timing, Trial
+from .facts import Accuracy, Facts, Molecule, Origin, PairWeight, Quantity, Timing, Trial
 from .structure import cycles_of, embedded, geometry_of, orbits_of
 
 _log = logging.getLogger(__name__)
@@ -136,6 +137,7 @@ def gather(
         accuracy=compared,
         learning_curve=list(sources.learning_curve),
         timing=timing,
+        weights=_weights(entries),
     )
 
 
@@ -189,6 +191,7 @@ def _further(model: Mapping[str, Any], known: Properties) -> dict[str, str]:
             rows["Solver"] += f", {outcome.n_steps:,} steps" + ("" if outcome.converged else ", NOT CONVERGED")
         if outcome.reason:
             rows["Chosen for"] = outcome.reason
+    rows.update(summary(model))
     if "lattice" in model:
         rows["Image rule"] = {"minimum": "nearest image", "rounding": "rounding, as sgdml"}[image_rule_of(model)]
     if known.seed is not None:
@@ -196,6 +199,13 @@ def _further(model: Mapping[str, Any], known: Properties) -> dict[str, str]:
     if known.code_version != "unknown":
         rows["Trained with"] = known.code_version
     return rows
+
+
+def _weights(model: Mapping[str, Any]) -> list[PairWeight]:
+    weights = Properties.of(model).desc_weights
+    if weights is None or "perms" not in model:
+        return []
+    return [PairWeight(pairs, weight) for pairs, weight in by_weight(weights, model["perms"], model["z"])]
 
 
 def _molecule(model: Mapping[str, Any], arrays: ModelArrays, dataset: Mapping[str, Any] | None) -> Molecule:

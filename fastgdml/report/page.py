@@ -24,6 +24,7 @@ def page(facts: Facts) -> str:
     sections = [
         ("model", "Model", _model(facts)),
         ("symmetry", "Atoms and symmetry", _symmetry(facts, drawn)),
+        ("weights", "Weights of pairs", _figures(drawn, ("weights",))),
         ("accuracy", "Accuracy", _accuracy(facts, drawn)),
         ("worst-geometries", "Worst geometries", _worst(facts, drawn)),
         ("sigma", "Search for sigma", _search(facts, drawn)),

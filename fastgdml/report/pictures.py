@@ -16,6 +16,8 @@ from .text import unit_of
 
 # Above this number of atoms, their labels leave out the numbers.
 _MANY_ATOMS = 30
+# Pairs whose weights are drawn: the heaviest and the lightest.
+_N_WEIGHTS = 24
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ def pictures(facts: Facts) -> list[Picture]:
     found = []
     if facts.molecule.geometry is not None:
         found.append(_molecule(facts))
+    if facts.weights:
+        found.append(_weights(facts))
     if len(facts.search) > 1:
         found.append(_search(facts))
     if facts.accuracy is not None:
@@ -82,6 +86,28 @@ def _molecule(facts: Facts) -> Picture:
         caption = "The model has no permutations but the identity."
     caption += f" Drawn is {facts.molecule.geometry_from}."
     return Picture("molecule", "Symmetry", caption, 3.6, draw)
+
+
+def _weights(facts: Facts) -> Picture:
+    half = _N_WEIGHTS // 2
+    few = len(facts.weights) <= _N_WEIGHTS
+    shown = facts.weights if few else [*facts.weights[:half], *facts.weights[-half:]]
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        weights = [each.weight for each in shown]
+        axes.barh(range(len(shown)), [weight - 1 for weight in weights], left=1, color=FIRST, height=0.7)
+        axes.axvline(1, color=MUTED, linewidth=1)
+        axes.set_yticks(range(len(shown)), [each.pairs for each in shown], fontsize=7)
+        axes.invert_yaxis()
+        axes.set_xscale("log")
+        axes.set_xlabel("weight [no unit]")
+        if not few:
+            axes.axhline(half - 0.5, color=GRID, linewidth=1)
+
+    which = "All pairs" if few else f"The {half} heaviest and {half} lightest of {len(facts.weights)} pairs"
+    caption = f"{which} that permutations exchange; 1 is the geometric mean. A heavy pair tells geometries apart more."
+    return Picture("weights", "Learned weights of pairs", caption, 1.0 + 0.16 * len(shown), draw)
 
 
 # ---- errors by parameters ---------------------------------------------------------------------------------------

@@ -148,6 +148,7 @@ def _markdown(facts: Facts) -> bytes:
     tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = (
         ("Model", ("", ""), text.origin_rows(facts)),
         ("Atoms that permutations exchange, numbered from 0", ("Element", "Atoms"), text.orbit_rows(facts)),
+        ("Weights of pairs", ("Pairs", "Weight"), [(each.pairs, f"{each.weight:.3g}") for each in facts.weights]),
         ("Accuracy", errors, text.error_rows(facts)),
         (
             "Worst geometries",

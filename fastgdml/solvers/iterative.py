@@ -152,11 +152,8 @@ class IterativeSolver:
         return float(self.operator.flops)
 
     def fixed_memory(self) -> int:
-        """Return the bytes that are needed whatever the number of columns.
-
-        Descriptors, Jacobians, tiles, vectors, and what rigid motions are removed with.
-        """
-        return 8 * (6 * self._training.x.size + 12 * self.n + 6 * self.n * self._n_coord)
+        """Return the bytes that are needed whatever the number of columns."""
+        return self._machine.iteration_memory(self._training)
 
     def choose_columns(self, n_columns: int) -> IntArray:
         """Return about `n_columns` columns, a quarter of the coordinates of randomly chosen points, in the point order.

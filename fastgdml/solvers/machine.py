@@ -155,6 +155,14 @@ class Machine(ABC):
     ) -> Callable[[Any], Any]:
         """Return r -> P^-1 r, P nearly -K + lam I; arguments and errors as of `preconditioner.build`."""
 
+    def iteration_memory(self, training: TrainingSet) -> int:
+        """Return the bytes that an iteration needs whatever the number of columns.
+
+        Descriptors, Jacobians, tiles, vectors, and what rigid motions are removed with.
+        """
+        n = training.n_train * training.n_coord
+        return 8 * (6 * training.x.size + 12 * n + 6 * n * training.n_coord)
+
     @abstractmethod
     def preconditioner_memory(self, n_train: int, n_coord: int, n_columns: int) -> int:
         """Return the bytes that a preconditioner of `n_columns` columns needs while it is built."""

@@ -43,33 +43,31 @@ _LEAST_POINTS = 8
 
 
 @dataclass(frozen=True)
-class Preconditioner:
-    """P^-1 of equation (2).
+class Rows:
+    """The rows of some training points, in their order.
 
     Attributes
     ----------
-    U : ndarray of float32, shape (n, K)
+    U : ndarray of float32, shape (m q, K)
         The low-rank part, columns from k on zero. Single precision, because applying it is all memory traffic; `inner`
         belongs to the rounded U and sums are formed in double precision, which leaves the number of steps as it is.
-    inner : ndarray, shape (k, k)
-        Lower Cholesky factor of I + U^T U.
-    root : ndarray, shape (M, q, q)
+    root : ndarray, shape (m, q, q)
         The blocks of B^(-1/2).
     n_threads : int
         Number of threads.
     """
 
     U: npt.NDArray[np.float32]
-    inner: Array
     root: Array
     n_threads: int
 
-    def __call__(self, r: Array) -> Array:
-        """Return P^-1 r, shape (n,)."""
+    def project(self, r: Array) -> tuple[Array, Array]:
+        """Return B^(-1/2) r and U^T B^(-1/2) r, shapes (m q,) and (K,), of these rows of r."""
         b = self._scale(r)
-        t = _core.low_rank_project(self.U, b, self.n_threads)
-        k = len(self.inner)
-        t[:k] = lapack.solve_cholesky(self.inner, t[:k])
+        return b, _core.low_rank_project(self.U, b, self.n_threads)
+
+    def subtract(self, t: Array, b: Array) -> Array:
+        """Return B^(-1/2) (b - U t), shape (m q,), for t of shape (K,); b is overwritten."""
         _core.low_rank_subtract(self.U, t, b, self.n_threads)
         return self._scale(b)
 
@@ -77,11 +75,71 @@ class Preconditioner:
         return np.matmul(self.root, r.reshape(len(self.root), -1, 1)).ravel()
 
 
+@dataclass(frozen=True)
+class Preconditioner:
+    """P^-1 of equation (2).
+
+    Attributes
+    ----------
+    rows : Rows
+        The rows of all training points.
+    inner : ndarray, shape (k, k)
+        Lower Cholesky factor of I + U^T U.
+    """
+
+    rows: Rows
+    inner: Array
+
+    def __call__(self, r: Array) -> Array:
+        """Return P^-1 r, shape (n,)."""
+        b, t = self.rows.project(r)
+        k = len(self.inner)
+        t[:k] = lapack.solve_cholesky(self.inner, t[:k])
+        return self.rows.subtract(t, b)
+
+
+@dataclass(frozen=True)
+class Inducing:
+    """The inducing points of a preconditioner, and the factor of their part of the kernel matrix.
+
+    Attributes
+    ----------
+    points : ndarray of int, shape (m,)
+        The points, ascending.
+    cols : Coordinates
+        Their coordinates that are taken, k in all.
+    factor : ndarray, shape (k, k)
+        Lower Cholesky factor of W.
+    """
+
+    points: IntArray
+    cols: Coordinates
+    factor: Array
+
+    @classmethod
+    def of(
+        cls,
+        training: TrainingSet,
+        lam: float,
+        points: IntArray,
+        columns: Sequence[npt.ArrayLike],
+        n_threads: int | None = None,
+    ) -> Inducing:
+        """Assemble W and factor it; parameters and errors as of `build`."""
+        cols = Coordinates.from_lists(columns)
+        W = -assemble_selected(training.part(points), cols, n_threads)
+        return cls(points, cols, factor_with_jitter(W, lam, lambda matrix: lapack.cholesky_dense(matrix) == 0))
+
+
+def piece_bytes(n_coord: int, n_columns: int) -> int:
+    """Return the bytes that a piece of C takes, of which there are up to four while rows are built."""
+    return max(_PIECE_BYTES, 8 * _LEAST_POINTS * n_coord * n_columns)
+
+
 def memory(n_train: int, n_coord: int, n_columns: int) -> int:
     """Return the bytes that a preconditioner of `n_columns` columns needs while it is built."""
     n = n_train * n_coord
-    piece = max(_PIECE_BYTES, 8 * _LEAST_POINTS * n_coord * n_columns)
-    return 4 * n * n_columns + 3 * 8 * n_columns**2 + 8 * n * n_coord + 4 * piece
+    return 4 * n * n_columns + 3 * 8 * n_columns**2 + 8 * n * n_coord + 4 * piece_bytes(n_coord, n_columns)
 
 
 def build(
@@ -118,38 +176,53 @@ def build(
     SolverError
         If the columns are linearly dependent to rounding errors, however much they are regularised.
     """
-    n_train, n_coord = training.n_train, training.n_coord
-    cols = Coordinates.from_lists(columns)
-    k = cols.size
-    W = -assemble_selected(training.part(points), cols, n_threads)
-    factor = factor_with_jitter(W, lam, lambda matrix: lapack.cholesky_dense(matrix) == 0)
-    del W
-
-    U = np.zeros((n_train * n_coord, -(-k // _PADDING) * _PADDING), dtype=np.float32)
-    inner = np.zeros((k, k), order="F")
+    inducing = Inducing.of(training, lam, points, columns, n_threads)
+    inner = np.zeros((inducing.cols.size, inducing.cols.size), order="F")
     np.fill_diagonal(inner, 1.0)
-    roots = np.empty((n_train, n_coord, n_coord))
+    rows = build_rows(training, lam, inducing, range(training.n_train), inner, n_threads, progress)
+    return Preconditioner(rows, factor_inner(inner))
+
+
+def build_rows(
+    training: TrainingSet,
+    lam: float,
+    inducing: Inducing,
+    part: range,
+    gram: Array,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> Rows:
+    """Build the rows of a range of training points, and add their U^T U to `gram` (k, k), its lower triangle."""
+    n_coord, k = training.n_coord, inducing.cols.size
+    U = np.zeros((len(part) * n_coord, -(-k // _PADDING) * _PADDING), dtype=np.float32)
+    roots = np.empty((len(part), n_coord, n_coord))
     step = max(_LEAST_POINTS, _PIECE_BYTES // (8 * n_coord * k) // _LEAST_POINTS * _LEAST_POINTS)
-    pieces = [range(first, min(first + step, n_train)) for first in range(0, n_train, step)]
+    pieces = [range(first, min(first + step, part.stop)) for first in range(part.start, part.stop, step)]
     blas = ThreadpoolController()
     for piece in pieces:
-        L = assemble_rows(training, piece, points, cols, n_threads)
+        L = assemble_rows(training, piece, inducing.points, inducing.cols, n_threads)
         L *= -1.0
-        lapack.solve_triangular_right(factor, L)
+        lapack.solve_triangular_right(inducing.factor, L)
         missed = _diagonal_blocks(training.part(slice(piece.start, piece.stop)), n_threads)
         parts = np.ascontiguousarray(L).reshape(len(piece), n_coord, k)
         with blas.limit(limits=1, user_api="blas"):  # small matrices: threads would only wait
             root = inverse_roots(missed - np.matmul(parts, parts.swapaxes(1, 2)), lam)
             scaled = np.matmul(root, parts)
-        roots[piece.start : piece.stop] = root
-        rounded = U[piece.start * n_coord : piece.stop * n_coord, :k]
+        first = piece.start - part.start
+        roots[first : first + len(piece)] = root
+        rounded = U[first * n_coord : (first + len(piece)) * n_coord, :k]
         rounded[:] = scaled.reshape(-1, k)
-        lapack.add_gram(rounded.astype(np.float64), inner)
+        lapack.add_gram(rounded.astype(np.float64), gram)
         if progress is not None:
-            progress(piece.stop, n_train)
+            progress(piece.stop - part.start, len(part))
+    return Rows(U, roots, resolve_n_threads(n_threads))
+
+
+def factor_inner(inner: Array) -> Array:
+    """Return the lower Cholesky factor of I + U^T U, in its place."""
     if lapack.cholesky_dense(inner) != 0:
         raise SolverError(not_positive_definite())
-    return Preconditioner(U, inner, roots, resolve_n_threads(n_threads))
+    return inner
 
 
 def not_positive_definite() -> str:

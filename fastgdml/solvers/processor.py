@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
-from .. import lapack
+from .. import lapack, memory
 from ..errors import SolverError
 from ..kernel import Coordinates, assemble_packed, packed_size
 from ..operator import KernelOperator
@@ -82,7 +81,10 @@ class Processor(Machine):
 
     def limit(self, max_memory: float | None) -> float:
         """Return the limit given, without one the memory that is available now, in bytes."""
-        return float(psutil.virtual_memory().available) if max_memory is None else max_memory * 2**30
+        if max_memory is None:
+            return float(memory.available())
+        space = memory.address_space()
+        return max_memory * 2**30 if space is None else min(max_memory * 2**30, space)
 
     def factor(
         self,

@@ -45,7 +45,7 @@ typedef enum fastgdml_status {
     FASTGDML_ERROR_FILE = 2,      /* a file cannot be opened or read */
     FASTGDML_ERROR_FORMAT = 3,    /* a file is no model file, damaged, or of an unknown version */
     FASTGDML_ERROR_MEMORY = 4,    /* there is not enough memory */
-    FASTGDML_ERROR_GEOMETRY = 5,  /* atoms coincide, or positions are not finite */
+    FASTGDML_ERROR_GEOMETRY = 5,  /* atoms coincide, positions are not finite, or results are too large */
     FASTGDML_ERROR_UNIT = 6,      /* a unit is unknown */
     FASTGDML_ERROR_ENGINE = 7     /* an engine that a driver talks to reported a failure */
 } fastgdml_status;

@@ -107,8 +107,8 @@ fastgdml_status gdml_lammps_read_box(fastgdml_lammps *d)
         if (d->periodic[i]) continue;
         for (int j = 0; j < 3; ++j) vectors[3 * j + i] = i == j ? endless * (lattice[0] + lattice[4] + lattice[8]) : 0;
     }
-    if (!gdml_cell_init(&d->cell, vectors, 1))
-        return gdml_fail(FASTGDML_ERROR_GEOMETRY, "the box is flat or not finite");
+    const char *const problem = gdml_cell_init(&d->cell, vectors, 1);
+    if (problem) return gdml_fail(FASTGDML_ERROR_GEOMETRY, "the box is no cell: %s", problem);
     d->edge_limit = gdml_shortest_vector(&d->cell) / 2;
     return FASTGDML_SUCCESS;
 }

@@ -80,6 +80,7 @@ typedef struct {
     int64_t n_atoms, n_train;
     int n_perms;                  /* 1, 2: the first two atoms exchange, or 6: all permutations of the first three */
     int energies;                 /* with coefficients of energy constraints */
+    int weights;                  /* with weights of pairs */
     const double *lattice;        /* [3][3] or NULL */
     fastgdml_image_rule image_rule;
 } check_recipe;
@@ -107,6 +108,9 @@ static inline fastgdml_model *check_model(check_recipe recipe)
         e[j] = check_uniform(&random);
     }
     for (int64_t k = 0; k < recipe.n_train * n_pairs; ++k) v[k] = check_uniform(&random);
+    double *w = check_doubles(n_pairs), *weight = w;       /* alike for the atoms that permutations exchange */
+    for (int64_t a = 1; a < n; ++a)
+        for (int64_t b = 0; b < a; ++b) *weight++ = 1 + 0.125 * (double)((a < 3 ? 0 : a) + (b < 3 ? 0 : b));
     const fastgdml_arrays arrays = {
         .n_atoms = n,
         .n_train = recipe.n_train,
@@ -116,6 +120,7 @@ static inline fastgdml_model *check_model(check_recipe recipe)
         .descriptors = x,
         .coefficients = v,
         .energy_coefficients = recipe.energies ? e : NULL,
+        .weights = recipe.weights ? w : NULL,
         .sig = 3.0,
         .std = 2.5,
         .c = -7.0,
@@ -132,6 +137,7 @@ static inline fastgdml_model *check_model(check_recipe recipe)
     free(x);
     free(v);
     free(e);
+    free(w);
     return model;
 }
 

@@ -132,9 +132,9 @@ static void arrays_that_make_no_model(void)
     }
     CHECK_REFUSES(arrays.sig = 0, "sig is 0");
     CHECK_REFUSES(arrays.sig = -1, "sig is -1");
-    CHECK_REFUSES((p.w[0] = 0, arrays.weights = p.w), "weights of pairs that are not positive");
-    CHECK_REFUSES((p.w[2] = -1, arrays.weights = p.w), "weights of pairs that are not positive");
-    CHECK_REFUSES((p.w[2] = 3, arrays.weights = p.w), "or that its permutations change");   /* exchanged with pair 1 */
+    CHECK_REFUSES((p.w[0] = 0, arrays.weights = p.w), "weight of a pair that is no positive number");
+    CHECK_REFUSES((p.w[2] = -1, arrays.weights = p.w), "weight of a pair that is no positive number");
+    CHECK_REFUSES((p.w[2] = 3, arrays.weights = p.w), "weights of pairs that its permutations change");   /* exchanged with pair 1 */
     CHECK_REFUSES(arrays.sig = 1e-310, "not finite");     /* what is stored overflows */
     CHECK_REFUSES(p.lattice[0] = 0, "linearly dependent");
     CHECK_REFUSES(arrays.image_rule = (fastgdml_image_rule)2, "image_rule is 2");

@@ -1,99 +1,11 @@
 /* Model files that are damaged, or made to do harm: each is refused with an error, or gives a model that touches no
  * memory but its own. Sanitizers and valgrind watch over that; without them this tests little more than errors.
  */
-#include "samples.h"
+#include "model_file.h"
 
 #include <limits.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-/* Places in the header that docs/reference/model_file.md gives. */
-enum { HEADER = 640, AT_SIZE = 16, AT_CHECKSUM = 24, AT_N_TRAIN = 48, AT_SIG = 104, AT_SECTIONS = 392, N_TABLES = 8 };
-
-typedef struct {
-    unsigned char *bytes;
-    size_t size;
-} image;
-
-/* CRC-32 as zlib has it, bit by bit: not the code that it tests. */
-static uint32_t crc32_of(const unsigned char *data, size_t size)
-{
-    uint32_t crc = 0xffffffffu;
-    for (size_t i = 0; i < size; ++i) {
-        crc ^= data[i];
-        for (int bit = 0; bit < 8; ++bit) crc = crc & 1 ? 0xedb88320u ^ (crc >> 1) : crc >> 1;
-    }
-    return ~crc;
-}
-
-static void put_checksum(image *i)
-{
-    const uint32_t checksum = crc32_of(i->bytes + AT_CHECKSUM + 4, i->size - AT_CHECKSUM - 4);
-    memcpy(i->bytes + AT_CHECKSUM, &checksum, sizeof checksum);
-}
-
-static image image_of(check_recipe recipe, int64_t n_std)
-{
-    fastgdml_model *model = check_model(recipe);
-    if (n_std) {
-        const int64_t n_pairs = recipe.n_atoms * (recipe.n_atoms - 1) / 2, m = recipe.n_train;
-        double *v = check_doubles(n_std * m * n_pairs), *energies = check_doubles(n_std * m), *c = check_doubles(n_std);
-        fastgdml_model *more = check_with_samples(model, n_std, 1.5, v, energies, c);
-        fastgdml_model_free(model);
-        free(v), free(energies), free(c);
-        model = more;
-    }
-    image copy;
-    const void *bytes = gdml_model_image(model, &copy.size);
-    copy.bytes = check_new(copy.size, 1);
-    memcpy(copy.bytes, bytes, copy.size);
-    uint32_t checksum;
-    memcpy(&checksum, copy.bytes + AT_CHECKSUM, sizeof checksum);
-    put_checksum(&copy);
-    CHECK(!memcmp(&checksum, copy.bytes + AT_CHECKSUM, sizeof checksum));
-    fastgdml_model_free(model);
-    return copy;
-}
-
-/* Use all of a model: predictions of each kind, and what it was made from. */
-static void use(fastgdml_model *model)
-{
-    enum { N_GEO = 6 };
-    static const double cell[9] = {7.0, 2.5, 0.4, 0.0, 6.0, 1.1, 0.2, 0.0, 6.5};
-    const int64_t n = fastgdml_model_n_atoms(model), n_desc = n * (n - 1) / 2, m = fastgdml_model_n_train(model);
-    double *r = check_doubles(3 * N_GEO * n), *f = check_doubles(3 * N_GEO * n), e[N_GEO], virial[9 * N_GEO];
-    check_random random = {3};
-    check_geometries(&random, N_GEO, n, r);
-    for (int n_geo = 1; n_geo <= N_GEO; n_geo += N_GEO - 1) {
-        fastgdml_predict(model, n_geo, r, NULL, e, f, virial, 1);
-        fastgdml_predict(model, n_geo, r, cell, e, NULL, NULL, 1);
-        fastgdml_predict(model, n_geo, r, NULL, e, f, NULL, 2);
-        if (fastgdml_model_n_std(model)) {
-            double *f_std = check_doubles(n_geo * n), e_std[N_GEO];
-            fastgdml_predict_std(model, n_geo, r, cell, e, f, virial, e_std, f_std, 2);
-            fastgdml_predict_std(model, n_geo, r, NULL, e, f, virial, e_std, f_std, 1);
-            free(f_std);
-        }
-    }
-    int32_t *images = check_new((size_t)(fastgdml_model_n_perms(model) * n_desc), sizeof *images);
-    double *x = check_doubles(m * n_desc), *v = check_doubles(m * n_desc), *energies = check_doubles(m);
-    gdml_model_arrays(model, images, x, v, energies);
-    const int64_t n_std = fastgdml_model_n_std(model);
-    double *std_v = check_doubles(n_std * m * n_desc), *std_energies = check_doubles(n_std * m);
-    double *std_c = check_doubles(n_std);
-    if (n_std) gdml_model_samples_of(model, std_v, std_energies, std_c);
-    free(std_v), free(std_energies), free(std_c);
-    double lattice[9];
-    fastgdml_model_lattice(model, lattice);
-    CHECK(strlen(fastgdml_model_energy_unit(model)) < 32 && strlen(fastgdml_model_length_unit(model)) < 32);
-    for (int64_t a = 0; a < n; ++a) CHECK(fastgdml_model_atomic_numbers(model)[a] >= 0);
-    free(r);
-    free(f);
-    free(images);
-    free(x);
-    free(v);
-    free(energies);
-}
 
 /* Open `size` bytes in memory of just that size. Returns whether they are a model. */
 static int open_bytes(const unsigned char *bytes, size_t size)
@@ -171,17 +83,15 @@ static void huge_counts(image *whole)
         }
         memcpy(whole->bytes + at, &right, sizeof right);
     }
-    enum { AT_N_STD = 600 };
-    uint32_t version;
-    memcpy(&version, whole->bytes + 12, sizeof version);
-    for (size_t i = 0; version == 3 && i < sizeof values / sizeof *values; ++i) {
-        int64_t right;
-        memcpy(&right, whole->bytes + AT_N_STD, sizeof right);
-        memcpy(whole->bytes + AT_N_STD, values + i, sizeof right);
+    int64_t n_std;
+    memcpy(&n_std, whole->bytes + AT_N_STD, sizeof n_std);
+    for (size_t i = 0; n_std && i < sizeof values / sizeof *values; ++i) {
+        if (values[i] == n_std) continue;
+        memcpy(whole->bytes + AT_N_STD, values + i, sizeof n_std);
         put_checksum(whole);
         CHECK(!open_bytes(whole->bytes, whole->size));
-        memcpy(whole->bytes + AT_N_STD, &right, sizeof right);
     }
+    memcpy(whole->bytes + AT_N_STD, &n_std, sizeof n_std);
     const int64_t n_atoms = 1 << 15, n_train = INT32_MAX, tile = 128, n_tiles = (n_train + tile - 1) / tile;
     unsigned char header[HEADER];
     memcpy(header, whole->bytes, HEADER);
@@ -209,34 +119,70 @@ static void every_entry_of_the_tables(image *whole)
                 if (values[i] == right) continue;
                 memcpy(whole->bytes + at, values + i, sizeof right);
                 put_checksum(whole);
-                const int opened = open_bytes(whole->bytes, whole->size);
-                CHECK(!opened || (values[i] >= 0 && values[i] < 1000));
+                CHECK(!open_bytes(whole->bytes, whole->size));   /* the others contradict it */
+                CHECK(strstr(fastgdml_last_error(), "damaged"));
             }
             memcpy(whole->bytes + at, &right, sizeof right);
+        }
+        /* Each two exchanged: numbers that are in range, each as often as before. */
+        int32_t *const table = (int32_t *)(whole->bytes + place[0]);
+        const int64_t n = (int64_t)(place[1] / sizeof *table);
+        for (int64_t i = 0; i < n; ++i) {
+            for (int64_t j = 0; j < i; j += 1 + n / 40) {
+                const int32_t one = table[i], other = table[j];
+                table[i] = other;
+                table[j] = one;
+                put_checksum(whole);
+                open_bytes(whole->bytes, whole->size);
+                table[i] = one;
+                table[j] = other;
+            }
         }
     }
     put_checksum(whole);
     CHECK(open_bytes(whole->bytes, whole->size));
 }
 
-static void numbers_that_are_not_finite(image *whole)
+/* Every number of the training data, of energies, weights and samples. */
+static void every_number(image *whole)
 {
-    const double values[] = {NAN, INFINITY, -INFINITY};
-    const int sections[] = {N_TABLES + 1, N_TABLES + 2, 12};   /* the last of version 3 */
-    for (int k = 0; k < 3; ++k) {
-        const int s = sections[k];
+    const double values[] = {NAN, INFINITY, -INFINITY, 0.0, -1.0, 1e-310, 1e155, 1e308};
+    int behind = 0;
+    for (int s = N_TABLES + 1; s < N_SECTIONS; ++s) {
         uint64_t place[2];
         memcpy(place, whole->bytes + AT_SECTIONS + 16 * s, sizeof place);
-        for (int i = 0; i < 3 && place[0] && place[1]; ++i) {
+        for (uint64_t at = place[0]; at < place[0] + place[1]; at += sizeof(double)) {
             double right;
-            const uint64_t at = place[0] + place[1] / 2 / 8 * 8;
             memcpy(&right, whole->bytes + at, sizeof right);
-            memcpy(whole->bytes + at, values + i, sizeof right);
-            put_checksum(whole);
-            CHECK(!open_bytes(whole->bytes, whole->size));
-            CHECK(strstr(fastgdml_last_error(), "not finite"));
+            for (size_t i = 0; i < sizeof values / sizeof *values; ++i) {
+                memcpy(whole->bytes + at, values + i, sizeof right);
+                put_checksum(whole);
+                const int opened = open_bytes(whole->bytes, whole->size);
+                CHECK(!opened || isfinite(values[i]));
+                CHECK(!opened || s != OF_WEIGHTS || values[i] > 0);   /* weights */
+                behind += !opened && strstr(fastgdml_last_error(), "behind its last training point");
+            }
             memcpy(whole->bytes + at, &right, sizeof right);
         }
+    }
+    put_checksum(whole);
+    CHECK(behind > 100);
+    CHECK(open_bytes(whole->bytes, whole->size));
+}
+
+/* Units and names reach terminals. */
+static void texts(image *whole)
+{
+    const unsigned char values[] = {7, 10, 27, 127};
+    for (size_t at = AT_SIG + 96; at < AT_SECTIONS; at += 32) {   /* two units of 32 characters, two names of 64 */
+        const unsigned char right = whole->bytes[at];
+        if (!right) continue;
+        for (size_t i = 0; i < sizeof values; ++i) {
+            whole->bytes[at] = values[i];
+            put_checksum(whole);
+            CHECK(!open_bytes(whole->bytes, whole->size) && strstr(fastgdml_last_error(), "control characters"));
+        }
+        whole->bytes[at] = right;
     }
     put_checksum(whole);
 }
@@ -277,15 +223,19 @@ int main(void)
     static const double cell[9] = {7.0, 2.5, 0.4, 0.0, 6.0, 1.1, 0.2, 0.0, 6.5};
     const check_recipe recipes[] = {
         {.n_atoms = 4, .n_train = 9, .n_perms = 6, .energies = 1},
-        {.n_atoms = 5, .n_train = 3, .n_perms = 2, .lattice = cell, .image_rule = FASTGDML_IMAGE_MINIMUM},
+        {.n_atoms = 5, .n_train = 3, .n_perms = 2, .weights = 1, .lattice = cell, .image_rule = FASTGDML_IMAGE_MINIMUM},
+        {.n_atoms = 3, .n_train = 1, .n_perms = 6},
+        {.n_atoms = 3, .n_train = 2, .n_perms = 2, .energies = 1},
     };
-    for (size_t i = 0; i < 2 * sizeof recipes / sizeof *recipes; ++i) {
-        image whole = image_of(recipes[i / 2], i % 2 ? 3 : 0);
+    const int64_t samples[] = {0, 2, 0, 3};
+    for (size_t i = 0; i < sizeof recipes / sizeof *recipes; ++i) {
+        image whole = image_of(recipes[i], samples[i]);
         no_part_of_a_file_is_a_model(&whole);
         every_byte_of_the_header(&whole);
         huge_counts(&whole);
         every_entry_of_the_tables(&whole);
-        numbers_that_are_not_finite(&whole);
+        every_number(&whole);
+        texts(&whole);
         files(&whole);
         free(whole.bytes);
     }

@@ -21,6 +21,7 @@ from support.paths import ROOT, shared_file
 from fastgdml import _core
 from fastgdml.errors import DataError, FileFormatError, UsageError
 from fastgdml.flat import export_flat
+from fastgdml.ipi_client import main, program
 from fastgdml.model import load_model, save_model
 from fastgdml.predict import GDMLPredict
 
@@ -38,12 +39,6 @@ def ipi_is_new():
 
 
 needs_ipi = pytest.mark.skipif(not ipi_is_new(), reason="i-PI 3.3 or newer is not installed: pip install '.[ipi]'")
-
-
-def client_path():
-    """The compiled client: among the scripts, or where an editable installation is built."""
-    scripts = Path(sysconfig.get_path("scripts")) / "fastgdml-ipi"
-    return scripts if scripts.exists() else Path(_core.__file__).with_name("fastgdml-ipi")
 
 
 @pytest.fixture
@@ -64,7 +59,7 @@ def slab():
 
 def run_client(*options):
     """Run the client until it ends."""
-    command = [client_path(), *map(str, options)]
+    command = [program(), *map(str, options)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -90,7 +85,7 @@ class Server:
             where = ["-a", "127.0.0.1", "-p", str(self.listener.getsockname()[1])]
         self.listener.listen()
         self.listener.settimeout(30)
-        command = [client_path(), *where, *map(str, options)]
+        command = [program(), *where, *map(str, options)]
         self.client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.socket, _ = self.listener.accept()
         self.socket.settimeout(30)
@@ -305,6 +300,28 @@ def test_help_and_version(folder):
     assert run_client("--version").stdout == f"fastgdml-ipi {__version__}\n"
 
 
+def test_command_is_the_program(folder):
+    """The script that pip installs becomes the program: its arguments, its messages, its status."""
+    script = Path(sysconfig.get_path("scripts")) / "fastgdml-ipi"
+    for options in (["--help"], ["-m", "no such file"], ["--stone"]):
+        expected, got = (
+            subprocess.run([command, *options], capture_output=True, text=True, check=False)
+            for command in (program(), script)
+        )
+        assert got.returncode == expected.returncode
+        assert got.stdout == expected.stdout
+        said, meant = (text.rpartition("fastgdml-ipi: ")[2] for text in (got.stderr, expected.stderr))
+        assert said == meant
+
+
+@pytest.mark.parametrize(("platform", "message"), [("win32", "POSIX sockets"), ("linux", "install it anew")])
+def test_missing_program_is_said(tmp_path, monkeypatch, capsys, platform, message):
+    monkeypatch.setattr("fastgdml.ipi_client.files", lambda package: tmp_path)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert main() == 1
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
@@ -345,7 +362,7 @@ def test_where_nobody_listens(folder):
 
 def test_a_server_that_comes_later(folder, ethanol):
     where = ["-m", "model.fgdml", "-u", "-a", "late", "-S", "./ipi_", "-w", "30"]
-    client = subprocess.Popen([client_path(), *where], stderr=subprocess.PIPE)
+    client = subprocess.Popen([program(), *where], stderr=subprocess.PIPE)
     time.sleep(0.3)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("ipi_late")
@@ -520,7 +537,7 @@ def test_the_socket_calculator_of_ase(folder, slab, ethanol, ethanol_model, mode
         server = {"unixsocket": name} if mode == "unix" else {"port": port}
         where = ["-u", "-a", name] if mode == "unix" else ["-a", "127.0.0.1", "-p", str(port)]
         with SocketIOCalculator(**server, timeout=30) as atoms.calc:
-            client = subprocess.Popen([client_path(), "-m", file, *where], stderr=subprocess.PIPE, text=True)
+            client = subprocess.Popen([program(), "-m", file, *where], stderr=subprocess.PIPE, text=True)
             for _ in range(3):
                 E, F, virial = GDMLPredict(entries).predict(atoms.positions, return_virial=True)
                 kcal = units.kcal / units.mol
@@ -693,7 +710,7 @@ def ways():
     """Force field of i-PI and command of the client, if there is one, for each way to i-PI."""
     from fastgdml.drivers import ipi_pes
 
-    port, client = str(free_port()), [client_path(), "-m", "model.fgdml", "-w", "30"]
+    port, client = str(free_port()), [program(), "-m", "model.fgdml", "-w", "30"]
     unix = [*client, "-u", "-a", "gdml", "-S", "./ipi_"]
     tcp = [*client, "-a", "127.0.0.1", "-p", port]
     # i-PI's client does not wait for the server

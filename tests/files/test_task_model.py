@@ -53,9 +53,9 @@ def test_errors_in_dictionaries_become_numbers(ethanol_model):
     [
         ({"use_cprsn": True}, "compression"),
         ({"interact_cut_off": 5.0}, "cut-off"),
-        ({"z": np.arange(1, 9)}, "do not fit 8 atoms"),
-        ({"R_desc": np.zeros(36)}, "R_desc must be a matrix"),
-        ({"R_desc": np.zeros((36, 31))}, "do not fit"),
+        ({"z": np.arange(1, 9)}, r"R_desc must be .* \(28, M\); found shape \(36, 30\)"),
+        ({"R_desc": np.zeros(36)}, r"R_desc must be .* \(D, M\) = \(36, M\)"),
+        ({"R_desc": np.zeros((36, 31))}, r"R_d_desc_alpha must be .* \(31, 36\)"),
         ({"alphas_E": np.zeros(29)}, "alphas_E"),
     ],
 )
@@ -79,20 +79,20 @@ def test_kinds_of_files_are_told_apart(tmp_path, ethanol_task, ethanol_model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"R_train": np.zeros((30, 8, 3))}, "do not fit"),
+        ({"R_train": np.zeros((30, 8, 3))}, r"R_train must be .* \(M, 9, 3\)"),
         ({"F_train": np.full((30, 9, 3), np.nan)}, "not finite"),
         ({"E_train": np.zeros(29)}, "one energy"),
         ({"use_E": False, "use_E_cstr": True}, "use_E_cstr needs energies"),
-        ({"perms": np.arange(8)[None]}, "8 atoms"),
-        ({"sig": 0}, "sigma"),
-        ({"alphas0_F": np.zeros(809)}, "alphas0_F must hold 810 finite"),
-        ({"alphas0_F": np.full(810, np.nan)}, "alphas0_F must hold 810 finite"),
-        ({"alphas0_F": np.array(["a"] * 810)}, "alphas0_F must hold 810 finite"),
-        ({"alphas0_E": np.zeros(29)}, "alphas0_E must hold 30 finite"),
+        ({"perms": np.arange(8)[None]}, r"perms must be .* \(P, 9\)"),
+        ({"sig": 0}, "sig must be a positive number"),
+        ({"alphas0_F": np.zeros(809)}, r"alphas0_F must be .* \(810,\); found shape \(809,\)"),
+        ({"alphas0_F": np.full(810, np.nan)}, r"alphas0_F .* not finite \(the first at \[0\]\)"),
+        ({"alphas0_F": np.array(["a"] * 810)}, "alphas0_F .* found <U1"),
+        ({"alphas0_E": np.zeros(29)}, r"alphas0_E must be .* \(30,\)"),
         ({"inducing_pts_idxs": np.array([], dtype=int)}, "columns, 0 to 809"),
-        ({"inducing_pts_idxs": np.array([-1, 5])}, "columns, 0 to 809"),
+        ({"inducing_pts_idxs": np.array([-1, 5])}, "numbers of columns .* found numbers from -1 to 5"),
         ({"inducing_pts_idxs": np.array([5, 810])}, "columns, 0 to 809"),
-        ({"inducing_pts_idxs": np.array([0.5])}, "columns, 0 to 809"),
+        ({"inducing_pts_idxs": np.array([0.5])}, "inducing_pts_idxs must be numbers of columns"),
     ],
 )
 def test_broken_tasks_are_refused(tmp_path, ethanol_task, change, message):

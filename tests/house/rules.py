@@ -13,8 +13,9 @@ from pathlib import Path
 # From the ground up. A new module gets its place here: the lowest floor above all that it imports.
 FLOORS = (
     "_version errors types elements _core _packed",
-    "threads progress backend npz lapack c_library",
-    "units entries config cell catalog search_events",
+    "files memory plain_pickles progress backend c_library perms",
+    "threads npz lapack",
+    "ipi_client units entries config cell catalog search_events",
     "descriptor",
     "group neighbours",
     "permutations sampling training_set diagnostics pair_types",
@@ -28,8 +29,8 @@ FLOORS = (
     "evaluate early_stop drivers selection weights",
     "train labelling vibrations",
     "search_jobs",
-    "search datasets",
-    "learning_curve doctor",
+    "search datasets learning",
+    "learning_curve doctor point_selection",
     "cluster report",
     "cli",
     "compat",
@@ -39,9 +40,9 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 # Heavy, or of use to some only: imported inside functions, but for each other.
 LATE = {"gpu", "cluster", "report"}
 # Who may import these at all.
-IMPORTED_BY = {"cli": {"compat"}, "drivers": {"compat", "labelling", "vibrations"}, "compat": set()}
+IMPORTED_BY = {"cli": {"compat"}, "drivers": {"compat", "labelling", "learning", "vibrations"}, "compat": set()}
 # What prints, or reads a command line; the library logs and raises.
-CONSOLE = {"cli", "compat", "c_library"}
+CONSOLE = {"cli", "compat", "c_library", "ipi_client"}
 CONSOLE_MODULES = {"argparse", "rich"}
 
 

@@ -19,3 +19,10 @@ def test_one_file_knows_the_operating_system():
     # The public header needs it for programs that use the library.
     asking = {path.name for path in SOURCE.rglob("*.[ch]") if re.search(r"\b(_WIN32|__APPLE__)\b", path.read_text())}
     assert asking == {"system.c", "fastgdml.h"}
+
+
+def test_the_processor_is_asked_itself():
+    # __builtin_cpu_supports answers no to all where the compiler's run-time library does not fill in its table.
+    asking = {path.name for path in SOURCE.rglob("*.[ch]") if re.search(r"__builtin_cpu_\w+ *\(", path.read_text())}
+    assert asking == set()
+    assert re.search(r"__get_cpuid\(", (SOURCE / "system.c").read_text())

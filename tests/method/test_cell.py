@@ -1,5 +1,8 @@
 """Periodic cells: both image rules against brute force and ASE, cells that vary, and training in them."""
 
+from fractions import Fraction
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -174,19 +177,61 @@ def test_part_of_the_cells():
         np.full((3, 3), np.nan),
         np.array([[1, 2, 3], [2, 4, 6.0], [0, 0, 1]]),
         np.eye(3)[None, None],
-        # independent, but a cell of this shape cannot be told from a flat one
-        np.array(
-            [
-                [-1017.5746109822929, 22.823126562853105, -3.894245017899986e-05],
-                [-950.5138848549317, 22.95008988151141, -0.00022311665300466934],
-                [278.92583352199784, 41.04330856740347, -3.724043199280432e-05],
-            ]
-        ),
+        np.diag([5.0, 5.0, 1e50]),
+        np.diag([1e-50, 1e-50, 1e-50]),
+        # independent, but the shortest vector is lost in the rounding errors of a long one that has to be reduced by it
+        np.array([[5.0, 1, 1], [2, 5, 1], [1, 3, 1e11]]),
+        np.array([[5.1, 2.55, 3e15], [0, 4.42, 2e15], [0, 0, 1e16]]),
+        np.array([[5.0, 1e308, 0], [0, 5, 1e308], [1e-300, 0, 5]]),
     ],
 )
 def test_bad_lattices_are_refused(lattice):
     with pytest.raises(DataError, match="lattice"):
         Cell(lattice)
+
+
+def strange_cells(seed):
+    """Cells with lengths far apart, sheared, left-handed, tiny, huge, nearly flat."""
+    rng = np.random.default_rng(seed)
+    L = rng.normal(size=(3, 3)) * 10.0 ** rng.uniform(0, rng.choice([1, 5, 9, 14]), 3)
+    if seed % 2:  # a slab with its vacuum along an axis, in which the others have a part or none
+        L = np.diag(np.diag(L)) + (seed % 3) * np.triu(rng.normal(size=(3, 3)), 1)
+    for _ in range(rng.integers(0, 4)):
+        i, j = rng.permutation(3)[:2]
+        L[:, i] += rng.integers(-1000, 1000) * L[:, j]
+    return L * 10.0 ** rng.uniform(-30, 20) * rng.choice([-1, 1])
+
+
+@pytest.mark.parametrize("first", range(0, 600, 100))
+def test_any_cell_is_right_or_refused(first):
+    """In exact arithmetic: what is folded differs by a lattice vector, and no neighbour is nearer."""
+    neighbours = np.array(list(product((-1, 0, 1), repeat=3)), dtype=np.float64)
+    accepted = 0
+    for seed in range(first, first + 100):
+        L = strange_cells(seed)
+        try:
+            cell = Cell(L)
+        except DataError:
+            continue
+        accepted += 1
+        basis = cell.native.tables()[0][0]
+        shortest = np.linalg.norm(basis, axis=0).min()
+        # the basis is of this lattice, but for errors much shorter than its shortest vector
+        n = np.round(np.linalg.solve(L, basis))
+        exact = [[sum(Fraction(L[i, k]) * int(n[k, j]) for k in range(3)) for j in range(3)] for i in range(3)]
+        errors = [float(exact[i][j] - Fraction(basis[i, j])) for i in range(3) for j in range(3)]
+        assert max(map(abs, errors)) < 1e-5 * shortest, (seed, L)
+        assert abs(round(np.linalg.det(n))) == 1, (seed, L)
+        d = folded((basis @ np.random.default_rng(seed).uniform(-0.5, 0.5, (3, 20))).T, cell)
+        lengths = np.linalg.norm(d, axis=1)
+        others = np.linalg.norm(d[:, None] - neighbours @ basis.T, axis=2).min(axis=1)
+        assert (lengths <= others * (1 + 1e-9)).all(), (seed, L)
+    assert accepted > 20
+
+
+def test_a_cell_of_many_that_cannot_be_computed_with_is_named():
+    with pytest.raises(DataError, match=r"too far apart.*cell 1.*vector of its own"):
+        Cell([np.eye(3), [[5.0, 1, 1], [2, 5, 1], [1, 3, 1e11]]])
 
 
 def test_the_bad_one_of_many_is_named():
@@ -333,7 +378,7 @@ def test_symmetries_follow_the_image_rule():
     ("change", "message"),
     [
         ({"lattice": np.zeros((3, 3))}, "linearly dependent"),
-        ({"lattice": np.tile(np.eye(3), (3, 1, 1))}, "3 lattices for"),
+        ({"lattice": np.tile(np.eye(3), (3, 1, 1))}, r"lattice must be .* \(10, 3, 3\); found shape \(3, 3, 3\)"),
         ({"image_rule": "other"}, "unknown"),
     ],
 )

@@ -26,7 +26,7 @@ from fastgdml.predict import GDMLPredict
 from fastgdml.task import load_task, save_task
 from fastgdml.train import GDMLTrain
 from fastgdml.training_set import TrainingSet
-from fastgdml.weights import heaviest, minimise
+from fastgdml.weights import by_weight, minimise, summary
 
 LATTICE = np.array([[9.0, 1.0, 0.0], [0.0, 8.0, 0.5], [0.2, 0.0, 7.0]])
 HYDROGENS = np.ones(6, dtype=int)
@@ -297,9 +297,27 @@ def test_what_cannot_be_learned_is_said(ethanol):
         train.create_task(ethanol, 10, ethanol, 0, sig=20, weights="orbits")
 
 
-def test_the_heaviest_classes_come_first():
-    classes = orbits(GroupTables.from_perms(np.arange(3)[None]), [1, 6, 8])
-    assert heaviest(np.array([1.0, 3.0, 2.0]), classes, 2) == [("H0-O2", 3.0), ("C1-O2", 2.0)]
+def test_orbits_are_listed_by_weight_and_those_that_carry_nothing_named():
+    z, perms = np.array([1, 1, 8]), np.array([[0, 1, 2], [1, 0, 2]])
+    assert by_weight(np.array([1.0, 3.0, 3.0]), perms, z) == [("H0-O2 (2 alike)", 3.0), ("H0-H1", 1.0)]
+    points = {"idxs_train": [0], "idxs_valid": [1], "md5_train": "a", "md5_valid": "a"}
+    model = {
+        **points,
+        "z": z,
+        "perms": perms,
+        "sig": 10.0,
+        "weights": "orbits",
+        "weights_gain": np.array([0.3, np.nan]),
+    }
+    rows = dict(summary({**model, "desc_weights": np.array([0.02, 7.0, 7.0])}))
+    assert rows == {
+        "Weights of pairs": "learned (orbits)",
+        "Validation errors": "forces -30%, against no weights at the best sigma",
+        "Heaviest pairs": "H0-O2 (2 alike) 7.00, H0-H1 0.02",
+        "Pairs below 0.1": "H0-H1: they carry next to nothing",
+    }
+    assert "given up" in dict(summary(model))["Weights of pairs"]
+    assert summary({**model, "weights": "none"}) == []
 
 
 # ---- models

@@ -26,6 +26,7 @@ from fastgdml.report.page import page
 from fastgdml.report.pictures import pictures
 from fastgdml.report.structure import bonds_of, cycles_of, embedded, geometry_of, orbits_of
 from fastgdml.report.svg import inline_svg
+from fastgdml.train import GDMLTrain
 
 
 @pytest.fixture(scope="module")
@@ -360,3 +361,29 @@ def test_models_of_other_atoms(model_file, tmp_path, capsys):
     other = {**other, "z": other["z"][::-1]}
     with pytest.raises(DataError):
         gather(model_file, Sources(dataset=other))
+
+
+# ---- weights
+
+
+def test_weights_are_drawn_and_listed(ethanol, tmp_path):
+    trainer = GDMLTrain(max_processes=1)
+    task = trainer.create_task(ethanol, 30, ethanol, 60, sig=20, seed=3, weights="orbits")
+    assert "desc_weights" in task
+    save_model(tmp_path / "model.npz", trainer.train(task))
+    facts = gather(tmp_path / "model.npz", Sources(timing=False))
+    weights = np.array([each.weight for each in facts.weights])
+    assert (np.diff(weights) <= 0).all()
+    assert weights[0] == pytest.approx(task["desc_weights"].max())
+    assert facts.origin.entries["Weights of pairs"] == "learned (orbits)"
+    assert Facts.from_json(facts.to_json()) == facts
+    html = page(facts)
+    assert "Learned weights of pairs" in html
+    assert facts.weights[0].pairs in html
+    write(facts, tmp_path / "report.md")
+    assert f"| {facts.weights[-1].pairs} | {facts.weights[-1].weight:.3g} |" in (tmp_path / "report.md").read_text()
+
+    export_flat(tmp_path / "model.fgdml", load_model(tmp_path / "model.npz"))
+    flat = gather(tmp_path / "model.fgdml", Sources(timing=False))
+    assert flat.weights == []
+    assert flat.origin.entries["Weights of pairs"] == "learned"
