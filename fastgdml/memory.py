@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from .errors import InsufficientMemoryError
+
 try:
     import resource
 except ImportError:  # Windows
@@ -39,6 +41,16 @@ def address_space(root: Path = Path("/")) -> int | None:
         return None
     pages = _number(root / "proc" / "self" / "statm")
     return max(0, limit - (pages or 0) * os.sysconf("SC_PAGE_SIZE"))
+
+
+def require_address_space(n_bytes: int, root: Path = Path("/")) -> None:
+    """Raise InsufficientMemoryError if the limit of the address space leaves less than so many bytes."""
+    space = address_space(root)
+    if space is not None and space < n_bytes:
+        raise InsufficientMemoryError(
+            f"The limit of the address space (ulimit -v) leaves {space / 2**20:.0f} MB of memory; the numerical "
+            f"libraries take {n_bytes / 2**20:.0f} MB. Raise it."
+        )
 
 
 def control_groups(root: Path = Path("/")) -> Iterator[int]:

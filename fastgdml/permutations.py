@@ -107,7 +107,7 @@ def match_all(
     """
     if R.ndim != 3 or len(R) == 0 or z.shape != R.shape[1:2]:
         raise DataError(
-            f"Permutations are found in geometries of shape (n_geo >= 1, n_atoms, 3) with an atomic number for each atom; "
+            "Permutations are found in geometries (n_geo >= 1, n_atoms, 3) with an atomic number for each atom; "
             f"found shapes {R.shape} and {z.shape}."
         )
     n_geo, n_atoms = R.shape[:2]

@@ -9,8 +9,8 @@ C_ij^2 / (C_jj + e). Selected is, one after the other, what lowers the sum over 
 
     max_j  sum_i w_i C_ij^2 / (C_jj + e),                                                                     (2)
 
-with w = 1: integrated variance reduction. Where forces are known, w_i is the squared error at i of a model that is
-trained on some of the pool, drawn at random, over the variance of (1) at i given these: (2) is then the expected
+with w = 1: integrated variance reduction. Where forces are known, ten times on the way a model is trained on what is
+selected so far; w_i is then its squared error at i over the variance at i, which makes of (2) an expected fall of the
 squared error.
 """
 
@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 from .cell import Cell
 from .descriptor import from_R, pair_permutation
@@ -48,8 +48,11 @@ _MAX_REFERENCES = 1000
 # Selected is from so many, or from four times those wanted, drawn at random.
 _MAX_CANDIDATES = 5000
 _MOST = 2000
-# Training points of the model whose errors are the weights: half of those wanted, but at least and at most
-_LEAST_TRAINED, _MOST_TRAINED = 10, 300
+# How often weights are made of errors on the way, and the largest order of the matrix of the model for that (512 MB).
+_STAGES = 10
+_MOST_ROWS = 8000
+# Points drawn at random for the choice of sigma, half of those wanted, but at least and at most
+_LEAST_TRAINED, _MOST_TRAINED = 10, 100
 # Geometries in which symmetries are looked for, unless the pool records them.
 _SYMMETRY_POINTS = 300
 _NOISE = 1e-8
@@ -111,7 +114,8 @@ def select_points(
     Notes
     -----
     Frames are kept on disk. In memory are descriptors of at most 5000 candidates (or 4 n) and 1000 further geometries,
-    and as many rows and columns of covariances: about 100 MB, whatever the size of the pool.
+    and as many rows and columns of covariances, about 100 MB, and with labels a model of at most 512 MB, whatever the
+    size of the pool.
     """
     options = options or SelectionOptions()
     if not 0 < n <= _MOST:
@@ -146,25 +150,20 @@ def _selected(
     if forces and not _has_one_cell(spool):
         _log.info("The geometries are in several cells: they are selected without regard to their labels.")
         forces = False
-    trained = None
-    sig = options.sig or _SIGMA
+    weigh, sig = None, options.sig or _SIGMA
+    perms = np.asarray(perms, dtype=np.int64)
     if forces:
-        size = min(spool.n, max(_LEAST_TRAINED, min(n // 2, _MOST_TRAINED)))
-        trained = np.sort(draw_uniform(spool.n, size, rng))
-        step = Step(callback, f"Training on {size:,} geometries, for weights")
-        sig, squared = _errors(spool, trained, references, np.asarray(perms, dtype=np.int64), options, n_threads)
-        step.done(f"root mean square error {np.sqrt(squared.mean()):.3g}, sigma {sig:g}")
+        model = _growing(spool, perms, sig, n_threads)
+        if options.sig is None:
+            sig = _best_sigma(spool, perms, n, rng, n_threads)
+            model = _growing(spool, perms, sig, n_threads)
+            _log.info("Sigma %g has the smallest leave-one-out errors.", sig)
+        weigh = _Weights(spool, candidates, references, model)
     kernel = _Kernel(perms, sig)
-    x_ref = _descriptors(spool, references, n_threads)
-    weights = np.ones(len(references))
-    if trained is not None:
-        variance = _variance(kernel, _descriptors(spool, trained, n_threads), x_ref, _places(references, trained))
-        weights = squared / np.maximum(variance, 1e-2 * np.median(variance))
+    x, x_ref = (_descriptors(spool, which, n_threads) for which in (candidates, references))
     step = Step(callback, "Selecting", n)
     with blas_threads(n_threads):
-        order = integrated_variance_reduction(
-            kernel, _descriptors(spool, candidates, n_threads), x_ref, weights, n, step
-        )
+        order = integrated_variance_reduction(kernel, x, x_ref, n, weigh, step)
     step.done()
     return candidates[order]
 
@@ -198,7 +197,12 @@ class _Kernel:
 
 
 def integrated_variance_reduction(
-    kernel: _Kernel, x: Array, x_ref: Array, weights: Array, n: int, progress: Step | None = None
+    kernel: _Kernel,
+    x: Array,
+    x_ref: Array,
+    n: int,
+    weigh: Callable[[IntArray, Array], Array] | None = None,
+    progress: Step | None = None,
 ) -> IntArray:
     """Select n of the candidates x, one after the other, by (2).
 
@@ -208,10 +212,11 @@ def integrated_variance_reduction(
         The kernel, with its `diagonal`.
     x, x_ref : ndarray, shapes (n_candidates, D) and (n_ref, D)
         Descriptors of candidates, and of the geometries of the sum.
-    weights : ndarray, shape (n_ref,)
-        Their weights.
     n : int
         How many.
+    weigh : callable, optional
+        Returns the weights (n_ref,) from here on, of the candidates selected so far and the variances (n_ref,) that are
+        left. It is called after each tenth of the selection; the weights are 1 before.
     progress : callable, optional
         Called with (done, n).
 
@@ -220,21 +225,23 @@ def integrated_variance_reduction(
     ndarray of int64, shape (n,)
         Candidates in the order in which they were selected.
     """
-    chunk = 64
+    chunks = [slice(first, first + 64) for first in range(0, len(x_ref), 64)]
     C = np.empty((len(x_ref), len(x)))
-    for first in range(0, len(x_ref), chunk):
-        C[first : first + chunk] = kernel(x_ref[first : first + chunk], x)
-    variance = kernel.diagonal(x)
+    for part in chunks:
+        C[part] = kernel(x_ref[part], x)
+    variance, left, weights = kernel.diagonal(x), kernel.diagonal(x_ref), np.ones(len(x_ref))
     noise = _NOISE * variance.mean()
-    # Rows of the Cholesky factor of the covariances of what is selected with all candidates, and with the references.
+    # Rows of the Cholesky factor of the covariances of what is selected with all candidates.
     factor = np.empty((n, len(x)))
     free = np.ones(len(x), dtype=bool)
     order = np.empty(n, dtype=np.int64)
+    stages = {round(n * stage / _STAGES) for stage in range(1, _STAGES)}
     for k in range(n):
+        if weigh is not None and k > 1 and k in stages:
+            weights = weigh(order[:k], left)
         score = np.zeros(len(x))
-        for first in range(0, len(x_ref), chunk):
-            part = C[first : first + chunk]
-            score += weights[first : first + chunk] @ (part * part)
+        for part in chunks:
+            score += weights[part] @ (C[part] * C[part])
         score /= variance + noise
         score[~free] = -np.inf
         j = int(np.argmax(score))
@@ -243,62 +250,79 @@ def integrated_variance_reduction(
         scale = np.sqrt(max(row[j], 0.0) + noise)
         factor[k] = row / scale
         column = C[:, j] / scale
-        for first in range(0, len(x_ref), chunk):
-            C[first : first + chunk] -= column[first : first + chunk, None] * factor[k]
+        for part in chunks:
+            C[part] -= column[part, None] * factor[k]
         variance = np.maximum(variance - factor[k] ** 2, 0)
+        left = np.maximum(left - column**2, 0)
         if progress is not None:
             progress(k + 1, n)
     return order
 
 
-def _variance(kernel: _Kernel, x_train: Array, x: Array, places: IntArray) -> Array:
-    """Return the variances at x given training points; at one of these, by its place among them, given the others."""
-    K = kernel(x_train, x_train)
-    K[np.diag_indices_from(K)] += _NOISE * K.diagonal().mean()
-    L = cholesky(K, lower=True)
-    k = kernel(x_train, x)
-    variance = kernel.diagonal(x) - (solve_triangular(L, k, lower=True) ** 2).sum(axis=0)
-    left_out = 1 / cho_solve((L, True), np.eye(len(K))).diagonal()
-    return np.where(places < 0, variance, left_out[places])
+@dataclass
+class _Weights:
+    """Squared errors of a model of what is selected so far over the variances that are left.
+
+    Attributes
+    ----------
+    spool : Spool
+        The frames.
+    candidates, references : ndarray of int
+        Numbers of frames.
+    model : GrowingModel
+        The model, without points at first.
+    """
+
+    spool: Spool
+    candidates: IntArray
+    references: IntArray
+    model: GrowingModel
+    _n_known: int = 0
+    _weights: Array | None = None
+
+    def __call__(self, selected: IntArray, left: Array) -> Array:
+        """Return the weights. Those of the largest model that fits stay."""
+        numbers = self.candidates[selected]
+        most = max(2, _MOST_ROWS // (3 * self.spool.n_atoms))
+        if self._n_known == most and self._weights is not None:
+            return np.where(np.isin(self.references, numbers), 0.0, self._weights)
+        self.model.add(_labelled(self.spool, numbers[self._n_known : most]))
+        self._n_known = min(len(numbers), most)
+        squared = _squared_errors(self.spool, self.references, self.model)
+        self._weights = squared / np.maximum(left, max(1e-2 * float(np.median(left)), 1e-300))
+        return np.where(np.isin(self.references, numbers), 0.0, self._weights)
 
 
-def _places(wanted: IntArray, among: IntArray) -> IntArray:
-    """Return the places of numbers among others, which are sorted; -1 of those that are not there."""
-    places = np.minimum(np.searchsorted(among, wanted), len(among) - 1)
-    return np.where(among[places] == wanted, places, -1)
+def _growing(spool: Spool, perms: IntArray, sig: float, n_threads: int) -> GrowingModel:
+    lattice = spool.array("lattice")
+    system = System(spool.z, None if lattice is None else np.array(lattice[0]), "", "", "pool", "unknown")
+    return GrowingModel(system, perms, sig, n_threads=n_threads)
 
 
-def _errors(
-    spool: Spool,
-    trained: IntArray,
-    wanted: IntArray,
-    perms: IntArray,
-    options: SelectionOptions,
-    n_threads: int,
-) -> tuple[float, Array]:
-    """Train on some frames. Returns sigma, and mean squared errors of the forces of wanted frames, left out or new."""
-    frames = spool.read(trained)
-    lattice = None if frames.lattice is None else frames.lattice[0]
-    system = System(frames.z, lattice, "", "", "pool", "unknown")
+def _labelled(spool: Spool, which: IntArray) -> Labelled:
+    frames = spool.read(which)
     assert frames.F is not None
-    model = GrowingModel(system, perms, options.sig or _SIGMA, n_std=1, n_threads=n_threads)
-    model.add(Labelled(frames.R, frames.F, np.zeros(len(trained))))
-    if options.sig is None:
-        model.set_kernel(perms, model.best_sigma())
-    entries = model.model()
-    predictor = GDMLPredict(entries, max_processes=n_threads)
+    return Labelled(frames.R, frames.F, np.zeros(len(which)))  # energies do not matter for forces
+
+
+def _best_sigma(spool: Spool, perms: IntArray, n: int, rng: np.random.RandomState, n_threads: int) -> float:
+    """Return the length scale whose leave-one-out errors are smallest for some frames."""
+    size = min(spool.n, max(_LEAST_TRAINED, min(n // 2, _MOST_TRAINED)))
+    model = _growing(spool, perms, _SIGMA, n_threads)
+    model.add(_labelled(spool, np.sort(draw_uniform(spool.n, size, rng))))
+    return model.best_sigma()
+
+
+def _squared_errors(spool: Spool, wanted: IntArray, model: GrowingModel) -> Array:
+    """Return mean squared errors of the forces of frames."""
+    predictor = GDMLPredict(model.model(left_out=False), max_processes=model.n_threads)
     squared = np.empty(len(wanted))
     step = chunk_frames(spool.n_atoms)
     for first in range(0, len(wanted), step):
-        part = spool.read(wanted[first : first + step])
-        assert part.F is not None
+        part = _labelled(spool, wanted[first : first + step])
         _, F = predictor.predict(part.R.reshape(len(part), -1))
         squared[first : first + step] = ((F - part.F.reshape(F.shape)) ** 2).mean(axis=1)
-    if len(model) == len(trained):
-        left_out = (entries["loo_f"] ** 2).mean(axis=(1, 2))
-        places = _places(wanted, trained)
-        squared = np.where(places < 0, squared, left_out[places])
-    return model.sig, squared
+    return squared
 
 
 def _descriptors(spool: Spool, which: IntArray, n_threads: int) -> Array:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .length_scale import AUTO
 from .npz import text
 from .types import Array, IntArray
 
@@ -38,6 +39,8 @@ class Properties:
         Seed of the draw of points.
     code_version : str
         Version of the program that wrote.
+    finds_sig : bool
+        Whether the search of the task finds its length scales itself.
     weights : str
         Weights of which pairs were to be learned, or "none".
     desc_weights : ndarray, shape (D,), or None
@@ -59,6 +62,7 @@ class Properties:
     constrain_E: bool
     seed: int | None
     code_version: str
+    finds_sig: bool
     weights: str
     desc_weights: Array | None
     weights_gain: tuple[float, float]
@@ -82,6 +86,7 @@ class Properties:
             constrain_E=bool(constrained),
             seed=None if entries.get("seed") is None else int(entries["seed"]),
             code_version=text(entries.get("code_version", "unknown")),
+            finds_sig=text(entries.get("sig_search", "")) == AUTO,
             weights=text(entries.get("weights", "none")),
             desc_weights=entries.get("desc_weights"),
             weights_gain=(float(force), float(energy)),

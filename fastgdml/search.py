@@ -10,20 +10,23 @@ The folder is the state: every step goes on where it was interrupted, also by a 
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from .cell import image_rule_of
 from .dataset import Dataset, check_same_system, load_dataset, part_of
-from .errors import FileFormatError, UsageError
+from .errors import FileFormatError, SolverError, UsageError
 from .evaluate import validation_points
 from .exchange import require_update, update_model
 from .files import path_type
+from .length_scale import AUTO, LADDER, NARROW, START, WIDE, downhill
 from .model import Model, is_validated, load_model
 from .npz import MODEL, TASK, load_npz, require_kind, require_target
 from .overlap import is_drawn_from, require_drawn_from
@@ -37,16 +40,20 @@ from .search_events import (
     SearchBegun,
     SearchEnded,
     SearchResumed,
+    SigmaFound,
+    SigmaTried,
     TaskBegun,
     TaskSkipped,
     TasksWritten,
     TrainingResumed,
+    TrialsBegun,
     nobody,
     progress_of,
 )
 from .search_jobs import Executor, Future, Trainer, checkpoint_saver, train_and_validate
 from .selection import forget, remove, select, selected
-from .task import Task, load_task, save_task
+from .sigma_trials import Trials, representative_part
+from .task import Task, load_task, part_of_task, save_task
 from .task_creation import TaskOptions
 from .task_folder import (
     checkpoint_file_name,
@@ -63,6 +70,11 @@ from .task_folder import (
 from .train import GDMLTrain
 
 __all__ = ["SearchOptions", "Trainer", "create", "remove", "resume", "run", "select", "selected"]
+
+_log = logging.getLogger(__name__)
+
+# What a training takes from models of other length scales.
+_OF_NEAR = ("alphas_F", "alphas_E", "sig", "idxs_train", "md5_train", "idxs_valid", "md5_valid", "perms")
 
 DEFAULT_SIGMAS = tuple(range(10, 100, 10))
 
@@ -103,7 +115,7 @@ def create(
     dataset: Source,
     n_train: int,
     n_valid: int,
-    sigmas: Sequence[float] = DEFAULT_SIGMAS,
+    sigmas: Sequence[float] | str = DEFAULT_SIGMAS,
     options: SearchOptions | None = None,
     on_event: OnEvent = nobody,
     check: Callable[[Task, Path], object] | None = None,
@@ -116,8 +128,9 @@ def create(
         The dataset to draw from; what `load_dataset` takes.
     n_train, n_valid : int
         Number of training and validation points.
-    sigmas : sequence of float
-        Length scales to try.
+    sigmas : sequence of float or 'auto'
+        Length scales to try. 'auto': `run` finds them, and writes further tasks as it needs them; there is one to begin
+        with.
     options : SearchOptions, optional
         Everything else.
     on_event : callable, optional
@@ -138,7 +151,10 @@ def create(
         If the datasets cannot be used or do not belong to the same system.
     """
     options = options or SearchOptions()
-    sigs = sorted(set(sigmas))
+    if isinstance(sigmas, str) and sigmas != AUTO:
+        raise UsageError(f"sigmas must be numbers or '{AUTO}'; got {sigmas!r}.")
+    finds_sig = isinstance(sigmas, str) and options.weights == "none"
+    sigs = [LADDER[START]] if isinstance(sigmas, str) else sorted(set(sigmas))
     if not sigs:
         raise UsageError("There are no length scales to try: sigmas is empty.")
     training, validation = _both(dataset, options.valid_dataset)
@@ -152,11 +168,14 @@ def create(
         if existing:
             template = load_task(existing[0])
             sigs = _sigmas_of(template, options, sigs)
-            _require_same_search(template, existing, (n_train, n_valid, sigs), options, (training, validation))
+            asked = (n_train, n_valid, None if finds_sig else sigs)
+            _require_same_search(template, existing, asked, options, (training, validation))
             on_event(SearchResumed(directory))
         else:
             template = _new_task(training, validation, (n_train, n_valid), replace(options, sig=sigs[0]), on_event)
             sigs = _sigmas_of(template, options, sigs)
+            if finds_sig:
+                template["sig_search"] = np.array(AUTO)
         if check is not None:
             check(template, directory)
         tasks = [{**template, "sig": sig} for sig in sigs]
@@ -220,7 +239,7 @@ def _new_task(
 def _require_same_search(
     template: Task,
     existing: list[Path],
-    asked: tuple[int, int, list[float]],
+    asked: tuple[int, int, list[float] | None],
     options: SearchOptions,
     datasets: tuple[Dataset, Dataset],
 ) -> None:
@@ -249,8 +268,11 @@ def _require_same_search(
     differences += [f"{key} ({found}, not {wanted})" for key, (found, wanted) in pairs.items() if found != wanted]
     if options.perms is not None and not np.array_equal(np.atleast_2d(options.perms), template["perms"]):
         differences.append("--perms_from")
-    extra = sorted({float(load_npz(path, {"sig"})["sig"]) for path in existing} - set(sigs))
-    if extra:
+    there = {float(load_npz(path, {"sig"})["sig"]) for path in existing}
+    extra = sorted(there - set(sigs or ()))
+    if known.finds_sig != (sigs is None):
+        differences.append(f"--sig ({AUTO}, not numbers)" if known.finds_sig else f"--sig (numbers, not {AUTO})")
+    elif extra and sigs is not None:
         differences.append(f"--sig (tasks for {', '.join(f'{sig:g}' for sig in extra)} are there)")
     if differences:
         raise UsageError(
@@ -275,7 +297,11 @@ def run(
 ) -> list[Path]:
     """Train one model for each task, in ascending order of sigma, until the validation error rises.
 
-    Models that are there already are kept. The iterative solver leaves checkpoints beside them, also on Ctrl-C.
+    A search that finds its length scales ('auto') goes downhill among round numbers instead, first with a quarter of
+    the points where these are enough, until the smallest error lies between two larger ones.
+
+    Models that are there already are kept. The iterative solver leaves checkpoints beside them, also on Ctrl-C. It
+    begins with the models of other length scales.
 
     Parameters
     ----------
@@ -289,13 +315,14 @@ def run(
         Gets the events: those of a task after those of the one before it, with an executor too.
     executor : Executor, optional
         Trains all tasks elsewhere, at the same time. Files are written here, in the order of sigma, the same ones as
-        without it: what lies behind the rise of the error is dropped. There are no checkpoints.
+        without it, but for iterations, which begin with zero: what lies behind the rise of the error is dropped. There
+        are no checkpoints. What 'auto' needs next is known when the last model is there: one is trained at a time.
     lazy : bool
         Skip tasks that were tried before and have no model.
     overwrite : bool
         Train again where there is a model.
     stop_early : bool
-        Stop when the validation error rises; else all tasks are trained.
+        Stop when the validation error rises; else all tasks are trained. Without effect on 'auto'.
 
     Returns
     -------
@@ -309,14 +336,19 @@ def run(
         a model selected by somebody else now.
     """
     paths = files_of(directory, "task")
-    search = _Search(paths, _opened(dataset), trainer or Trainer(), on_event, lazy, overwrite)
+    finds_sig = path_type(directory) == "directory" and Properties.of(load_task(paths[0])).finds_sig
+    search = _Search(paths, _opened(dataset), trainer or Trainer(), on_event, finds_sig, lazy=lazy, overwrite=overwrite)
     search.stops_early = stop_early
     with locked(paths[0].parent, shared=True):
         for path in paths:
             if path_type(path) == "nothing":
                 raise FileFormatError(f"{path} has just been deleted by another fastgdml.")
-        search.run(executor)
-    return list_files(paths[0].parent, "model") if len(paths) > 1 else [search.tasks[0].model_path]
+        if finds_sig:
+            search.find(executor)
+        else:
+            search.run(executor)
+    several = finds_sig or len(paths) > 1
+    return list_files(paths[0].parent, "model") if several else [search.tasks[0].model_path]
 
 
 @dataclass(frozen=True)
@@ -333,10 +365,19 @@ class _Search:
     """A run over the tasks of a search."""
 
     def __init__(
-        self, paths: list[Path], dataset: Dataset, trainer: Trainer, on_event: OnEvent, lazy: bool, overwrite: bool
+        self,
+        paths: list[Path],
+        dataset: Dataset,
+        trainer: Trainer,
+        on_event: OnEvent,
+        finds_sig: bool,
+        *,
+        lazy: bool,
+        overwrite: bool,
     ) -> None:
         self._trainer, self._on_event, self._lazy, self._overwrite = trainer, on_event, lazy, overwrite
-        self._alone = len(paths) == 1
+        self._alone = len(paths) == 1 and not finds_sig
+        self._near: list[Mapping[str, Any]] = []
         self.stops_early = True
         self._dataset = dataset
         self._points: tuple[tuple[bytes, ...], Dataset] | None = None
@@ -382,6 +423,82 @@ class _Search:
             for future in futures.values():
                 future.cancel()
 
+    def find(self, executor: Executor | None) -> None:
+        """Find the length scale with the smallest error, each trial in its turn."""
+        gdml_train, first = self._trainer.start(), self.tasks[0]
+        trials = Trials(first.path.parent, first.task, anew=self._overwrite)
+        last: list[SolverError] = []
+        number = 0
+
+        def error_of_part(sig: float) -> float:
+            trial = trials.get(len(part["R_train"]), sig)
+            if trial is None:
+                try:
+                    model = self._tried({**part, "sig": sig}, first.validation, executor, gdml_train)
+                    trial = SigmaTried(len(part["R_train"]), sig, Outcome.of(model).rmse["force"])
+                except SolverError as error:
+                    trial = self._failed(len(part["R_train"]), sig, error)
+                trials.add(trial)
+            self._on_event(trial)
+            return math.inf if trial.rmse is None else trial.rmse
+
+        def error(sig: float) -> float:
+            nonlocal number
+            number += 1
+            work = self._with_sigma(first, sig)
+            known = Properties.of(work.task)
+            n_train = len(known.idxs_train)
+            self._on_event(TaskBegun(number, None, sig, n_train, len(known.idxs_valid), work.path))
+            future = None
+            if executor is not None and not self._is_there(work) and not self._is_skipped(work):
+                future = executor.submit(train_and_validate, self._trainer, work.task, work.validation, True)
+            trial = SigmaTried(n_train, sig, None)
+            try:
+                model = self._model(work, future, gdml_train)
+                if model is None:
+                    self._on_event(TaskSkipped(sig, work.path))
+                else:
+                    trial = SigmaTried(n_train, sig, Outcome.of(model).rmse["force"])
+            except SolverError as problem:
+                last.append(problem)
+                trial = self._failed(n_train, sig, problem)
+            trials.add(trial)
+            return math.inf if trial.rmse is None else trial.rmse
+
+        start, step, direction = START, WIDE, 1
+        points = representative_part(first.task)
+        if points is not None:
+            part = part_of_task(first.task, points)
+            self._on_event(TrialsBegun(len(points), len(first.task["R_train"])))
+            # Smaller ones first: with them trainings take less time.
+            start, step, direction = downhill(error_of_part, START, WIDE), NARROW, -1
+        best = LADDER[downhill(error, start, step, direction)]
+        found = trials.get(len(first.task["R_train"]), best)
+        if last and (found is None or found.rmse is None):
+            raise last[-1]
+        self._on_event(SigmaFound(best, trials.all))
+
+    def _failed(self, n_train: int, sig: float, error: SolverError) -> SigmaTried:
+        _log.warning("There is no model with sigma %g: %s", sig, error)
+        return SigmaTried(n_train, sig, None)
+
+    def _tried(self, task: Task, validation: Dataset | None, executor: Executor | None, gdml_train: GDMLTrain) -> Model:
+        """Train a task with a part of the points, which leaves nothing behind, and return the validated model."""
+        assert validation is not None
+        trainer = replace(self._trainer, n_std=0)
+        if executor is not None:
+            return self._received(executor.submit(train_and_validate, trainer, task, validation, True))
+        callback = progress_of(self._on_event)
+        return trainer.validate(trainer.train(task, validation, callback, None, gdml_train), validation, callback)
+
+    def _with_sigma(self, first: _Work, sig: float) -> _Work:
+        """Return the task of a search with another sigma; it is written if it is not there."""
+        task = cast(Task, {key: value for key, value in first.task.items() if key != "tried_training"} | {"sig": sig})
+        path = first.path.with_name(task_file_name(task))
+        if path_type(path) == "nothing":
+            save_task(path, task)
+        return self._work(path)
+
     def _submitted(self, executor: Executor) -> dict[int, Future]:
         return {
             i: executor.submit(train_and_validate, self._trainer, work.task, work.validation, not self._alone)
@@ -415,6 +532,8 @@ class _Search:
             self._on_event(ModelTrained(Properties.of(model).sig, work.model_path, Outcome.of(model).solver))
         if self._alone:
             return model
+        if "alphas_F" in model and np.array_equal(model["idxs_train"], work.task["idxs_train"]):
+            self._near.append({key: value for key, value in model.items() if key in _OF_NEAR})
         if not is_validated(model):
             assert work.validation is not None
             model = self._trainer.validate(model, work.validation, progress_of(self._on_event))
@@ -425,7 +544,8 @@ class _Search:
 
     def _trained(self, work: _Work, gdml_train: GDMLTrain) -> Model:
         save = checkpoint_saver(work.path.with_name(checkpoint_file_name(work.task)), self._on_event)
-        return self._trainer.train(work.task, work.validation, progress_of(self._on_event), save, gdml_train)
+        callback = progress_of(self._on_event)
+        return self._trainer.train(work.task, work.validation, callback, save, gdml_train, self._near)
 
     def _received(self, future: Future) -> Model:
         model, events = future.result()

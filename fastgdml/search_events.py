@@ -100,10 +100,10 @@ class TasksWritten(Event):
 
 @dataclass(frozen=True)
 class TaskBegun(Event):
-    """It is the turn of task `number`, counted from 1."""
+    """It is the turn of task `number`, counted from 1; how many there are is None if the search finds that itself."""
 
     number: int
-    n_tasks: int
+    n_tasks: int | None
     sig: float
     n_train: int
     n_valid: int
@@ -159,6 +159,31 @@ class ModelValidated(Event):
     path: Path
     mae: dict[str, float]
     rmse: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrialsBegun(Event):
+    """A search for sigma first looks where to look, with models of `n_part` of its `n_train` points."""
+
+    n_part: int
+    n_train: int
+
+
+@dataclass(frozen=True)
+class SigmaTried(Event):
+    """The force error on the validation points (RMSE) of a model of `n_train` points; None: there is no model."""
+
+    n_train: int
+    sig: float
+    rmse: float | None
+
+
+@dataclass(frozen=True)
+class SigmaFound(Event):
+    """A search for sigma has found where the force error is smallest, by these trials, in order."""
+
+    sig: float
+    trials: tuple[SigmaTried, ...]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,8 +63,11 @@ class Trainer:
         callback: Callback | None = None,
         save: Callable[[Model], None] | None = None,
         gdml_train: GDMLTrain | None = None,
+        near: Sequence[Mapping[str, Any]] = (),
     ) -> Model:
         """Train a task; `points` are its validation points, which early stop and standard deviations need.
+
+        `near` are models of the same points with other length scales, which conjugate gradients begin with.
 
         BLAS has the threads of this trainer from beginning to end, whatever other trainings do in this process: the
         bits of a model depend on them.
@@ -84,6 +87,7 @@ class Trainer:
                 max_iter=self.max_iter,
                 held_out=held_out,
                 n_std=self.n_std,
+                near=near,
             )
         if self.n_std and points is not None:
             predictor = GDMLPredict(model, max_processes=self.max_processes, backend=self.backend)

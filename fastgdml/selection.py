@@ -18,7 +18,10 @@ from .model import Model, is_validated, load_model, save_model
 from .npz import MODEL, TEXT, replacing, require_free
 from .properties import Outcome, Properties
 from .search_events import Candidate, ModelSelected, OnEvent, SearchDeleted, nobody
+from .sigma_trials import Trials
+from .task import Task
 from .task_folder import delete, delete_folder, delete_search, files_of, final_model_file_name, list_files, locked
+from .types import Array
 from .units import Units, conversion
 
 # In the folder of a search: that its final model is in place, and which one it is.
@@ -94,7 +97,7 @@ def _write_best(
     target = final_model_file(model_file, best)
     if not (path_type(target) == "file" and _is_final(target, best)):
         require_place(target, folder, overwrite)
-        save_model(target, _with_search(best, sigs, outcomes))
+        save_model(target, _with_search(best, sigs, outcomes, Trials(folder, cast(Task, best)).as_array()))
     _record(folder, target, best)
     candidates = tuple(Candidate(sig, o.mae, o.rmse) for sig, o in zip(sigs, outcomes, strict=True))
     edge = None if len(models) == 1 else {sigs[-1]: "larger", sigs[0]: "smaller"}.get(sigs[number])
@@ -102,15 +105,16 @@ def _write_best(
     return target
 
 
-def _with_search(best: Model, sigs: Sequence[float], outcomes: Sequence[Outcome]) -> Model:
-    """Return a model that records the errors of all that it was selected from."""
+def _with_search(best: Model, sigs: Sequence[float], outcomes: Sequence[Outcome], trials: Array) -> Model:
+    """Return a model that records the errors of all that it was selected from, and how they were found."""
     if len(sigs) == 1:
         return best
     rows = [
         [sig, *(errors.get(name, np.nan) for name in ("force", "energy") for errors in (outcome.mae, outcome.rmse))]
         for sig, outcome in zip(sigs, outcomes, strict=True)
     ]
-    return cast(Model, {**best, "search_errors": np.array(rows)})
+    found = {**best, "search_errors": np.array(rows)}
+    return cast(Model, found | ({"search_trials": trials} if len(trials) else {}))
 
 
 def final_model_file(model_file: str | os.PathLike[str] | None, task_or_model: Mapping[str, Any]) -> Path:

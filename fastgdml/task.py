@@ -54,6 +54,7 @@ class Task(_Needed, total=False):
     weights: Text  # "orbits" or "types": weights of which pairs were to be learned
     desc_weights: Array  # (D,) those that were learned, absent where they did not help; see `fastgdml.weights`
     weights_gain: Array  # (2,) shares by which they lower the errors of forces and energies on validation points
+    sig_search: Text  # "auto": the search of this task finds its length scales itself
     tried_training: Flag  # whether a search began to train it
     alphas0_F: Array  # (3 N M,) coefficients that a resumed training starts from
     alphas0_E: Array  # (M,) those of energy constraints
@@ -164,6 +165,18 @@ def load_task(path: str | os.PathLike[str]) -> Task:
 def save_task(path: str | os.PathLike[str], task: Mapping[str, Any]) -> None:
     """Write a task file, atomically and without pickles. Only a task is replaced."""
     save_npz(path, task)
+
+
+def part_of_task(task: Task, points: IntArray) -> Task:
+    """Return a task with some of the training points, by their numbers among them."""
+    part: dict[str, Any] = dict(task)
+    for key in ("R_train", "F_train", "idxs_train"):
+        part[key] = np.asarray(part[key])[points]
+    if "E_train" in part:
+        part["E_train"] = np.ravel(part["E_train"])[points]
+    if np.ndim(part.get("lattice", 0)) == 3:
+        part["lattice"] = np.asarray(part["lattice"])[points]
+    return cast(Task, part)
 
 
 def require_type(entries: Mapping[str, Any], letter: str, what: str, path: str | os.PathLike[str]) -> None:

@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 _KINDS = {"task": "t", "model": "m"}
 _LOCK = ".fastgdml-lock"
+# Record of what a search for sigma has tried; see `fastgdml.sigma_trials`.
+TRIALS = ".sigma-trials.json"
 
 
 # ---- names ------------------------------------------------------------------------------------------------------
@@ -148,6 +150,7 @@ def delete_search(directory: Path) -> None:
 
     Only files with the names that a search gives them are touched, so that the folder may be left.
     """
+    delete(directory / TRIALS)
     remove_leftovers(directory)
     for path in directory.glob("_unconv_model-train*.npz"):
         if kind_of(path) == MODEL:

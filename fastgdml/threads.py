@@ -12,6 +12,11 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
+from .memory import require_address_space
+
+# What OpenBLAS takes for each thread, in bytes.
+_BLAS_BUFFER = 48 * 2**20
+
 # OpenMP runtimes hang in a child process that was forked after a parallel region, so such a child runs serially.
 _IMPORTING_PROCESS = os.getpid()
 
@@ -80,6 +85,7 @@ class BlasLimit:
     @contextmanager
     def __call__(self, n_threads: int) -> Iterator[None]:
         """Limit the threads of BLAS to `n_threads` while the context lasts."""
+        require_address_space(_BLAS_BUFFER * n_threads)  # without its buffers it tries for ever, or ends the process
         thread = threading.get_ident()
         with self._lock:
             if not self._limits:

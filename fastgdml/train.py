@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -13,16 +13,15 @@ import numpy.typing as npt
 from .backend import array_module, resolve_backend
 from .cell import Cell
 from .correlation import groups_for
-from .descriptor import desc_weights_of, from_R, tril_perms_lin, weighted
+from .descriptor import desc_weights_of, from_R, tril_perms_lin
 from .early_stop import EarlyStop
 from .errors import InsufficientMemoryError
 from .findings import Reporter
-from .group import GroupTables
-from .labels import Labels
 from .legacy import _assemble_kernel_mat_wkr, _share_array, glob, kernel_matrix  # noqa: F401 (old names of sgdml.train)
 from .model import Model, new_model
 from .permutations import MAX_GROUP_SIZE
 from .predict import GDMLPredict
+from .preparation import PREPARING, Prepared, coefficients_of
 from .progress import Callback, Step
 from .sampling import draw_stratified, generator
 from .solvers.choice import Solution, SolverOptions, choose, run
@@ -32,7 +31,6 @@ from .task import Task, TaskArrays, check_task
 from .task_creation import TaskOptions, create_task, task_of_model
 from .threads import resolve_n_threads
 from .training_checks import check_predictions, check_training_data, check_training_energies
-from .training_set import TrainingSet
 from .types import Array, IntArray
 from .uncertainty import sample_entries
 from .weights import check_kind, learn_for
@@ -74,6 +72,7 @@ class GDMLTrain:
         self._backend = resolve_backend(backend, use_torch)
         self._device_is_optional = backend != "gpu"
         self._report = Reporter()
+        self._prepared: Prepared | None = None
 
     # ---- tasks --------------------------------------------------------------------------------------------------
 
@@ -188,8 +187,9 @@ class GDMLTrain:
         held_out: tuple[Array, Array] | tuple[Array, Array, Array | None] | None = None,
         n_std: int = 0,
         std_groups: npt.ArrayLike | str | None = None,
+        near: Sequence[Mapping[str, Any]] = (),
     ) -> Model:
-        """Train a model.
+        """Train a model. What does not depend on sigma and lambda is kept for the next training of the same points.
 
         Parameters
         ----------
@@ -214,8 +214,9 @@ class GDMLTrain:
             Samples for standard deviations of predictions, 16 for example; see docs/theory/uncertainty.md. They need
             the closed form, and a model grows by as many times the size of its coefficients.
         std_groups : array_like of int, shape (M,), or 'auto', optional
-            Training points with the same number are left out together, as correlated ones, near in time for example,
-            make the deviations too small. 'auto' finds them: see `fastgdml.correlation`.
+            Points with the same number are left out together; 'auto' finds correlated ones: `fastgdml.correlation`.
+        near : sequence of mapping
+            Models of the same points with other length scales: conjugate gradients begin with a combination of them.
 
         Returns
         -------
@@ -233,26 +234,16 @@ class GDMLTrain:
         """
         task = check_task(task, "task")
         arrays = TaskArrays.of(task)
-        step = Step(callback, "Generating descriptors and their Jacobians")
-        x, g = from_R(arrays.R, arrays.cell, self._n_threads)
-        step.done()
-        groups = groups_for(std_groups, arrays.idxs, x)
-        options = SolverOptions(solver, tol, max_iter, self._max_memory, arrays.start, arrays.columns, n_std, groups)
-
-        labels, periodic = Labels.of(arrays), arrays.cell is not None
-        self._report(check_training_data(arrays, x))
-        if arrays.weights is not None:
-            x, g = weighted(x, g, arrays.weights)
-        training = TrainingSet(x, g, GroupTables.from_perms(arrays.perms), arrays.sig, arrays.constrain_E)
-        equations = TrainingEquations(arrays.R, training, arrays.lam, labels.y, labels.y_E, periodic)
+        prepared = self._prepare(arrays, callback)
+        x, g, labels, equations = prepared.x, prepared.g, prepared.labels, prepared.equations_of(arrays)
+        more = (coefficients_of(near, arrays), n_std, groups_for(std_groups, arrays.idxs, x))
+        options = SolverOptions(solver, tol, max_iter, self._max_memory, arrays.start, arrays.columns, *more)
 
         def model_of(solution: Solution) -> Model:
             lin, name = tril_perms_lin(arrays.perms), solution.solver_name
             model = self.create_model(task, name, x, g, lin, labels.std, solution.alphas_F, solution.alphas_E)
-            model["lam"] = solution.lam
-            model["solver_reason"] = solution.reason
-            model["c"] = labels.E_mean
-            return cast(Model, model | solution.entries)
+            found = {"lam": solution.lam, "solver_reason": solution.reason, "c": labels.E_mean}
+            return cast(Model, model | found | solution.entries)
 
         def save_checkpoint(solution: Solution) -> None:
             model = model_of(solution)
@@ -264,9 +255,8 @@ class GDMLTrain:
         def predictor_of(solution: Solution) -> GDMLPredict:
             return self._predictor(model_of(solution))
 
-        early_stop = None if held_out is None else EarlyStop(predictor_of, held_out, training.n_atoms, arrays.cell)
-        checkpoint = None if save_progr_callback is None else save_checkpoint
-        solution = self._solve(equations, options, callback, checkpoint, early_stop)
+        early_stop = None if held_out is None else EarlyStop(predictor_of, held_out, len(arrays.z), arrays.cell)
+        solution = self._solve(equations, options, callback, save_progr_callback and save_checkpoint, early_stop)
         if early_stop is not None and early_stop.best is not None and early_stop.stopped:
             solution = early_stop.best
         model = model_of(solution)
@@ -278,6 +268,17 @@ class GDMLTrain:
         if solution.jackknife is not None:
             model |= cast(Model, sample_entries(model, solution.jackknife, x, g, self._n_threads))
         return model
+
+    def _prepare(self, arrays: TaskArrays, callback: Callback | None) -> Prepared:
+        """Return the points of a task, prepared and checked; those of the last training, if they are the same."""
+        if self._prepared is None or not self._prepared.serves(arrays):
+            self._prepared = None  # its memory, before that of the next
+            prepared = Prepared.of(arrays, self._n_threads, callback)
+            self._report(check_training_data(arrays, prepared.plain_x))
+            self._prepared = prepared
+        else:
+            Step(callback, PREPARING).done("as before")
+        return self._prepared
 
     def _solve(
         self,

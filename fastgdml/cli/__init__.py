@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .console import Console
 
 
+# Address space that the numerical libraries take when they are loaded; with less they hang or end the process.
+_LIBRARIES = 400 * 2**20
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0 success, 1 error, 2 wrong usage, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
@@ -42,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
+    from .. import memory
     from ..errors import FastGDMLError
     from .console import Console
 
@@ -51,6 +56,7 @@ def _run(argv: Sequence[str] | None) -> int:
         stdout_is_data=getattr(args, "output", None) == "-",
     )
     try:
+        memory.require_address_space(_LIBRARIES)
         with console.logging():
             import_module(f"{__package__}.{args.module}").run(args, console)
     except FastGDMLError as error:

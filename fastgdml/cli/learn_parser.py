@@ -108,7 +108,7 @@ def _add_select_points(select: argparse.ArgumentParser) -> None:
         "--sig",
         metavar="<s>",
         type=positive_float,
-        help="length scale sigma (default: learned from the pool, or 20)",
+        help="length scale sigma (default: that with the smallest leave-one-out errors; 20 without labels)",
     )
     select.add_argument("--seed", metavar="<seed>", type=seed, default=0, help="seed of the draws (default: 0)")
     select.add_argument(

@@ -7,7 +7,8 @@ from dataclasses import fields
 from typing import Any
 
 from ..dataset import Dataset, load_dataset
-from ..errors import DataError, FileFormatError
+from ..errors import DataError, FileFormatError, UsageError
+from ..length_scale import AUTO
 from ..npz import load_npz
 from ..perms import check_perms
 from ..search import DEFAULT_SIGMAS, SearchOptions, Trainer
@@ -37,9 +38,15 @@ def search_options(options: Mapping[str, Any], valid_dataset: Dataset) -> Search
     )
 
 
-def sigmas(parts: list[list[int]] | None) -> list[int]:
-    """Return the length scales that -s names, or the default ones."""
-    return list(DEFAULT_SIGMAS) if parts is None else sorted({sig for part in parts for sig in part})
+def sigmas(parts: list[list[int] | str] | None) -> list[int] | str:
+    """Return the length scales that -s names, or the default ones, or 'auto'."""
+    if parts is None:
+        return list(DEFAULT_SIGMAS)
+    if AUTO in parts:
+        if len(parts) > 1:
+            raise UsageError("-s auto finds the length scale itself: it excludes others.")
+        return AUTO
+    return sorted({sig for part in parts for sig in part if not isinstance(sig, str)})
 
 
 def load_dataset_argument(argument: str | None, default: Dataset) -> Dataset:

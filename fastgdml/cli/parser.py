@@ -11,7 +11,7 @@ from .cluster_options import add_cluster_options
 from .data_parser import add_data_commands, add_output_options, add_vibrations
 from .learn_parser import add_learn_commands
 from .report_parser import add_report_commands
-from .values import int_or_range, positive_float, positive_int, seed
+from .values import positive_float, positive_int, seed, sigma
 
 _DATASET_HELP = "dataset file (.npz), name of a shipped example (ethanol), or fingerprint"
 
@@ -148,9 +148,10 @@ def _add_task_options(command: argparse.ArgumentParser) -> None:
         "--sig",
         dest="sigs",
         metavar="<s>",
-        type=int_or_range,
+        type=sigma,
         nargs="+",
-        help="length scales sigma: integers and/or ranges <start>:[<step>:]<stop> (default: 10:10:90)",
+        help="length scales sigma: integers and/or ranges <start>:[<step>:]<stop>, or auto: find it with few trainings "
+        "(default: 10:10:90)",
     )
     symmetry = command.add_mutually_exclusive_group()
     symmetry.add_argument("--gdml", action="store_true", help="ignore symmetries (GDML)")

@@ -58,10 +58,11 @@ def _(event: happened.TasksWritten, console: Console) -> None:
 
 @_tell.register
 def _(event: happened.TaskBegun, console: Console) -> None:
-    if event.n_tasks > 1:
+    if event.n_tasks != 1:
         console.text()
+        of_all = "" if event.n_tasks is None else f" of {event.n_tasks}"
         console.heading(
-            f"Task {event.number} of {event.n_tasks}: sigma {event.sig:g}, {event.n_train:,} training + "
+            f"Task {event.number}{of_all}: sigma {event.sig:g}, {event.n_train:,} training + "
             f"{event.n_valid:,} validation points"
         )
 
@@ -84,6 +85,30 @@ def _(event: happened.CheckpointSaved, console: Console) -> None:
 @_tell.register
 def _(event: happened.TrainingResumed, console: Console) -> None:
     console.info(f"Going on after {event.n_steps:,} steps.")
+
+
+@_tell.register
+def _(event: happened.TrialsBegun, console: Console) -> None:
+    console.text()
+    console.heading(f"Where to look for sigma: models of {event.n_part:,} of the {event.n_train:,} training points")
+
+
+@_tell.register
+def _(event: happened.SigmaTried, console: Console) -> None:
+    error = "no model" if event.rmse is None else f"force RMSE {event.rmse:.4f}"
+    console.info(f"Sigma {event.sig:g} with {event.n_train:,} points: {error}")
+
+
+@_tell.register
+def _(event: happened.SigmaFound, console: Console) -> None:
+    table = Table(title="Search for sigma", title_justify="left")
+    for column in ("points", "sigma", "force RMSE"):
+        table.add_column(column, justify="right")
+    for trial in event.trials:
+        error = "no model" if trial.rmse is None else f"{trial.rmse:.4f}"
+        table.add_row(f"{trial.n_train:,}", f"{trial.sig:g}", error)
+    console.text()
+    console.table(table)
 
 
 @_tell.register

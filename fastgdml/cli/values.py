@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 
+from ..length_scale import AUTO
+
 
 def positive_int(text: str) -> int:
     """Parse an integer > 0."""
@@ -46,3 +48,8 @@ def int_or_range(text: str) -> list[int]:
     if not values or values[0] == 0:
         raise argparse.ArgumentTypeError(f"{text} is an empty range or contains 0")
     return values
+
+
+def sigma(text: str) -> list[int] | str:
+    """Parse 'auto', an integer, or a range."""
+    return text if text == AUTO else int_or_range(text)

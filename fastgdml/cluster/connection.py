@@ -101,7 +101,7 @@ class Cluster:
 
     def workers(self) -> list[WorkerFacts]:
         """Return the workers that there are now, in the order of their addresses."""
-        found: Mapping[str, Here] = self.client.run(_facts)
+        found: Mapping[str, Here] = self.client.run(_facts, on_error="ignore")
         return [WorkerFacts(address, here.name, here.n_threads, here.memory) for address, here in sorted(found.items())]
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Call:
@@ -119,14 +119,15 @@ class Cluster:
     def reach_workers(self) -> None:
         """Find out whether calls of actors can go straight to the workers; else the scheduler passes them on."""
         if self.client.direct_to_workers is None:
-            address = next(iter(self.client.nthreads()))
+            address = next(iter(self.client.nthreads()), None)
 
             async def asked() -> None:
                 await asyncio.wait_for(self.client.rpc(address).identity(), 5)
 
             try:
-                self.client.sync(asked)
-                self.client.direct_to_workers = True
+                if address is not None:
+                    self.client.sync(asked)
+                    self.client.direct_to_workers = True
             except (OSError, TimeoutError):
                 _log.info("Workers cannot be reached but through the scheduler: every step takes longer.")
 
@@ -147,7 +148,7 @@ class Cluster:
             return
         address = self.client.scheduler.address if self.client.scheduler else "the scheduler"
         _log.warning("The connection to %s is lost: waiting for it, at most %.0f s.", address, self.patience)
-        deadline = time.monotonic() + self.patience
+        deadline, direct = time.monotonic() + self.patience, self.client.direct_to_workers
         self._close_own()
         while True:
             try:
@@ -163,6 +164,7 @@ class Cluster:
                         "and give the same command again."
                     ) from None
                 time.sleep(0.5)
+        self.client.direct_to_workers = direct
         self.generation += 1
         _log.info("Connected again.")
 
@@ -245,6 +247,8 @@ class Call:
             try:
                 return ended(self.future())
             except LOST:
+                if self._future.status == "error":  # the function raised it
+                    raise
                 self._cluster.recover(self._generation)
             except KilledWorker as error:
                 raise ClusterError(

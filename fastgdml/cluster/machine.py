@@ -37,6 +37,9 @@ from .rows import (
 
 _log = logging.getLogger(__name__)
 
+# Times that the rows for one product may be lost.
+_MOST_LOSSES = 8
+
 # What calls of an actor raise when its worker is gone: beside those of the scheduler, "Worker holding Actor was lost".
 _ACTOR_LOST = (*LOST, OSError, RuntimeError)
 
@@ -112,7 +115,7 @@ class Blocks:
     def _each(self, call: Callable[[_Block], Any], again: Callable[[_Block], Any] | None = None) -> list[Any]:
         """Call all blocks at once and return what they return; those that are lost are built anew and called again."""
         results: list[Any] = [None] * len(self._blocks)
-        missing = list(range(len(self._blocks)))
+        missing, losses = list(range(len(self._blocks))), 0
         while missing:
             pending: dict[int, Any] = {}
             lost = []
@@ -124,7 +127,10 @@ class Blocks:
             for i, future in pending.items():
                 try:
                     results[i] = future.result()
-                except _ACTOR_LOST:
+                except _ACTOR_LOST as error:
+                    losses += 1
+                    if losses > _MOST_LOSSES * len(self._blocks):
+                        raise ClusterError(f"Workers are lost again and again ({error}).") from error
                     lost.append(i)
             for i in sorted(lost):
                 self._rebuild(self._blocks[i])

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import FileFormatError, UsageError
+from ..files import path_type
 from .frames import Facts, Frames, FrameSource, ReadOptions
 
 __all__ = ["Facts", "FrameSource", "Frames", "ReadOptions", "open_frames"]
@@ -79,6 +80,8 @@ def _format_of(path: str) -> str:
         systems = sorted(str(p.parent) for p in place.glob("*/type.raw"))
         hint = f" It holds systems of DeePMD-kit: {', '.join(systems[:5])}." if systems else ""
         raise FileFormatError(f"{path} is a folder, and none of DeePMD-kit (no type.raw).{hint} Give a file.")
+    if path_type(place) == "special file":  # to look at a pipe is to lose what it brings, or to wait
+        raise FileFormatError(f"{path} is a special file; a file is needed, or '-' for the standard input.")
     try:
         with open(place, "rb") as file:
             start = file.read(64)

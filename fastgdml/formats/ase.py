@@ -10,8 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from itertools import chain, islice
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -159,15 +158,16 @@ class ASESource(FrameSource):
 
 
 class TrajectoryWriter:
-    """Writer of ASE trajectories, in eV and Angstrom."""
+    """Writer of an ASE trajectory, in eV and Angstrom, into an open file; `path` is what messages call it."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], file: BinaryIO) -> None:
         try:
             from ase.io.trajectory import TrajectoryWriter as Writer
         except ImportError:
             raise UsageError(f"{path}: writing trajectories of ASE takes ASE: {_HINT}") from None
         try:
-            self._writer = Writer(str(Path(path)), "w")
+            # ASE closes what it is given: a second handle of the file
+            self._writer = Writer(os.fdopen(os.dup(file.fileno()), "r+b"), "w")
         except OSError as error:
             raise FileFormatError(f"{path} could not be written: {error.strerror or error}.") from None
 

@@ -118,10 +118,9 @@ class TrajectoryTarget(Target):
         from .ase import TrajectoryWriter
 
         self._stack = ExitStack()
-        # ASE opens the file by name: it writes to the temporary one under its name
         file = self._stack.enter_context(replacing(path, TRAJECTORY))
         try:
-            self._writer = TrajectoryWriter(file.name)
+            self._writer = TrajectoryWriter(path, file)
         except BaseException:
             _abandon(self._stack)
             raise

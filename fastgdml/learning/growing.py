@@ -166,8 +166,13 @@ class GrowingModel:
         if points is not None:
             self.add(points)
 
-    def model(self) -> Model:
-        """Return the model of the points so far, with samples for standard deviations and leave-one-out residuals.
+    def model(self, left_out: bool = True) -> Model:
+        """Return the model of the points so far.
+
+        Parameters
+        ----------
+        left_out : bool
+            With samples for standard deviations and leave-one-out residuals.
 
         Raises
         ------
@@ -175,7 +180,7 @@ class GrowingModel:
             If there are fewer than two points.
         """
         if len(self) < 2 or self.points is None:
-            raise SolverError("A model with leave-one-out errors needs two training points.")
+            raise SolverError("A model that grows needs two training points.")
         task = self._task(self.points)
         equations = self._equations(task)
         z = self._factor.solve(equations.reduction.reduce(equations.y))
@@ -189,8 +194,10 @@ class GrowingModel:
         predictor.set_R_d_desc(g)
         E, _ = predictor.predict()
         model["c"] = float(np.mean(self.points.E - E))
-        left_out = jackknife(found, self.n_std, groups_of(None, len(self)))
-        return cast(Model, model | sample_entries(model, left_out, x, g, self.n_threads))
+        if not left_out:
+            return model
+        samples = jackknife(found, self.n_std, groups_of(None, len(self)))
+        return cast(Model, model | sample_entries(model, samples, x, g, self.n_threads))
 
     def found_perms(self) -> IntArray:
         """Return the permutations found among the points, if they are more than those so far; else these."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,6 +52,8 @@ class SolverOptions:
         alphas_F, alphas_E and number of steps of an earlier run.
     columns : array_like of int, optional
         Columns of the preconditioner of an earlier run, in sgdml's order.
+    near : sequence of tuple
+        alphas_F and alphas_E of solutions with other length scales, to begin the iteration with.
     n_std : int
         Samples for standard deviations, which need the closed form; 0: none.
     std_groups : array_like of int, optional
@@ -64,6 +66,7 @@ class SolverOptions:
     max_memory: float | None = None
     start: tuple[Array, Array | None, int] | None = None
     columns: npt.ArrayLike | None = None
+    near: Sequence[tuple[Array, Array | None]] = ()
     n_std: int = 0
     std_groups: npt.ArrayLike | None = None
 
@@ -145,6 +148,14 @@ class Plan:
     columns: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     course: Course | None = None
 
+    def memory(self, n_columns: int | None = None) -> int:
+        """Return the bytes that it needs, by its estimate; with another number of columns, if one is given."""
+        if self.iteration is None:
+            return self.machine.closed_form_memory(self.equations)
+        n_train, n_coord = self.iteration.n_train, self.equations.training.n_coord
+        k = len(self.columns) if n_columns is None else n_columns
+        return self.iteration.fixed_memory() + self.machine.preconditioner_memory(n_train, n_coord, k)
+
     def __str__(self) -> str:
         if self.iteration is None:
             return f"Closed form: {self.reason}."
@@ -190,7 +201,7 @@ def choose(equations: TrainingEquations, options: SolverOptions, machine: Machin
             reason = "standard deviations need it"
         return Plan(equations, options, machine, reason)
 
-    iteration = IterativeSolver(equations, machine)
+    iteration = IterativeSolver(equations, machine, options.near)
     free_to_choose = options.solver == "auto" and fits
     room = _SHARE_OF_MEMORY * limit - iteration.fixed_memory()
     n_train, n_coord = iteration.n_train, iteration.n // iteration.n_train
@@ -255,6 +266,7 @@ def run(
     _log.info("%s", plan)
     if plan.iteration is None:
         return _closed_form(plan, callback)
+    _log.info("Memory: the iteration needs %.3g GB.", plan.memory() / 2**30)
     options, course = plan.options, replace(plan.course) if plan.course is not None else None
     columns, start, reasons, steps = plan.columns, options.start, [plan.reason], 0
     best: IterativeSolution | None = None
@@ -286,10 +298,9 @@ def run(
             reasons.append(reviewed)
         if course.verdict is Verdict.CLOSED_FORM:
             return _closed_form(Plan(plan.equations, options, plan.machine, "; ".join(reasons)), callback)
-        columns, start = (
-            plan.iteration.choose_columns(course.n_columns),
-            (found.alphas_F, found.alphas_E, found.iterations),
-        )
+        columns = plan.iteration.choose_columns(course.n_columns)
+        start = (found.alphas_F, found.alphas_E, found.iterations)
+        _log.info("Memory: the iteration needs %.3g GB.", plan.memory(len(columns)) / 2**30)
     if not found.converged:
         found = replace(found, alphas_F=best.alphas_F, alphas_E=best.alphas_E, residual=best.residual)
         _log.warning(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from ..threads import blas_threads
 from ..training_set import TrainingSet
 from ..types import Array
-from .rigid import Reduction, drop_rigid_motions
+from .rigid import Reduction, drop_rigid_motions, remove_rigid_motions
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,17 @@ class TrainingEquations:
         """The coordinates that are left without rigid motions."""
         with blas_threads(1):  # small matrices: threads would only wait
             return drop_rigid_motions(self.R, self.periodic, self.training.energies)
+
+    @cached_property
+    def rigid_free(self) -> Array:
+        """The labels point by point, (n_coord M,), without the parts of the forces along rigid motions."""
+        return self.by_point(remove_rigid_motions(self.R, self.y, self.periodic), self.y_E).ravel()
+
+    def with_parameters(self, sig: float, lam: float) -> TrainingEquations:
+        """Return the equations of the same points with another sigma and lambda; rigid motions are the same."""
+        other = replace(self, training=replace(self.training, sig=sig), lam=lam)
+        vars(other).update(reduction=self.reduction, rigid_free=self.rigid_free)
+        return other
 
     @property
     def order(self) -> int:

@@ -8,7 +8,7 @@ convergence (`course`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,6 @@ from .convergence import Convergence
 from .cost import SHARES, Cost, column_counts
 from .equations import TrainingEquations
 from .machine import Machine
-from .rigid import remove_rigid_motions
 
 # Of each inducing point a quarter of the coordinates is taken, of four times as many points: fewer steps for the same
 # number of columns.
@@ -123,6 +122,8 @@ class IterativeSolver:
     machine : Machine
         Where the iteration runs, its vectors included. Only the norm of the residual comes to the host at each step,
         and the solution at the end, for checkpoints, and for a monitor.
+    near : sequence of tuple
+        alphas_F and alphas_E of the same points with other length scales, to begin with.
 
     Attributes
     ----------
@@ -132,12 +133,13 @@ class IterativeSolver:
         Number of training points.
     """
 
-    def __init__(self, equations: TrainingEquations, machine: Machine) -> None:
+    def __init__(
+        self, equations: TrainingEquations, machine: Machine, near: Sequence[tuple[Array, Array | None]] = ()
+    ) -> None:
         self._equations, self._machine, self._lam = equations, machine, equations.lam
         training = self._training = equations.training
         self.n_train, self._n_force, self._n_coord = training.n_train, 3 * training.n_atoms, training.n_coord
-        forces = remove_rigid_motions(equations.R, equations.y, equations.periodic)
-        self._y = equations.by_point(forces, equations.y_E).ravel()
+        self._y, self._near = equations.rigid_free, near
         self._kept = equations.reduction.kept
         self.operator = machine.operator(training)
 
@@ -197,7 +199,8 @@ class IterativeSolver:
         max_iter : int, optional
             Most steps of this run; 10 n by default.
         start : tuple, optional
-            alphas_F, alphas_E and number of steps of an earlier run.
+            alphas_F, alphas_E and number of steps of an earlier run. Without it, the iteration begins with the
+            combination of near solutions that leaves the least residual, or with zero.
         callback : callable, optional
             Progress; see `fastgdml.progress.Callback`.
         checkpoint : callable, optional
@@ -219,6 +222,7 @@ class IterativeSolver:
             If the preconditioner cannot be built or the iteration breaks down.
         """
         max_iter = 10 * self.n if max_iter is None else max_iter
+        x0, earlier = self._starting_point(start)
         points, begin = np.unique(columns // self._n_coord, return_index=True)
         building = Step(callback, f"Building preconditioner ({len(columns)} of {self.n} columns)")
         coordinates = np.split(columns % self._n_coord, begin[1:])
@@ -238,7 +242,6 @@ class IterativeSolver:
             )
 
         xp, norm_y = self._machine.xp, float(np.linalg.norm(self._y))
-        x0, earlier = self._starting_point(start)
         step = Step(callback, "Solving linear system (conjugate gradients)", total=100)
         saved = began = time.perf_counter()
         first, reviewed = None, False
@@ -287,15 +290,28 @@ class IterativeSolver:
         return solution(best_x, best_residual, converged)
 
     def _starting_point(self, start: tuple[Array, Array | None, int] | None) -> tuple[Any, int]:
-        if start is None:
+        """Return the vector to begin with, None for zero, and the number of steps that led to it."""
+        xp = self._machine.xp
+        if start is not None:
+            return xp.asarray(-self._by_point(*start[:2])), start[2]
+        if not self._near:
             return None, 0
-        alphas_F, alphas_E, iterations = start
+        # Coefficients of one length scale are a bad beginning for another, whatever their factor. But they depend
+        # smoothly on it: two extrapolate, three interpolate to a residual of a few hundredths.
+        tried = np.stack([-self._by_point(*alphas) for alphas in self._near], axis=1)
+        images = np.empty_like(tried)
+        for column, x in zip(images.T, tried.T, strict=True):
+            column[...] = self._lam * x - self._machine.to_host(self.operator(xp.asarray(x)))
+        with blas_threads(1):  # the bits of the result must not depend on their number
+            found = tried @ np.linalg.lstsq(images, self._y, rcond=None)[0]
+        return xp.asarray(found), 0
+
+    def _by_point(self, alphas_F: Array, alphas_E: Array | None) -> Array:
         if not self._training.energies:
             alphas_E = None
         elif alphas_E is None:
             alphas_E = np.zeros(self.n_train)
-        alphas = self._equations.by_point(np.asarray(alphas_F, dtype=np.float64), alphas_E)
-        return self._machine.xp.asarray(-alphas.ravel()), iterations
+        return self._equations.by_point(np.asarray(alphas_F, dtype=np.float64), alphas_E).ravel()
 
     def _in_order_of_sgdml(self, columns: IntArray) -> IntArray:
         points, coordinates = columns // self._n_coord, columns % self._n_coord

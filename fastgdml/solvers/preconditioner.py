@@ -34,6 +34,8 @@ _EIGENVALUE_FLOOR = 1e-2
 # First jitter on W, relative to its diagonal; raised tenfold until W has a Cholesky factor.
 _JITTER = 1e-14
 _JITTER_TRIES = 8
+# A column whose diagonal element is below this share of the mean is zero.
+_ABSENT = 1e-24
 # Columns of U are padded to a multiple of the widest vector.
 _PADDING = 8
 # Size of the pieces of C that are in memory at once.
@@ -245,7 +247,10 @@ def factor_with_jitter(W: Any, lam: float, cholesky: Callable[[Any], bool], xp: 
     `cholesky` factors a matrix in Fortran order in place, and returns whether it is positive definite.
     """
     diagonal = W.diagonal().copy()
-    jitter = max(_JITTER, lam / float(diagonal.mean()))
+    mean = float(diagonal.mean())
+    # Across a straight molecule no distance changes: such columns are zero, and stay zero whatever they are divided by.
+    diagonal = xp.where(diagonal > _ABSENT * mean, diagonal, mean)
+    jitter = max(_JITTER, lam / mean)
     each = xp.arange(len(W))
     for _ in range(_JITTER_TRIES):
         factor = W.copy(order="F")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The C library without Python: builds it with each compiler that is here and runs its tests, plainly, without OpenMP,
-# under sanitizers and under valgrind. Needs meson and ninja. Says what it does not run, and why.
+# under sanitizers and under valgrind, and counts the lines that they run. Needs meson and ninja. Says what it does not
+# run, and why.
 #
 #     bash tests/c/check.sh
 set -euo pipefail
@@ -60,7 +61,7 @@ for compiler in gcc clang; do
         [ $compiler = clang ] && openmp=disabled
         build $compiler-sanitized -Dopenmp=$openmp -Dbuildtype=debugoptimized -Db_sanitize=address,undefined \
             -Db_lundef=false
-        check $compiler-sanitized
+        FASTGDML_TEST_PREDICTIONS=20000 check $compiler-sanitized
     else
         echo "not run: address and undefined-behaviour sanitizers of $compiler, whose libraries are not installed"
     fi
@@ -69,7 +70,7 @@ for compiler in gcc clang; do
     # OpenMP it watches over the threads of the programs that call the library.
     if has_sanitizer thread; then
         build $compiler-threads -Dopenmp=disabled -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
-        check $compiler-threads
+        FASTGDML_TEST_PREDICTIONS=20000 check $compiler-threads
     else
         echo "not run: thread sanitizer of $compiler, whose libraries are not installed"
     fi
@@ -82,6 +83,17 @@ elif [ ! -d "$folder/gcc" ]; then
 else
     # Valgrind has no AVX-512. The threads of OpenMP's pool live to the end of the program: "possibly lost".
     echo "== gcc, valgrind"
-    FASTGDML_ISA=v3 check gcc --timeout-multiplier 10 \
+    FASTGDML_TEST_PREDICTIONS=2000 FASTGDML_ISA=v3 check gcc --timeout-multiplier 10 \
         --wrapper 'valgrind --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite -q'
+fi
+
+if ! command -v gcov > /dev/null || ! command -v gcc > /dev/null || ! command -v python3 > /dev/null; then
+    echo "not run: coverage of the C library, without gcc, gcov or python3"
+else
+    export CC=gcc
+    build gcc-coverage -Dbuildtype=debugoptimized -Db_coverage=true
+    for isa in "" baseline; do
+        FASTGDML_TEST_PREDICTIONS=2000 FASTGDML_ISA=$isa check gcc-coverage
+    done
+    python3 tests/c/coverage.py "$folder/gcc-coverage" 90
 fi

@@ -94,6 +94,7 @@ def models(ethanol, dataset):
         task = train.create_task(data, 10, data, 5, sig=20, seed=1, use_E_cstr=energies)
         model = train.train(task, solver=solver, n_std=n_std)
         model["search_errors"] = np.array([[10, 1.0, 1.5, 2.0, 2.5], [20, 1.0, 1.5, np.nan, np.nan]])
+        model["search_trials"] = np.array([[5, 20, 2.0], [10, 20, 1.5]])
         return with_errors(model, Errors({"force": 1.0, "energy": 2.0}, {"force": 1.5, "energy": 2.5}))
 
     weighted = {

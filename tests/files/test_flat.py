@@ -179,9 +179,9 @@ def test_no_file_and_no_regular_file_are_errors(tmp_path):
 
 def test_numbers_that_are_not_finite_are_refused(ethanol_model, tmp_path):
     for key in ("R_desc", "R_d_desc_alpha", "std", "c"):
-        with pytest.raises(DataError, match=r"not finite|is no number"):
+        with pytest.raises(DataError, match=r"finite|is no number|must be a positive number"):
             export_flat(tmp_path / "m.fgdml", {**ethanol_model, key: np.nan * ethanol_model[key]})
-    with pytest.raises(DataError, match="sig=0"):
+    with pytest.raises(DataError, match="sig"):
         GDMLPredict({**ethanol_model, "sig": 0})
     with pytest.raises(DataError, match="too long"):
         export_flat(tmp_path / "m.fgdml", {**ethanol_model, "e_unit": "e" * 32})

@@ -4,8 +4,8 @@
 
 Files of each kind, damaged: bytes changed, archives whose members have other contents, text with other words. A reader
 takes a file or raises an error of fastgdml; anything else is a fault, and its input is kept in FOLDER. With atheris
-(`pip install atheris`) the fuzzer is guided by what the code of the readers does; without it the damage is random, and it
-says so.
+(`pip install atheris`) the fuzzer is guided by what the code of the readers does; without it the damage is random,
+which it says.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="
 MODULES = {"cupy-cuda12x": {"cupy", "cupyx", "cupy_backends"}, "dask": {"dask", "distributed"}}
 OWN = {"fastgdml", "sgdml"}
 # Extras for those who develop the package: nothing in it imports them.
-FOR_DEVELOPERS = {"test", "dev", "docs", "peer", "nvrtc", "xtb"}
+FOR_DEVELOPERS = {"test", "dev", "docs", "peer", "nvrtc", "xtb", "cross"}
 
 
 def imported(tree: ast.AST) -> set[str]:

@@ -12,7 +12,12 @@ from fastgdml.cli import main
 from fastgdml.dataset import load_dataset
 from fastgdml.descriptor import from_R, pair_permutation
 from fastgdml.errors import UsageError
+from fastgdml.formats import Frames
+from fastgdml.formats.npz import Spool
+from fastgdml.learning.growing import Labelled, System, task_of
 from fastgdml.point_selection import SelectionOptions, integrated_variance_reduction, select_points
+from fastgdml.predict import GDMLPredict
+from fastgdml.train import GDMLTrain
 
 PERMS = np.array([[0, 1, 2, 3, 4, 5, 6, 7, 8], [0, 1, 2, 4, 3, 5, 6, 7, 8]])
 
@@ -32,34 +37,56 @@ def test_the_choice_is_the_largest_fall_of_the_weighted_sum_of_variances(ethanol
     """Each pick against all that could have been picked, with posterior variances computed from scratch."""
     x, _ = from_R(ethanol["R"][:25].astype(float))
     x_ref, weights = x[5:20], np.random.default_rng(0).uniform(0.1, 3, 15)
+    w = np.ones(15)
     sig = 2.0
     K, K_ref = plain_kernel(x, x, sig), plain_kernel(x_ref, x, sig)
     prior = plain_kernel(x_ref, x_ref, sig).diagonal()
     noise = 1e-8 * K.diagonal().mean()
     chosen = []
-    for _ in range(6):
+    for k in range(6):
+        w = weights if k == 3 else w
         sums = []
         for j in range(25):
             some = [*chosen, j]
             inner = np.linalg.solve(K[np.ix_(some, some)] + noise * np.eye(len(some)), K_ref[:, some].T)
-            sums.append(weights @ (prior - np.einsum("ij,ji->i", K_ref[:, some], inner)) if j not in chosen else np.inf)
+            sums.append(w @ (prior - np.einsum("ij,ji->i", K_ref[:, some], inner)) if j not in chosen else np.inf)
         chosen.append(int(np.argmin(sums)))
     kernel = point_selection._Kernel(PERMS, sig)
-    np.testing.assert_array_equal(integrated_variance_reduction(kernel, x, x_ref, weights, 6), chosen)
+    asked, left = {}, {}
+
+    def weigh(selected, variances):
+        asked[len(selected)], left[len(selected)] = selected.copy(), variances
+        return weights if len(selected) >= 3 else np.ones(15)
+
+    np.testing.assert_array_equal(integrated_variance_reduction(kernel, x, x_ref, 6, weigh), chosen)
+    np.testing.assert_array_equal(asked[3], chosen[:3])
+    inner = np.linalg.solve(K[np.ix_(chosen[:3], chosen[:3])] + noise * np.eye(3), K_ref[:, chosen[:3]].T)
+    np.testing.assert_allclose(left[3], prior - np.einsum("ij,ji->i", K_ref[:, chosen[:3]], inner), rtol=1e-6)
 
 
-def test_variances_are_those_of_the_process(ethanol):
-    x, _ = from_R(ethanol["R"][:14].astype(float))
-    kernel = point_selection._Kernel(PERMS, 2.0)
-    train, query = x[:8], x[5:14]
-    places = point_selection._places(np.arange(5, 14), np.arange(8))
-    np.testing.assert_array_equal(places, [5, 6, 7, -1, -1, -1, -1, -1, -1])
-    found = point_selection._variance(kernel, train, query, places)
-    for i, own in enumerate(query):
-        others = train if i >= 3 else np.delete(train, 5 + i, axis=0)
-        K, k = plain_kernel(others, others, 2.0), plain_kernel(own[None], others, 2.0)[0]
-        expected = plain_kernel(own[None], own[None], 2.0)[0, 0] - k @ np.linalg.solve(K, k)
-        assert found[i] == pytest.approx(expected, rel=1e-4)
+def test_weights_are_squared_errors_over_variances(here):
+    """Of a model of what is selected; 0 where there is nothing left to learn."""
+    pool = load_dataset("pool.npz")
+    spool = Spool("spool.npz")
+    try:
+        spool.append(Frames(0, pool["z"], pool["R"], pool["E"], pool["F"]))
+        model = point_selection._growing(spool, PERMS, 20.0, 1)
+        references = np.arange(0, 400, 20)
+        weigh = point_selection._Weights(spool, np.arange(100, 200), references, model)
+        left = np.random.default_rng(0).uniform(1, 2, 20)
+        weigh(np.arange(4), left)
+        found = weigh(np.array([0, 1, 2, 3, 20, 33, 47]), left)
+        train = np.array([100, 101, 102, 103, 120, 133, 147])
+    finally:
+        spool.discard()
+    system = System(pool["z"], None, "", "", "pool", "unknown")
+    points = Labelled(np.asarray(pool["R"][train], float), np.asarray(pool["F"][train], float), np.zeros(7))
+    fresh = GDMLTrain(max_processes=1).train(task_of(system, points, PERMS, 20.0), solver="closed")
+    _, F = GDMLPredict(fresh).predict(pool["R"][references].reshape(20, -1))
+    squared = ((F - pool["F"][references].reshape(20, -1)) ** 2).mean(axis=1)
+    expected = np.where(np.isin(references, train), 0, squared / left)
+    assert (expected == 0).sum() == 2
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.fixture
@@ -82,18 +109,16 @@ def test_command(here, ethanol, capsys):
     assert main([*command, "-o", "a.npz"]) == 0
     out = capsys.readouterr().out
     assert "Drawing at random is nearly as good" in out
-    assert "Training on 20 geometries, for weights" in out
+    assert "has the smallest leave-one-out errors" in out
     pool, a = load_dataset("pool.npz"), load_dataset("a.npz")
     rows = rows_in(a, pool)
     assert len(set(rows)) == 40
     for key in ("E", "F"):
         np.testing.assert_array_equal(a[key], pool[key][rows])
     assert (str(a["e_unit"]), str(a["name"])) == ("kcal/mol", "ethanol")
-    # the same for the same seed, others for another
+    # the same for the same seed
     assert main([*command, "-o", "b.npz", "--quiet"]) == 0
     assert rows_in(load_dataset("b.npz"), pool) == rows
-    assert main([*command, "-o", "c.npz", "--quiet", "--seed", "1"]) == 0
-    assert rows_in(load_dataset("c.npz"), pool) != rows
     # fewer are the first of more, without labels: these decide nothing then
     for n in (10, 25):
         assert main(["select-points", "pool.npz", str(n), "--unlabelled", "-o", f"u{n}.npz", "--json"]) == 0
@@ -118,7 +143,8 @@ def test_it_covers_the_pool_better_than_chance(here, ethanol):
     kernel = point_selection._Kernel(PERMS, 20.0)
 
     def left(rows):
-        return point_selection._variance(kernel, x[rows], x, np.full(len(x), -1)).sum()
+        K, k = kernel(x[rows], x[rows]), kernel(x[rows], x)
+        return -(k * np.linalg.solve(K + 1e-8 * np.eye(len(K)), k)).sum()
 
     chosen = left(rows_in(load_dataset("u.npz"), load_dataset("pool.npz")))
     assert chosen < min(left(np.random.default_rng(s).choice(400, 40, replace=False)) for s in range(10))
@@ -128,17 +154,25 @@ def test_a_large_pool_takes_no_more_memory(here, monkeypatch):
     """Candidates and references are bounded; those that are not drawn are never selected."""
     monkeypatch.setattr(point_selection, "_MAX_CANDIDATES", 100)
     monkeypatch.setattr(point_selection, "_MAX_REFERENCES", 50)
-    shapes = []
+    monkeypatch.setattr(point_selection, "_MOST_ROWS", 270)
+    shapes, sizes = [], []
     plain = point_selection.integrated_variance_reduction
 
     def noting(kernel, x, x_ref, *others):
         shapes.append((len(x), len(x_ref)))
-        return plain(kernel, x, x_ref, *others)
+        order = plain(kernel, x, x_ref, *others)
+        sizes.append(len(others[1].model))
+        return order
 
     monkeypatch.setattr(point_selection, "integrated_variance_reduction", noting)
     select_points("pool.npz", 12, "a.npz", SelectionOptions(max_processes=1))
     select_points("pool.npz", 60, "b.npz", SelectionOptions(sig=20, max_processes=1))
     assert shapes == [(100, 50), (240, 50)]
+    assert sizes == [10, 10]
+    # for another seed others are drawn
+    select_points("pool.npz", 60, "c.npz", SelectionOptions(sig=20, seed=1, max_processes=1))
+    b, c = (set(rows_in(load_dataset(name), load_dataset("pool.npz"))) for name in ("b.npz", "c.npz"))
+    assert b != c
 
 
 def test_crystals(tmp_path, monkeypatch, shared):

@@ -10,6 +10,7 @@ from support.molecules import random_molecules
 from fastgdml import _core
 from fastgdml.cell import Cell
 from fastgdml.dataset import load_dataset
+from fastgdml.errors import DataError
 from fastgdml.permutations import _cycles, complete_group, find_perms, match_all, salvage_subgroup
 
 
@@ -123,3 +124,22 @@ def test_salvage_keeps_what_touches_no_longer_cycle():
 
 def test_cycles():
     assert sorted(_cycles(np.array([1, 2, 0, 3])), key=len) == [frozenset({3}), frozenset({0, 1, 2})]
+
+
+@pytest.mark.parametrize(
+    ("R", "z"),
+    [
+        (np.zeros((0, 3, 3)), [1, 1, 1]),
+        (np.zeros((3, 3)), [1, 1, 1]),
+        (np.zeros(9), [1, 1, 1]),
+        (np.arange(24.0).reshape(2, 4, 3), [1, 1, 1]),
+        (np.arange(24.0).reshape(2, 4, 3), [[1, 1, 1, 1]]),
+        (np.arange(24.0).reshape(2, 4, 3), 1),
+        (np.arange(16.0).reshape(2, 4, 2), [1, 1, 1, 1]),
+        (np.ones((2, 1, 3)), [1]),
+        (np.full((2, 4, 3), np.nan), [1, 1, 1, 1]),
+    ],
+)
+def test_what_has_no_permutations_is_refused(R, z):
+    with pytest.raises(DataError):
+        find_perms(R, z)

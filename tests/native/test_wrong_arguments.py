@@ -7,11 +7,15 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from support import native_calls
 from support.paths import ROOT
 
 from fastgdml import _core, _packed
+from fastgdml.errors import DataError, UsageError
+from fastgdml.legacy import _predict_wkr, kernel_matrix
+from fastgdml.predict import GDMLPredict
 
 CALLS = native_calls.CALLS
 TAKING_ARGUMENTS = [name for name, call in CALLS.items() if call()[1]]
@@ -55,3 +59,31 @@ def test_spoiled_arguments(tmp_path):
 def test_the_calls_are_valid(name):
     function, arguments = CALLS[name]()
     function(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("x", "g", "lin", "sig"),
+    [
+        (np.ones((2, 6)), np.ones((2, 6)), np.arange(6), 1.0),
+        (np.ones((2, 6)), np.ones((3, 6, 3)), np.arange(6), 1.0),
+        (np.ones((2, 5)), np.ones((2, 5, 3)), np.arange(5), 1.0),
+        (np.ones((0, 6)), np.ones((0, 6, 3)), np.arange(6), 1.0),
+        (np.ones(6), np.ones((6, 3)), np.arange(6), 1.0),
+        (np.ones((2, 6)), np.ones((2, 6, 3)), np.arange(5), 1.0),
+        (np.ones((2, 6)), np.ones((2, 6, 3)), np.zeros(6), 1.0),
+        (np.ones((2, 6)), np.ones((2, 6, 3)), np.arange(6), 0.0),
+        (np.ones((2, 6)), np.ones((2, 6, 3)), np.arange(6), np.nan),
+    ],
+)
+def test_the_legacy_kernel_matrix(x, g, lin, sig):
+    with pytest.raises((DataError, UsageError, ValueError)):
+        kernel_matrix(x, g, lin, sig)
+
+
+@pytest.mark.parametrize(
+    "shapes", [((36,), (36,)), ((35,), (35, 3)), ((36,), (36, 2)), ((1, 36), (36, 3)), ((0,), (0, 3))]
+)
+def test_the_legacy_worker(shapes, ethanol_model):
+    predictor = GDMLPredict(ethanol_model)
+    with pytest.raises(DataError):
+        _predict_wkr(None, tuple(np.ones(shape) for shape in shapes), None, predictor.glob_id)

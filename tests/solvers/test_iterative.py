@@ -603,3 +603,22 @@ def test_resuming_a_model_of_sgdml(tmp_path, peer, task, ethanol):
     assert resumed["solver_iters"] > model["solver_iters"]
     F, F_closed = (predicted(m, ethanol["R"][:100])[1] for m in (resumed, GDMLTrain().train(task, solver="closed")))
     np.testing.assert_allclose(F, F_closed, rtol=0, atol=1e-4 * np.abs(F_closed).max())
+
+
+def test_straight_molecules():
+    """Across them no distance changes: the columns of these coordinates are zero."""
+    R = np.zeros((60, 4, 3))
+    R[:, :, 2] = np.arange(4) * 1.2 + np.random.default_rng(0).uniform(0, 0.2, (60, 4))
+    stretch = np.diff(R[:, :, 2]) - 1.25
+    F = np.zeros_like(R)
+    F[:, :-1, 2] += 5 * stretch
+    F[:, 1:, 2] -= 5 * stretch
+    dataset = create_dataset("straight", "springs", [6, 7, 6, 8], R, F, 2.5 * (stretch**2).sum(axis=1))
+    train = GDMLTrain(max_processes=1)
+    task = train.create_task(dataset, 40, dataset, 20, 5, seed=0, use_sym=False)
+    exact, iterated = train.train(task, solver="closed"), train.train(task, solver="cg", tol=1e-6)
+    assert iterated["solver_resid"] <= 1e-6 * iterated["norm_y_train"]
+    rest = task["idxs_valid"]
+    predicted, other = (GDMLPredict(model).predict(R[rest])[1] for model in (exact, iterated))
+    assert np.abs(predicted - F[rest].reshape(len(rest), -1)).max() < 3e-2 * np.abs(F).max()
+    assert np.abs(predicted - other).max() < 1e-3 * np.abs(F).max()

@@ -218,7 +218,7 @@ def test_files_copies_and_models_without_samples(ethanol, ethanol_model, tmp_pat
         GDMLPredict(ethanol_model).predict(R, return_std=True)
     with pytest.raises(DataError, match=r"std_c must be .* \(2,\); found shape \(3,\)"):
         GDMLPredict({**model, "std_c": np.zeros(3)})
-    with pytest.raises(DataError, match="not finite"):
+    with pytest.raises(DataError, match="std_scale must be a number"):
         GDMLPredict({**model, "std_scale": np.nan})
 
 

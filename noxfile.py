@@ -1,0 +1,125 @@
+"""Sessions that try the package in other surroundings: `pip install nox`, then `nox -l`, `nox -s oldest`.
+
+Each makes an environment of its own, installs the package as a user would, and tests it from a folder outside the
+source. Arguments after `--` go to pytest in place of the selection here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+CORE = ["method", "native", "solvers", "files"]  # folders of tests that need no optional package
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+
+nox.options.sessions = ["oldest", "newest", "serial", "bare", "locale", "blanks"]
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_missing_interpreters = False
+
+
+def try_out(session: nox.Session, *folders: str, env: dict[str, str] | None = None) -> None:
+    """Run tests outside the source folder; warnings are errors there (pyproject.toml)."""
+    tests = session.posargs or [str(ROOT / "tests" / folder) for folder in folders or CORE]
+    session.chdir(session.create_tmp())
+    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *tests, env=env or {})
+
+
+@nox.session(python="3.11")
+def oldest(session: nox.Session) -> None:
+    """The oldest NumPy and SciPy that pyproject.toml allows."""
+    session.install("numpy==2.0.0", "scipy==1.13.0", f"{ROOT}[test]")
+    try_out(session)
+
+
+@nox.session(python=PYTHONS)
+def newest(session: nox.Session) -> None:
+    """The newest NumPy and SciPy, on each version of Python."""
+    session.install("--upgrade", "numpy", "scipy", f"{ROOT}[test]")
+    try_out(session)
+
+
+@nox.session(python="3.11")
+def serial(session: nox.Session) -> None:
+    """Built without OpenMP."""
+    session.install("-Csetup-args=-Dopenmp=disabled", f"{ROOT}[test]")
+    session.run("python", "-c", "from fastgdml import _core; assert _core.openmp_version() == 0", env={})
+    try_out(session)
+
+
+@nox.session(python="3.11")
+def bare(session: nox.Session) -> None:
+    """Without any optional package: what the README does first."""
+    session.install(str(ROOT))
+    session.chdir(session.create_tmp())
+    session.run("python", str(ROOT / "tools" / "wheel_check.py"))
+
+
+@nox.session(python="3.11")
+@nox.parametrize("extra", ["ase", "report", "get", "completion", "ipi", "openmm"])
+def extra(session: nox.Session, extra: str) -> None:
+    """With one optional package only: tests of the others skip, none fails."""
+    session.install("pytest", "hypothesis", f"{ROOT}[{extra}]")
+    try_out(session, "api", "cli", "drivers")
+
+
+@nox.session(python="3.11")
+def locale(session: nox.Session) -> None:
+    """A locale that is not UTF-8."""
+    session.install(f"{ROOT}[test]")
+    try_out(session, "files", "cli", env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+
+
+@nox.session(python="3.11")
+def blanks(session: nox.Session) -> None:
+    """Source and environment in folders with blanks and letters beyond ASCII."""
+    folder = Path(session.create_tmp()) / "a föld er"
+    shutil.rmtree(folder, ignore_errors=True)
+    ignored = shutil.ignore_patterns(".git", ".nox", "build", ".*cache", "__pycache__", "*.so", "shared")
+    shutil.copytree(ROOT, folder / "source", ignore=ignored)
+    session.run("python", "-m", "venv", str(folder / "environment"))
+    python = str(folder / "environment" / "bin" / "python")
+    session.run(python, "-m", "pip", "install", "-q", f"{folder / 'source'}[test]", external=True)
+    session.chdir(folder)
+    session.run(python, str(folder / "source" / "tools" / "wheel_check.py"), external=True)
+    tests = session.posargs or [str(folder / "source" / "tests" / "native" / "test_c_library.py")]
+    session.run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, external=True)
+
+
+@nox.session(python="3.11")
+def sdist(session: nox.Session) -> None:
+    """The source archive builds and tests itself."""
+    session.install("build")
+    folder = Path(session.create_tmp()) / "sdist"
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "build", "--sdist", "--outdir", str(folder), str(ROOT))
+    (archive,) = folder.glob("*.tar.gz")
+    shutil.unpack_archive(archive, folder)
+    source = next(path for path in folder.iterdir() if path.is_dir())
+    session.install(f"{source}[test]")
+    session.chdir(folder)
+    tests = session.posargs or [str(source / "tests" / name) for name in CORE]
+    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
+
+
+@nox.session(python="3.11")
+def reproducible(session: nox.Session) -> None:
+    """Two builds of the same source with the same date are the same file."""
+    session.install("build")
+    environment = {
+        "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", "1700000000"),
+        "PIP_CONSTRAINT": str(ROOT / "tools" / "constraints.txt"),
+    }
+    hashes = []
+    for number in range(2):
+        folder = Path(session.create_tmp()) / f"build{number}"
+        shutil.rmtree(folder, ignore_errors=True)
+        session.run("python", "-m", "build", "--outdir", str(folder), str(ROOT), env=environment)
+        hashes.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()})
+    if hashes[0] != hashes[1]:
+        session.error(f"two builds differ: {hashes}")
+    session.log(f"the same twice: {hashes[0]}")
