@@ -121,7 +121,7 @@ class _Subsets:
         sums = np.add.reduceat(self._mark[members], first)
         end = np.append(first[1:], len(members))
         new, example = np.unique(sums, return_index=True)
-        unknown = ~np.isin(new, self._known, assume_unique=True)
+        unknown = ~np.isin(new, self._known, assume_unique=True, kind="sort")  # NumPy 2.0's tables fail on unsigned
         for mark, k in zip(new[unknown].tolist(), example[unknown], strict=True):
             self._sets[mark] = members[first[k] : end[k]].copy()
         self._known = np.union1d(self._known, new)

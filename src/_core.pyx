@@ -969,7 +969,7 @@ def match_all_pairs(const double[:, :, ::1] vectors not None, const double[:, :,
 
 def spanning_tree(int64_t n, const int64_t[:, ::1] edges not None, const int64_t[::1] order not None):
     """Numbers of the edges of a minimum spanning tree; `order` lists edges by ascending weight."""
-    require(n > 0, f"a tree of {n} nodes")
+    require(0 < n <= edges.shape[0] + 1, f"a tree of {n} nodes of {edges.shape[0]} edges")
     require_shape("edges", edges, (edges.shape[0], 2))
     within64("edges", np.asarray(edges).ravel(), n)
     within64("order", order, edges.shape[0])

@@ -92,6 +92,5 @@ python tests/c/exports.py src/include "$folder/linux/src/libfastgdml.so"
 
 for cpu in aarch64 x86_64; do
     build "macos-$cpu" darwin $cpu $cpu-macos
-    grep -q '@rpath/libfastgdml' "$folder/macos-$cpu/src/libfastgdml"*.dylib
     echo "compiled and linked, not run"
 done
