@@ -20,7 +20,6 @@ import tempfile
 from pathlib import Path
 
 RECORD = Path(__file__).with_name("instructions.json")
-KERNELS = ("kernel_tile", "predict_tile")
 WORK = """
 import numpy as np
 from fastgdml.dataset import load_dataset
@@ -35,14 +34,21 @@ assemble_packed(training, Coordinates.full(64, 27), n_threads=1)
 alphas = np.random.default_rng(0).normal(size=(64, 27))
 model = dict(z=np.ones(9), R_desc=training.x.T, R_d_desc_alpha=jacobian_dot(training.g, alphas),
              tril_perms_lin=tril_perms_lin(turn), sig=20.0, std=1.0, c=0.0)
-GDMLPredict(model, max_processes=1).predict(R[64:128].reshape(64, -1))
+predictor = GDMLPredict(model, max_processes=1)
 """
+PLAIN = "predictor.predict(R[64:128].reshape(64, -1))"
+# 16 samples: what a tile costs more than that of predict_tile is the price of standard deviations.
+DEVIATIONS = """
+model |= dict(std_R_d_desc_alpha=np.random.default_rng(1).normal(size=(16, 64, 36)), std_c=np.zeros(16))
+GDMLPredict(model, max_processes=1).predict(R[64:128].reshape(64, -1), return_std=True)
+"""
+KERNELS = {"kernel_tile": PLAIN, "predict_tile": PLAIN, "deviations_tile": DEVIATIONS}
 
 
 def count() -> dict[str, int]:
     """Return the instructions executed in each kernel, with all that it calls."""
     counts = {}
-    for kernel in KERNELS:
+    for kernel, prediction in KERNELS.items():
         with tempfile.TemporaryDirectory() as folder:
             command = [
                 "valgrind",
@@ -51,7 +57,7 @@ def count() -> dict[str, int]:
                 f"--callgrind-out-file={folder}/out",
                 sys.executable,
                 "-c",
-                WORK,
+                WORK + prediction,
             ]
             environment = {**os.environ, "FASTGDML_ISA": "v3", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
             done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=True)

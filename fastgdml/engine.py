@@ -32,6 +32,7 @@ class Engine(ABC):
 
     def __init__(self, native: _core.Model, arrays: ModelArrays | None = None) -> None:
         self.native = native
+        self._samples: list[Engine] | None = None
         properties = native.properties()
         self._needs_cell = properties["periodic"] and "lattice" not in properties
         if arrays is not None:
@@ -78,6 +79,47 @@ class Engine(ABC):
         UsageError
             If a cell is needed but not given.
         """
+
+    def predict_std(self, R: Any, cell: Cell | None = None, n_threads: int = 1) -> tuple[Any, Any, Any, Any, Any]:
+        """Predict with standard deviations, by a model with samples.
+
+        Here by one more prediction for each sample.
+
+        Parameters
+        ----------
+        R, cell, n_threads
+            See `predict`.
+
+        Returns
+        -------
+        tuple of array
+            Energies (n_geo,), forces (n_geo, 3 N), virials (n_geo, 3, 3), standard deviations of energies (n_geo,) and
+            of forces (n_geo, N), each a component's on that atom.
+
+        Raises
+        ------
+        DataError, UsageError
+            As of `predict`.
+        """
+        samples = self.arrays.samples
+        if samples is None:
+            raise UsageError("The model has no samples for standard deviations.")
+        if self._samples is None:
+            alphas_E = [None] * len(samples.v) if samples.alphas_E is None else samples.alphas_E
+            self._samples = [
+                self.with_coefficients(v, energies, float(c))
+                for v, energies, c in zip(samples.v, alphas_E, samples.c, strict=True)
+            ]
+        E, F, virial = self.predict(R, True, cell, True, n_threads)
+        squared_E: Any = 0.0
+        squared_F: Any = 0.0
+        for engine in self._samples:
+            E_sample, F_sample = engine.predict(R, True, cell, False, n_threads)
+            squared_E = squared_E + E_sample**2
+            squared_F = squared_F + (F_sample.reshape(len(F_sample), -1, 3) ** 2).mean(axis=2)
+        n_samples = len(self._samples)
+        E_std, F_std = (samples.scale * (squared / n_samples) ** 0.5 for squared in (squared_E, squared_F))
+        return E, F, virial, E_std, F_std
 
     @abstractmethod
     def hessian(self, R: Any, cell: Cell | None = None, n_threads: int = 1) -> tuple[Any, Any, Any]:
@@ -141,6 +183,16 @@ class NativeEngine(Engine):
         if return_virial:
             return (E, F, virial) if return_E else (F, virial)
         return (E, F) if return_E else (F,)
+
+    def predict_std(
+        self, R: npt.ArrayLike, cell: Cell | None = None, n_threads: int = 1
+    ) -> tuple[Array, Array, Array, Array, Array]:
+        """See `Engine.predict_std`; here in one pass."""
+        r, native_cell = self._native_input(R, cell)
+        E, F, virial, E_std, F_std, bad = self.native.predict_std(r, native_cell, n_threads)
+        if bad >= 0:
+            raise geometry_error(r[bad].reshape(-1, 3), bad)
+        return E, F, virial, E_std, F_std
 
     def hessian(self, R: npt.ArrayLike, cell: Cell | None = None, n_threads: int = 1) -> tuple[Array, Array, Array]:
         """See `Engine.hessian`."""

@@ -42,7 +42,7 @@ def to_sgdml(model: Mapping[str, Any]) -> dict[str, Any]:
     -------
     dict
         The same arrays; ``f_err`` and, with energies, ``e_err`` are dictionaries with "mae" and "rmse" as in sgdml. To
-        have it in a file, use `export_sgdml`.
+        have it in a file, use `export_sgdml`. Samples for standard deviations are left out, with a warning.
 
     Raises
     ------
@@ -54,6 +54,8 @@ def to_sgdml(model: Mapping[str, Any]) -> dict[str, Any]:
     entries.pop("schema", None)
     entries.pop("solver_reason", None)
     entries.pop("weights_gain", None)
+    if [entries.pop(key) for key in list(entries) if key.startswith("std_") or key == "loo_f"]:
+        _log.warning("sgdml knows no standard deviations: the samples for them are left out of its file.")
     if entries.get("desc_weights") is not None:
         raise DataError(
             "The model has learned weights of pairs of atoms (desc_weights), which sgdml does not know: it would "

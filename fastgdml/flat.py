@@ -1,6 +1,6 @@
 """Flat model files (``.fgdml``): what the C library loads. The bytes are those of a native model in memory.
 
-docs/reference/model_file.md describes the format; src/model_image.c writes and reads it.
+docs/reference/model_file.md describes the format; src/model_build.c writes it, src/model_image.c reads it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def load_flat(path: str | os.PathLike[str]) -> _core.Model:
 def flat_entries(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what a flat model file holds under the keys of models.
 
-    It lacks what prediction does not need: the training and validation points, the solver, the expected errors.
+    It lacks what prediction does not need: the training and validation points, the solver, the expected errors, and
+    those of leaving points out.
 
     Raises
     ------
@@ -60,6 +61,8 @@ def flat_entries(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
     if arrays.weights is not None:
         entries["desc_weights"] = arrays.weights
+    if arrays.samples is not None:
+        entries |= arrays.samples.entries()
     if arrays.alphas_E is not None:
         entries["alphas_E"] = arrays.alphas_E
     if arrays.image_rule is not None:

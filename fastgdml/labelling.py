@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,10 +61,14 @@ class Prediction:
         What was read and written.
     errors : Errors
         Deviations from the labels of the input, in the units of `report`; empty dictionaries if it has none.
+    std : dict of float
+        Standard deviations, if they were predicted, in the units of `report`: root mean squares of 'energy' and
+        'force', and 'largest', the largest of a force.
     """
 
     report: Report
     errors: Errors
+    std: dict[str, float] = field(default_factory=dict)
 
 
 class Elsewhere(Protocol):
@@ -90,6 +94,8 @@ class PredictOptions:
         Number of threads; all by default.
     backend : {'cpu', 'gpu', 'auto'}
         Where to predict.
+    std : bool
+        Also write standard deviations, of a model that has samples for them.
     elsewhere : callable, optional
         Predicts chunks on other machines.
     """
@@ -98,6 +104,7 @@ class PredictOptions:
     any_cell: bool = False
     max_processes: int | None = None
     backend: str = "cpu"
+    std: bool = False
     elsewhere: Elsewhere | None = None
 
 
@@ -134,7 +141,7 @@ def predict(
     labels = ModelLabels(model, options or PredictOptions(), units or UnitOptions(), target_format(os.fspath(target)))
     work = Work("Predicting", prepare=labels.prepare, job=_by(model), flow=labels.flow)
     report = stream(sources, target, read, labels.units, write, callback, work)
-    return Prediction(report, labels.sums.errors())
+    return Prediction(report, labels.sums.errors(), labels.std_sums.values())
 
 
 def label_by_model(
@@ -199,6 +206,27 @@ def _by(what: object) -> dict[str, Any]:
     return {"by": os.fspath(what) if isinstance(what, str | os.PathLike) else "in memory"}
 
 
+class StdSums:
+    """Sums over standard deviations that come in pieces."""
+
+    def __init__(self) -> None:
+        self._n_E = self._n_F = 0
+        self._E = self._F = self._largest = 0.0
+
+    def add(self, E_std: Array, F_std: Array) -> None:
+        """Take in standard deviations of energies (n,) and forces (n, N)."""
+        self._n_E, self._E = self._n_E + E_std.size, self._E + float(np.square(E_std).sum())
+        self._n_F, self._F = self._n_F + F_std.size, self._F + float(np.square(F_std).sum())
+        self._largest = max(self._largest, float(np.max(F_std, initial=0.0)))
+
+    def values(self) -> dict[str, float]:
+        """Return root mean squares, and the largest deviation of a force; nothing where nothing came."""
+        if not self._n_F:
+            return {}
+        rms = {"energy": (self._E / self._n_E) ** 0.5, "force": (self._F / self._n_F) ** 0.5}
+        return rms | {"largest": self._largest}
+
+
 class ModelLabels:
     """Labels frames by a model.
 
@@ -208,11 +236,17 @@ class ModelLabels:
         For the reader, which shall give frames in the units of the model.
     sums : ErrorSums
         Deviations from labels of the frames, in the units of the results.
+    std_sums : StdSums
+        Standard deviations, likewise.
     """
 
     def __init__(self, model: AnyModel, options: PredictOptions, units: UnitOptions, kind: str) -> None:
         self._predictor = predictor = open_model(model, options.max_processes, options.backend)
         self._options = options
+        if options.std and not predictor.has_std:
+            raise UsageError("The model has no samples for standard deviations: train it with --std 16 (n_std=16).")
+        if options.std and options.elsewhere is not None:
+            raise UsageError("Standard deviations are predicted here only: leave out --scheduler or --std.")
         self._known = bool(predictor.e_unit and predictor.r_unit)
         to_e_unit, to_r_unit = units.to_e_unit, units.to_r_unit
         if kind == "traj":
@@ -236,6 +270,7 @@ class ModelLabels:
             )
         self.units = units
         self.sums = ErrorSums()
+        self.std_sums = StdSums()
         self._where: Callable[[int], str] = str
         self._checked: set[bytes] = set()
 
@@ -260,9 +295,11 @@ class ModelLabels:
 
     def _label(self, frames: Frames) -> Frames:
         asked = self._asked(frames)
-        return self._labelled(
-            frames, self._predictor.predict(asked.R, lattice=asked.lattice, return_virial=self._options.virial)
+        options = self._options
+        predicted = self._predictor.predict(
+            asked.R, lattice=asked.lattice, return_virial=options.virial, return_std=options.std
         )
+        return self._labelled(frames, predicted)
 
     def _asked(self, frames: Frames) -> Asked:
         predictor = self._predictor
@@ -273,16 +310,22 @@ class ModelLabels:
         return Asked(frames, self._lattice(frames))
 
     def _labelled(self, frames: Frames, predicted: tuple[Array, ...]) -> Frames:
-        E, F, *virial = predicted
+        options = self._options
+        E, F, *more = predicted
         F = F.reshape(frames.R.shape)
         e, r = self._e, self._r
+        E_std, F_std = (more[-2] * e, more[-1] * (e / r)) if options.std else (None, None)
+        if E_std is not None and F_std is not None:
+            self.std_sums.add(E_std, F_std)
         result = replace(
             frames,
             R=frames.R * r if r != 1 else frames.R,
             E=E * e,
             F=F * (e / r),
             lattice=None if frames.lattice is None else frames.lattice * r,
-            virial=virial[0] * e if virial else None,
+            virial=more[0] * e if options.virial else None,
+            E_std=E_std,
+            F_std=F_std,
         )
         if frames.F is not None:
             self.sums.add_forces(np.asarray(result.F), frames.F * (e / r))

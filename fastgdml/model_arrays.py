@@ -16,6 +16,7 @@ from .entries import MODEL
 from .errors import DataError
 from .model import Model, normalize_model
 from .npz import text
+from .samples import Samples, energy_coefficients
 from .types import Array
 
 
@@ -43,6 +44,8 @@ class ModelArrays:
         As recorded, empty where unknown.
     weights : ndarray, shape (D,), or None
         Weights of pairs in the descriptors, those of `x` and of queries; None: 1.
+    samples : Samples or None
+        Of the coefficients, for standard deviations.
     """
 
     z: npt.NDArray[np.integer]
@@ -60,6 +63,7 @@ class ModelArrays:
     name: str = ""
     theory: str = ""
     weights: Array | None = None
+    samples: Samples | None = None
 
     @classmethod
     def of(cls, model: Mapping[str, Any]) -> ModelArrays:
@@ -94,6 +98,7 @@ class ModelArrays:
             name=text(model.get("dataset_name", "")),
             theory=text(model.get("dataset_theory", "")),
             weights=desc_weights_of(model, len(z)),
+            samples=Samples.of(model),
         )
 
     @classmethod
@@ -117,10 +122,11 @@ class ModelArrays:
             name=properties["dataset_name"],
             theory=properties["dataset_theory"],
             weights=properties.get("desc_weights"),
+            samples=Samples.of_native(native),
         )
 
     def with_coefficients(self, v: Array, alphas_E: Array | None, c: float | None = None) -> ModelArrays:
-        """Return the model with other coefficients, and perhaps another constant.
+        """Return the model with other coefficients, perhaps another constant, and without samples of the old ones.
 
         Raises
         ------
@@ -130,7 +136,7 @@ class ModelArrays:
         if v.shape != self.x.shape:
             raise DataError(f"J alpha has shape {v.shape}; {self.x.shape} expected.")
         alphas_E = energy_coefficients(alphas_E, len(self.x), DataError)
-        return replace(self, v=v, alphas_E=alphas_E, c=self.c if c is None else c)
+        return replace(self, v=v, alphas_E=alphas_E, c=self.c if c is None else c, samples=None)
 
     def native(self) -> _core.Model:
         """Return the native model, laid out for prediction.
@@ -140,6 +146,14 @@ class ModelArrays:
         DataError
             If a number is not finite, or sigma not positive.
         """
+        samples: dict[str, Any] = {}
+        if self.samples is not None:
+            samples = {
+                "std_v": np.ascontiguousarray(self.samples.v),
+                "std_energies": self.samples.alphas_E,
+                "std_c": np.ascontiguousarray(self.samples.c),
+                "std_scale": self.samples.scale,
+            }
         try:
             return _core.model_from_arrays(
                 np.ascontiguousarray(self.z, dtype=np.int32),
@@ -159,6 +173,7 @@ class ModelArrays:
                 name=self.name.encode(),
                 theory=self.theory.encode(),
                 weights=self.weights,
+                **samples,
             )
         except (ValueError, OSError) as error:
             raise DataError(str(error)) from None
@@ -188,13 +203,3 @@ def cell_of(properties: Mapping[str, Any]) -> Cell | None:
     """Return the cell of a native model with these properties; None for molecules, and if a cell is yet to be given."""
     rule = image_rule_of(properties)
     return Cell(properties["lattice"], rule) if rule and "lattice" in properties else None
-
-
-def energy_coefficients(alphas_E: npt.ArrayLike | None, n_train: int, error: type[Exception]) -> Array | None:
-    """Return coefficients of energy constraints as an array (M,), or raise `error` if their number is another."""
-    if alphas_E is None:
-        return None
-    checked = np.ascontiguousarray(alphas_E, dtype=np.float64).ravel()
-    if checked.size != n_train:
-        raise error(f"alphas_E has {checked.size} elements; one for each of {n_train} training points expected.")
-    return checked

@@ -21,11 +21,11 @@ from .errors import DataError, UsageError
 from .flat import load_flat, load_image
 from .legacy import LegacyPredict, _predict_wkr, share_array  # noqa: F401 (old names of sgdml.predict)
 from .model import load_model
-from .model_arrays import ModelArrays, energy_coefficients, image_rule_of
+from .model_arrays import ModelArrays, image_rule_of
 from .npz import is_flat
+from .samples import energy_coefficients
 from .threads import resolve_n_threads
 from .types import Array
-from .uncertainty import Deviations, Samples
 
 _log = logging.getLogger(__name__)
 
@@ -100,13 +100,11 @@ class GDMLPredict(LegacyPredict):
         if log_level is not None:
             _log.setLevel(log_level)
         arrays: ModelArrays | None = None
-        self._samples: Samples | None = None
-        self._deviations: Deviations | None = None
         if isinstance(model, str | os.PathLike) and is_flat(model):
             native = load_flat(model)
         else:
             entries = load_model(model) if isinstance(model, str | os.PathLike) else model
-            arrays, self._samples = ModelArrays.of(entries), Samples.of(entries)
+            arrays = ModelArrays.of(entries)
             native = arrays.native()
         self.n_threads = resolve_n_threads(max_processes)
         properties = native.properties()
@@ -135,7 +133,7 @@ class GDMLPredict(LegacyPredict):
         """
         on_gpu = not isinstance(self._engine, NativeEngine)
         arrays = self._engine.arrays if on_gpu else None
-        state = {**self.__dict__, "_engine": (self.native.image(), arrays, on_gpu), "_deviations": None}
+        state = {**self.__dict__, "_engine": (self.native.image(), arrays, on_gpu)}
         state.pop("_glob_id", None)
         return state
 
@@ -240,34 +238,30 @@ class GDMLPredict(LegacyPredict):
                 raise UsageError(f"predict({wanted}=True) needs geometries R.")
             return self._predict_training_set(return_E)
         cell = None if lattice is None else self._cell_of(lattice)
-        deviations = self._deviations_or_raise() if return_std else None
-        results = self._engine.predict(R, return_E, cell, return_virial, self.n_threads)
-        _require_finite(results)
-        if deviations is None:
+        if not return_std:
+            results = self._engine.predict(R, return_E, cell, return_virial, self.n_threads)
+            _require_finite(results)
             return results
-        E_std, F_std = deviations.predict(R, cell, self.n_threads)
-        _require_finite((E_std, F_std))
-        return (*results, E_std, F_std) if return_E else (*results, F_std)
+        if not self.has_std:
+            raise UsageError(
+                "The model has no samples for standard deviations: train it with n_std=16 (--std 16). Models whose "
+                "coefficients were replaced have none."
+            )
+        predicted = self._engine.predict_std(R, cell, self.n_threads)
+        _require_finite(predicted)
+        E, F, virial, E_std, F_std = predicted
+        forces = (F, virial) if return_virial else (F,)
+        return (E, *forces, E_std, F_std) if return_E else (*forces, F_std)
 
     @property
     def has_std(self) -> bool:
         """Whether the model has samples for standard deviations."""
-        return self._samples is not None
+        return self.native.properties()["n_std"] > 0
 
     @property
     def std_scale(self) -> float:
         """What standard deviations are multiplied by; 1 without any."""
-        return 1.0 if self._samples is None else self._samples.scale
-
-    def _deviations_or_raise(self) -> Deviations:
-        if self._samples is None:
-            raise UsageError(
-                "The model has no samples for standard deviations: train it with n_std=16 (--std 16), and use its npz "
-                "file; flat files and models with other coefficients have none."
-            )
-        if self._deviations is None:
-            self._deviations = Deviations(self._engine, self._samples)
-        return self._deviations
+        return float(self.native.properties()["std_scale"])
 
     def hessian(self, R: npt.ArrayLike, lattice: npt.ArrayLike | None = None) -> Array:
         """Return the second derivatives of the energy by the positions, d2E/dR2, exactly.
@@ -387,7 +381,6 @@ class GDMLPredict(LegacyPredict):
         alphas_E = energy_coefficients(alphas_E, self.n_train, UsageError)
         v = jacobian_dot(self._R_d_desc, alphas.reshape(self.n_train, -1))
         self._engine = self._engine.with_coefficients(v, alphas_E)
-        self._samples = self._deviations = None
 
     def _predict_training_set(self, return_E: bool) -> tuple[Array, ...]:
         if self._R_desc is None or self._R_d_desc is None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from .backend import array_module, resolve_backend
 from .cell import Cell
+from .correlation import groups_for
 from .descriptor import desc_weights_of, from_R, tril_perms_lin
 from .early_stop import EarlyStop
 from .errors import InsufficientMemoryError
@@ -185,7 +186,7 @@ class GDMLTrain:
         max_iter: int | None = None,
         held_out: tuple[Array, Array] | tuple[Array, Array, Array | None] | None = None,
         n_std: int = 0,
-        std_groups: npt.ArrayLike | None = None,
+        std_groups: npt.ArrayLike | str | None = None,
         near: Sequence[Mapping[str, Any]] = (),
     ) -> Model:
         """Train a model. What does not depend on sigma and lambda is kept for the next training of the same points.
@@ -212,9 +213,8 @@ class GDMLTrain:
         n_std : int
             Samples for standard deviations of predictions, 16 for example; see docs/theory/uncertainty.md. They need
             the closed form, and a model grows by as many times the size of its coefficients.
-        std_groups : array_like of int, shape (M,), optional
-            Training points with the same number are left out together. Give one number to those of one trajectory that
-            are near in time: correlated points make the deviations too small.
+        std_groups : array_like of int, shape (M,), or 'auto', optional
+            Points with the same number are left out together; 'auto' finds correlated ones: `fastgdml.correlation`.
         near : sequence of mapping
             Models of the same points with other length scales: conjugate gradients begin with a combination of them.
 
@@ -234,10 +234,10 @@ class GDMLTrain:
         """
         task = check_task(task, "task")
         arrays = TaskArrays.of(task)
-        earlier = (arrays.start, arrays.columns, coefficients_of(near, arrays))
-        options = SolverOptions(solver, tol, max_iter, self._max_memory, *earlier, n_std, std_groups)
         prepared = self._prepare(arrays, callback)
         x, g, labels, equations = prepared.x, prepared.g, prepared.labels, prepared.equations_of(arrays)
+        more = (coefficients_of(near, arrays), n_std, groups_for(std_groups, arrays.idxs, x))
+        options = SolverOptions(solver, tol, max_iter, self._max_memory, arrays.start, arrays.columns, *more)
 
         def model_of(solution: Solution) -> Model:
             lin, name = tril_perms_lin(arrays.perms), solution.solver_name

@@ -24,7 +24,7 @@ from gdml cimport (
     gdml_cell_init, gdml_evaluate_block, gdml_evaluation, gdml_group,
     gdml_hessian_evaluation, gdml_hessian_plan, gdml_hessians, gdml_jacobian_dot, gdml_kernel_job, gdml_kernels,
     gdml_low_rank, gdml_match, gdml_model, gdml_model_arrays, gdml_model_image, gdml_model_new, gdml_model_parts,
-    gdml_model_set_coefficients, gdml_n_images, gdml_pair_classes, gdml_pair_classes_free, gdml_pair_classes_new,
+    gdml_model_samples_of, gdml_model_set_coefficients, gdml_n_images, gdml_pair_classes, gdml_pair_classes_free, gdml_pair_classes_new,
     gdml_plan, gdml_scratch_free, gdml_scratch_new, gdml_select_kernels, gdml_spanning_tree, gdml_term, gdml_tile_size,
     gdml_trace_job,
 )
@@ -564,6 +564,8 @@ cdef class Model:
             "dataset_theory": m.theory.decode(errors="replace"),
             "periodic": m.periodicity != GDML_MOLECULE,
             "minimum_image": bool(m.minimum_image),
+            "n_std": m.samples.n,
+            "std_scale": m.std_scale if m.samples.n else 1.0,
         }
         if m.weights is not NULL:
             n_desc = m.predictor.n_atoms * (m.predictor.n_atoms - 1) // 2
@@ -587,6 +589,16 @@ cdef class Model:
         gdml_model_arrays(self.model, &images[0, 0], &x[0, 0], &v[0, 0], &energies[0])
         return (np.asarray(images), np.asarray(x), np.asarray(v),
                 np.asarray(energies) if self.model.predictor.energy else None)
+
+    def samples(self):
+        """Its samples for standard deviations: std_v, std_energies, std_c of `model_from_arrays`; energies may be None."""
+        cdef int64_t n_atoms = self.get().predictor.n_atoms, n_train = self.model.n_train, n_std = self.model.samples.n
+        cdef double[:, :, ::1] v = np.empty((n_std, n_train, n_atoms * (n_atoms - 1) // 2))
+        cdef double[:, ::1] energies = np.empty((n_std, n_train))
+        cdef double[::1] c = np.empty(n_std)
+        if n_std:
+            gdml_model_samples_of(self.model, &v[0, 0, 0], &energies[0, 0], &c[0])
+        return np.asarray(v), np.asarray(energies) if self.model.samples.energy else None, np.asarray(c)
 
     def image(self):
         """The content of a model file."""
@@ -647,6 +659,37 @@ cdef class Model:
             virial = cnp.PyArray_EMPTY(3, shape, cnp.NPY_DOUBLE, 0)
             e.virial = <double *> cnp.PyArray_DATA(virial)
         return E, F, virial, -1 if e.n_geo == 0 else self.evaluate(&e, n_threads)
+
+    def predict_std(self, const double[:, ::1] R not None, Cells cells, int n_threads):
+        """Predictions of R (n_geo, 3 N), and their standard deviations, of a model with samples.
+
+        cells : one, or one for each geometry; None for molecules
+
+        Returns energies (n_geo,), forces (n_geo, 3 N), virials (n_geo, 3, 3), standard deviations of energies (n_geo,)
+        and forces (n_geo, N), and the first geometry with coincident atoms, or -1.
+        """
+        require_shape("R", R, (R.shape[0], 3 * self.get().predictor.n_atoms))
+        cdef:
+            gdml_evaluation e
+            double[::1] E = np.empty(R.shape[0]), E_std = np.empty(R.shape[0])
+            double[:, ::1] F = np.empty((R.shape[0], R.shape[1])), F_std = np.empty((R.shape[0], R.shape[1] // 3))
+            double[:, :, ::1] virial = np.empty((R.shape[0], 3, 3))
+            int64_t bad = -1
+        require(self.model.samples.n > 0, "the model has no samples for standard deviations")
+        memset(&e, 0, sizeof(e))
+        if R.shape[0]:
+            e.n_geo = R.shape[0]
+            e.r = &R[0, 0]
+            if cells is not None:
+                e.cells = cells.cell
+                e.cell_step = cells.step(e.n_geo)
+            e.energy = &E[0]
+            e.force = &F[0, 0]
+            e.virial = &virial[0, 0, 0]
+            e.energy_std = &E_std[0]
+            e.force_std = &F_std[0, 0]
+            bad = self.evaluate(&e, n_threads)
+        return np.asarray(E), np.asarray(F), np.asarray(virial), np.asarray(E_std), np.asarray(F_std), bad
 
     def hessian(self, const double[:, ::1] R not None, Cells cells, int n_threads):
         """Energies, forces and second derivatives of R (n_geo, 3 N).
@@ -772,7 +815,8 @@ def model_from_arrays(const int32_t[::1] z not None, const int32_t[:, ::1] pair_
                       const double[:, ::1] v, const double[::1] energies, bint has_energies, double sig, double std,
                       double c, *, bint periodic=False, bint minimum_image=False, const double[:, ::1] lattice=None,
                       bytes energy_unit=b"", bytes length_unit=b"", bytes name=b"", bytes theory=b"",
-                      const double[::1] weights=None):
+                      const double[::1] weights=None, const double[:, :, ::1] std_v=None,
+                      const double[:, ::1] std_energies=None, const double[::1] std_c=None, double std_scale=1.0):
     """Make a Model.
 
     Parameters
@@ -786,6 +830,9 @@ def model_from_arrays(const int32_t[::1] z not None, const int32_t[:, ::1] pair_
     periodic, minimum_image, lattice : whether there is a cell, by which rule, and which (None: given at each call)
     energy_unit, length_unit, name, theory : texts to record, cut where they are too long
     weights : of pairs (D,), or None
+    std_v, std_energies, std_c : of samples for standard deviations J alpha (S, M, D), coefficients of energy constraints
+        (S, M) or None, and offsets of the energy (S,); None: there are none
+    std_scale : what standard deviations are multiplied by
     """
     cdef gdml_model_parts parts
     cdef Model made = Model()
@@ -807,6 +854,17 @@ def model_from_arrays(const int32_t[::1] z not None, const int32_t[:, ::1] pair_
     parts.energies = NULL if energies is None else &energies[0]
     parts.has_energies = has_energies
     parts.weights = NULL if weights is None else &weights[0]
+    if std_v is not None:
+        require(std_v.shape[0] > 0 and std_c is not None, "samples have no constants, or there are none")
+        require_shape("std_v", std_v, (std_v.shape[0], x.shape[0], x.shape[1]))
+        require_shape("std_c", std_c, (std_v.shape[0],))
+        if std_energies is not None:
+            require_shape("std_energies", std_energies, (std_v.shape[0], x.shape[0]))
+        parts.samples.n = std_v.shape[0]
+        parts.samples.v = &std_v[0, 0, 0]
+        parts.samples.energies = NULL if std_energies is None else &std_energies[0, 0]
+        parts.samples.c = &std_c[0]
+        parts.samples.scale = std_scale
     parts.sig = sig
     parts.std = std
     parts.c = c

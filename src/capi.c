@@ -173,6 +173,11 @@ int64_t fastgdml_model_n_perms(const fastgdml_model *m)
     return m ? m->predictor.n_perms : 0;
 }
 
+int64_t fastgdml_model_n_std(const fastgdml_model *m)
+{
+    return m ? m->samples.n : 0;
+}
+
 const int32_t *fastgdml_model_atomic_numbers(const fastgdml_model *m)
 {
     return m ? m->z : NULL;

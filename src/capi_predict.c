@@ -130,37 +130,60 @@ static fastgdml_status fail_for_overflow(const char *function, int64_t geometry)
                      "same place, or a model with numbers out of all proportion", function, (long long)geometry);
 }
 
-fastgdml_status fastgdml_predict(const fastgdml_model *m, int64_t n_geo, const double *r, const double *lattice,
-                                 double *energy, double *forces, double *virial, int n_threads)
+/* Evaluate what is wanted, the results in `e`, of n_geo geometries. */
+static fastgdml_status predict(const char *function, gdml_evaluation *e, const fastgdml_model *m, int64_t n_geo,
+                               const double *r, const double *lattice, int n_threads)
 {
     gdml_cell cell;
-    const fastgdml_status status = check_arguments(__func__, m, n_geo, r, lattice, &cell);
+    const fastgdml_status status = check_arguments(function, m, n_geo, r, lattice, &cell);
     if (status) return status;
     if (n_geo == 0) return FASTGDML_SUCCESS;
 
+    e->model = m;
+    e->kernels = m->kernels;
+    e->n_geo = n_geo;
+    e->r = r;
+    e->cells = lattice ? &cell : m->periodicity == GDML_ONE_CELL ? &m->cell : NULL;
+    gdml_plan(e, resolve_threads(n_threads));
+    const size_t scratch_bytes = (size_t)e->n_threads * e->scratch_bytes;
+    const size_t sums_bytes = e->over_tiles ? sizeof(double) * (size_t)(e->n_held * e->n_sums) : 0;
+    char *scratch = gdml_scratch_new(scratch_bytes + sums_bytes);
+    if (!scratch) return fail_for_memory(function, scratch_bytes + sums_bytes);
+    const int64_t unusable = e->over_tiles ? predict_tiles(e, scratch, (double *)(scratch + scratch_bytes))
+                                           : predict_blocks(e, scratch);
+    gdml_scratch_free(scratch);
+    if (unusable < n_geo) return fail_for_geometry(function, unusable);
+    const int64_t n_atoms = m->predictor.n_atoms;
+    int64_t overflow = least(first_overflow(n_geo, 1, e->energy), first_overflow(n_geo, 9, e->virial));
+    overflow = least(overflow, first_overflow(n_geo, 3 * n_atoms, e->force));
+    overflow = least(overflow, first_overflow(n_geo, 1, e->energy_std));
+    overflow = least(overflow, first_overflow(n_geo, n_atoms, e->force_std));
+    return overflow < n_geo ? fail_for_overflow(function, overflow) : FASTGDML_SUCCESS;
+}
+
+fastgdml_status fastgdml_predict(const fastgdml_model *m, int64_t n_geo, const double *r, const double *lattice,
+                                 double *energy, double *forces, double *virial, int n_threads)
+{
+    gdml_evaluation e = {.energy = energy, .force = forces, .virial = virial};
+    return predict(__func__, &e, m, n_geo, r, lattice, n_threads);
+}
+
+fastgdml_status fastgdml_predict_std(const fastgdml_model *m, int64_t n_geo, const double *r, const double *lattice,
+                                     double *energy, double *forces, double *virial, double *energy_std,
+                                     double *force_std, int n_threads)
+{
+    REQUIRE(m, "fastgdml_predict_std: model is NULL");
+    REQUIRE((energy_std && force_std) || n_geo == 0, "fastgdml_predict_std: energy_std or force_std is NULL");
+    REQUIRE(m->samples.n,
+            "fastgdml_predict_std: the model has no samples for standard deviations: train it with --std 16");
     gdml_evaluation e = {
-        .model = m,
-        .kernels = m->kernels,
-        .n_geo = n_geo,
-        .r = r,
-        .cells = lattice ? &cell : m->periodicity == GDML_ONE_CELL ? &m->cell : NULL,
         .energy = energy,
         .force = forces,
         .virial = virial,
+        .energy_std = energy_std,
+        .force_std = force_std,
     };
-    gdml_plan(&e, resolve_threads(n_threads));
-    const size_t scratch_bytes = (size_t)e.n_threads * e.scratch_bytes;
-    const size_t sums_bytes = e.over_tiles ? sizeof(double) * (size_t)(e.n_held * e.n_sums) : 0;
-    char *scratch = gdml_scratch_new(scratch_bytes + sums_bytes);
-    if (!scratch) return fail_for_memory(__func__, scratch_bytes + sums_bytes);
-    const int64_t unusable = e.over_tiles ? predict_tiles(&e, scratch, (double *)(scratch + scratch_bytes))
-                                          : predict_blocks(&e, scratch);
-    gdml_scratch_free(scratch);
-    if (unusable < n_geo) return fail_for_geometry(__func__, unusable);
-    const int64_t overflow = least(first_overflow(n_geo, 1, energy),
-                                   least(first_overflow(n_geo, 3 * m->predictor.n_atoms, forces),
-                                         first_overflow(n_geo, 9, virial)));
-    return overflow < n_geo ? fail_for_overflow(__func__, overflow) : FASTGDML_SUCCESS;
+    return predict(__func__, &e, m, n_geo, r, lattice, n_threads);
 }
 
 fastgdml_status fastgdml_hessian(const fastgdml_model *m, int64_t n_geo, const double *r, const double *lattice,

@@ -6,6 +6,7 @@
  */
 #include "model.h"
 
+#include <math.h>
 #include <string.h>
 
 /* Pair-images of training data below which a parallel region costs more than it saves (about 30 us of work). */
@@ -22,12 +23,31 @@ static int64_t padded_desc(const gdml_model *model)
     return (n_desc + GDML_MAX_LANES - 1) / GDML_MAX_LANES * GDML_MAX_LANES;
 }
 
+/* Vectors of coefficients that are evaluated: the model's, and those of its samples. */
+static int64_t n_vectors(const gdml_evaluation *e)
+{
+    return e->force_std ? 1 + e->model->samples.n : 1;
+}
+
+/* Numbers that the sums of one geometry take. */
+static int64_t n_sums(const gdml_evaluation *e)
+{
+    return n_vectors(e) * gdml_n_sums(&e->model->predictor);
+}
+
+static size_t kernel_bytes(const gdml_evaluation *e, int64_t n_query)
+{
+    const gdml_kernels *k = e->kernels;
+    return (e->force_std ? k->deviations->scratch : k->prediction->scratch)(&e->model->predictor, n_query);
+}
+
 static size_t block_bytes(const gdml_evaluation *e, int64_t n_query)
 {
     const gdml_predictor *p = &e->model->predictor;
-    const size_t bytes = e->kernels->prediction->scratch(p, n_query) +
-                         sizeof(double) * (size_t)(n_query * (5 * padded_desc(e->model) + gdml_n_images(p) +
-                                                              gdml_n_sums(p)));
+    const int64_t own_force = e->force_std ? 3 * p->n_atoms : 0;
+    const size_t bytes = kernel_bytes(e, n_query) +
+                         sizeof(double) * (size_t)(n_query * (5 * padded_desc(e->model) + gdml_n_images(p) + n_sums(e)) +
+                                                   own_force);
     return (bytes + GDML_SCRATCH_STEP - 1) / GDML_SCRATCH_STEP * GDML_SCRATCH_STEP;
 }
 
@@ -47,7 +67,7 @@ void gdml_plan(gdml_evaluation *e, int n_threads)
     e->n_threads = n_threads;
     e->over_tiles = e->n_blocks < n_threads;
     e->n_held = p->n_tiles < tiles_per_thread * n_threads ? p->n_tiles : tiles_per_thread * n_threads;
-    e->n_sums = n_query * gdml_n_sums(p);
+    e->n_sums = n_query * n_sums(e);
     e->scratch_bytes = block_bytes(e, n_query);
 }
 
@@ -59,7 +79,7 @@ int64_t gdml_block_begin(const gdml_evaluation *e, int64_t block, void *scratch,
     b->first = block * e->n_query;
     b->n_query = e->n_geo - b->first < e->n_query ? e->n_geo - b->first : e->n_query;
     b->scratch = scratch;
-    double *at = (double *)((char *)scratch + e->kernels->prediction->scratch(p, e->n_query));
+    double *at = (double *)((char *)scratch + kernel_bytes(e, e->n_query));
     for (int64_t i = 0; i < b->n_query; ++i, at += 5 * room) {
         const int64_t geo = b->first + i;
         gdml_query *q = b->query + i;
@@ -79,21 +99,53 @@ int64_t gdml_block_begin(const gdml_evaluation *e, int64_t block, void *scratch,
     b->images = at;
     b->sums = at + b->n_query * gdml_n_images(p);
     e->kernels->prediction->images(p, b->n_query, b->query, b->images);
-    memset(b->sums, 0, sizeof(double) * (size_t)(b->n_query * gdml_n_sums(p)));
+    memset(b->sums, 0, sizeof(double) * (size_t)(b->n_query * n_sums(e)));
     return unusable;
 }
 
 void gdml_block_tile(const gdml_evaluation *e, const gdml_block *b, int64_t tile, double *sums, void *scratch)
 {
-    e->kernels->prediction->tile(&e->model->predictor, tile, b->n_query, b->images, e->force || e->virial, sums,
-                                 scratch);
+    const gdml_predictor *p = &e->model->predictor;
+    if (e->force_std)
+        e->kernels->deviations->tile(p, &e->model->samples, tile, b->n_query, b->images, sums, scratch);
+    else
+        e->kernels->prediction->tile(p, tile, b->n_query, b->images, e->force || e->virial, sums, scratch);
 }
 
 void gdml_add_sums(const gdml_evaluation *e, int64_t n_tiles, const double *tile_sums, gdml_block *b)
 {
-    const int64_t n = b->n_query * gdml_n_sums(&e->model->predictor);
+    const int64_t n = b->n_query * n_sums(e);
     for (int64_t t = 0; t < n_tiles; ++t)
         for (int64_t k = 0; k < n; ++k) b->sums[k] += tile_sums[t * e->n_sums + k];
+}
+
+/* Root mean squares over the samples of what they predict, the forces' over the three components. */
+static void deviations(const gdml_evaluation *e, gdml_block *b)
+{
+    const gdml_model *m = e->model;
+    const int64_t n_atoms = m->predictor.n_atoms, n_samples = m->samples.n;
+    const int64_t n_own = b->n_query * gdml_n_sums(&m->predictor);
+    double *force = b->sums + b->n_query * n_sums(e);
+    for (int64_t i = 0; i < b->n_query; ++i) {
+        e->energy_std[b->first + i] = 0.0;
+        memset(e->force_std + (b->first + i) * n_atoms, 0, sizeof(double) * (size_t)n_atoms);
+    }
+    for (int64_t s = 0; s < n_samples; ++s) {
+        e->kernels->prediction->collect(&m->predictor, b->n_query, b->images, b->sums + (1 + s) * n_own, b->query);
+        for (int64_t i = 0; i < b->n_query; ++i) {
+            const double energy = m->std * b->query[i].energy + m->std_c[s];
+            double *squares = e->force_std + (b->first + i) * n_atoms;
+            e->energy_std[b->first + i] += energy * energy;
+            gdml_force_from_descriptor(n_atoms, b->query[i].g, b->query[i].force_x, m->std, force);
+            for (int64_t a = 0; a < n_atoms; ++a)
+                for (int k = 0; k < 3; ++k) squares[a] += force[3 * a + k] * force[3 * a + k];
+        }
+    }
+    for (int64_t i = b->first; i < b->first + b->n_query; ++i) {
+        e->energy_std[i] = m->std_scale * sqrt(e->energy_std[i] / (double)n_samples);
+        for (double *f = e->force_std + i * n_atoms; f < e->force_std + (i + 1) * n_atoms; ++f)
+            *f = m->std_scale * sqrt(*f / (double)(3 * n_samples));
+    }
 }
 
 void gdml_block_end(const gdml_evaluation *e, gdml_block *b)
@@ -111,6 +163,7 @@ void gdml_block_end(const gdml_evaluation *e, gdml_block *b)
             gdml_virial_from_descriptor(n_atoms * (n_atoms - 1) / 2, q->x, q->g, m->weights, q->force_x, m->std,
                                         e->virial + 9 * geo);
     }
+    if (e->force_std) deviations(e, b);
 }
 
 int64_t gdml_evaluate_block(const gdml_evaluation *e, int64_t block, void *scratch)

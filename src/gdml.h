@@ -111,7 +111,7 @@ typedef struct {
     const int32_t *row_coord; /* [n_rows] coordinate of each row within its point: 3 a + alpha */
 } gdml_trace_job;
 
-/* A trained model, laid out for prediction (model_image.c fills it).
+/* A trained model, laid out for prediction (model_build.c fills it).
  *
  * Pairs are sorted into classes. Within a class, the permutations that give one pair the same image give every
  * pair the same image, so a class has n_images <= P distinct images of the query instead of P.
@@ -135,6 +135,13 @@ typedef struct {
     const double *energy;       /* [n_tiles][tile]  coefficients of energy constraints times sig / sqrt(5), or NULL */
     double sig;
 } gdml_predictor;
+
+/* Samples of the coefficients of a predictor, for standard deviations; tiles and scales as there. */
+typedef struct {
+    int64_t n;                  /* S; 0: none */
+    const double *v;            /* [n_tiles][S][D][tile] */
+    const double *energy;       /* [n_tiles][S][tile], or NULL */
+} gdml_samples;
 
 /* One geometry of a query. */
 typedef struct {
@@ -181,6 +188,16 @@ typedef struct {
                     gdml_query *query);
 } gdml_prediction;
 
+/* The same sums for a model and samples of its coefficients at once; images and collect are those of gdml_prediction.
+ * See deviations.c. */
+typedef struct {
+    /* Bytes of aligned scratch that `tile` needs. */
+    size_t (*scratch)(const gdml_predictor *model, int64_t n_query);
+    /* Adds the contribution of one tile to sums [1 + S][gdml_n_sums][n_query], those of the model first. */
+    void (*tile)(const gdml_predictor *model, const gdml_samples *samples, int64_t tile, int64_t n_query,
+                 const double *images, double *sums, void *scratch);
+} gdml_deviations;
+
 /* Second derivatives of the energy of one geometry, in steps like those of prediction; see hessian.c. */
 typedef struct {
     /* Bytes of what `prepare` makes of a geometry, aligned like scratch. */
@@ -206,6 +223,7 @@ typedef struct {
     int64_t (*descriptor)(int64_t n_atoms, const double *r, const gdml_cell *cell, double *x, double *g);
     const gdml_assembly *assembly;
     const gdml_prediction *prediction;
+    const gdml_deviations *deviations;
     const gdml_second_derivatives *hessian;
     const gdml_low_rank *low_rank;
     const gdml_trace *trace;

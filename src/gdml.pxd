@@ -117,8 +117,13 @@ cdef extern from "model.h" nogil:
         int64_t n_tiles
         const double *energy
         double sig
+    ctypedef struct gdml_samples:
+        int64_t n
+        const double *energy
     ctypedef struct gdml_model "struct fastgdml_model":
         gdml_predictor predictor
+        gdml_samples samples
+        double std_scale
         const gdml_kernels *kernels
         int64_t n_train
         const int32_t *z
@@ -147,7 +152,14 @@ cdef extern from "model.h" nogil:
         int32_t *image_perm
     int gdml_pair_classes_new(gdml_pair_classes *, int64_t, int64_t, const int32_t *, int64_t)
     void gdml_pair_classes_free(gdml_pair_classes *)
+    ctypedef struct gdml_model_samples:
+        int64_t n
+        const double *v
+        const double *energies
+        const double *c
+        double scale
     ctypedef struct gdml_model_parts:
+        gdml_model_samples samples
         int64_t n_atoms
         int64_t n_train
         int64_t n_perms
@@ -171,6 +183,7 @@ cdef extern from "model.h" nogil:
     fastgdml_status gdml_model_new(const gdml_model_parts *parts, gdml_model **out)
     void gdml_model_set_coefficients(gdml_model *, int64_t, int64_t, const double *, const double *)
     void gdml_model_arrays(const gdml_model *, int32_t *, double *, double *, double *)
+    void gdml_model_samples_of(const gdml_model *, double *, double *, double *)
     const void *gdml_model_image(gdml_model *, size_t *)
     int64_t gdml_tile_size(int64_t n_train, int64_t n_rows)
     int64_t gdml_n_images(const gdml_predictor *model)
@@ -186,6 +199,8 @@ cdef extern from "model.h" nogil:
         double *energy
         double *force
         double *virial
+        double *energy_std
+        double *force_std
         int n_threads
         int over_tiles
         int64_t n_blocks

@@ -1,6 +1,6 @@
 /* The kernels of one instruction set: the descriptor, and the table of all of them, which dispatch.c chooses from.
- * Each of these files (assembly.c, prediction.c, hessian.c, low_rank.c, trace.c) is written once; the build compiles it
- * once for each instruction set (GDML_ISA names the set, GDML_LANES gives its vector width).
+ * Each of these files (assembly.c, prediction.c, deviations.c, hessian.c, low_rank.c, trace.c) is written once; the build
+ * compiles it once for each instruction set (GDML_ISA names the set, GDML_LANES gives its vector width).
  */
 #include "fold.h"
 #include "gdml.h"
@@ -31,11 +31,12 @@ static int64_t descriptor(int64_t n_atoms, const double *r, const gdml_cell *cel
 
 extern const gdml_assembly PER_ISA(gdml_assembly);
 extern const gdml_prediction PER_ISA(gdml_prediction);
+extern const gdml_deviations PER_ISA(gdml_deviations);
 extern const gdml_second_derivatives PER_ISA(gdml_hessian);
 extern const gdml_low_rank PER_ISA(gdml_low_rank);
 extern const gdml_trace PER_ISA(gdml_trace);
 extern const gdml_kernels PER_ISA(gdml_kernels);
 const gdml_kernels PER_ISA(gdml_kernels) = {
-    TEXT(GDML_ISA), W, descriptor, &PER_ISA(gdml_assembly), &PER_ISA(gdml_prediction), &PER_ISA(gdml_hessian),
-    &PER_ISA(gdml_low_rank), &PER_ISA(gdml_trace),
+    TEXT(GDML_ISA), W, descriptor, &PER_ISA(gdml_assembly), &PER_ISA(gdml_prediction), &PER_ISA(gdml_deviations),
+    &PER_ISA(gdml_hessian), &PER_ISA(gdml_low_rank), &PER_ISA(gdml_trace),
 };

@@ -27,7 +27,7 @@ enum { GDML_MAX_IMAGES = 1 << 14 };
 /* ---- models ----------------------------------------------------------------------------------------------------- */
 
 /* A model of the public interface: what prediction reads, and what a driver needs to know. Tables and data lie in one
- * image, the content of a flat model file (model_image.c). Immutable, but for the coefficients of an image in memory
+ * image, the content of a flat model file (image.h). Immutable, but for the coefficients of an image in memory
  * (gdml_model_set_coefficients). */
 enum { GDML_MOLECULE, GDML_ONE_CELL, GDML_CELL_GIVEN };       /* periodicity */
 enum { GDML_UNIT_LENGTH = 32, GDML_NAME_LENGTH = 64 };
@@ -40,6 +40,9 @@ struct fastgdml_model {
     const int32_t *order;         /* [D]  pairs, class by class */
     const double *weights;        /* [D]  of pairs, of the descriptors of queries; NULL: 1 */
     double std, c;                /* scale and offset of the energy */
+    gdml_samples samples;         /* for standard deviations; n is 0 where there are none */
+    const double *std_c;          /* [S]  offsets of their energies */
+    double std_scale;             /* what standard deviations are multiplied by */
     int periodicity;
     int minimum_image;            /* the image rule, see gdml_cell_init */
     double lattice[9];            /* [3][3] columns; of GDML_ONE_CELL */
@@ -52,7 +55,16 @@ struct fastgdml_model {
 };
 typedef struct fastgdml_model gdml_model;
 
-/* ---- images of models (model_image.c) -------------------------------------------------------------------------- */
+/* ---- images of models (model_build.c, model_image.c) ------------------------------------------------------------ */
+
+/* Samples for standard deviations, n of them. */
+typedef struct {
+    int64_t n;
+    const double *v;                /* [n][M][D]  J alpha of each */
+    const double *energies;         /* [n][M]     coefficients of energy constraints, if the model has any; or NULL */
+    const double *c;                /* [n]        offsets of the energy */
+    double scale;
+} gdml_model_samples;
 
 /* What a model is made from. */
 typedef struct {
@@ -64,6 +76,7 @@ typedef struct {
     const double *energies;         /* [M]     coefficients of energy constraints, or NULL */
     int has_energies;               /* room for them, also where they are NULL: zero */
     const double *weights;          /* [D]     of pairs, positive, the same for the images of a pair; or NULL */
+    gdml_model_samples samples;
     double sig, std, c;
     int periodicity, minimum_image;
     const double *lattice;          /* [3][3]  of GDML_ONE_CELL */
@@ -79,6 +92,12 @@ void gdml_model_set_coefficients(gdml_model *model, int64_t first, int64_t last,
 /* What a model was made from, as gdml_model_parts has it: images of pairs, descriptors (to an error of rounding),
  * coefficients, and those of energies, where it has any. */
 void gdml_model_arrays(const gdml_model *model, int32_t *pair_images, double *x, double *v, double *energies);
+
+/* Its samples, as gdml_model_samples has them. */
+void gdml_model_samples_of(const gdml_model *model, double *v, double *energies, double *c);
+
+/* CRC-32 of zlib (checksum.c). */
+uint32_t gdml_crc32(const unsigned char *data, size_t size);
 
 /* The image of the model with its checksum: the content of a model file. */
 const void *gdml_model_image(gdml_model *model, size_t *size);
@@ -96,6 +115,7 @@ int gdml_within(const int32_t *table, int64_t n, int64_t least, int64_t end);   
 
 /* Training points of a tile; n_rows: images of all classes, and permutations. */
 int64_t gdml_tile_size(int64_t n_train, int64_t n_rows);
+enum { GDML_LARGEST_TILE = 128 };
 
 /* ---- evaluation (evaluate.c) ----------------------------------------------------------------------------------- */
 
@@ -113,6 +133,8 @@ typedef struct {
     double *energy;               /* [n_geo]; these three NULL where not wanted */
     double *force;                /* [n_geo][N][3] */
     double *virial;               /* [n_geo][3][3] */
+    double *energy_std;           /* [n_geo]     standard deviations, of a model with samples; both or none */
+    double *force_std;            /* [n_geo][N]  of a component of the force on each atom */
     /* set by gdml_plan */
     int n_threads;
     int over_tiles;               /* the loop to run in parallel: over tiles of one block, not over blocks */

@@ -13,9 +13,7 @@
  * Vector lanes run over training points j, as in assembly.c. The sum over p is taken apart: permutations that give a
  * class of pairs the same image of the query share what depends on it (gdml_predictor).
  */
-#include "arena.h"
-#include "gdml.h"
-#include "simd.h"
+#include "prediction.h"
 
 static const double sqrt5 = 2.23606797749978969641;
 
@@ -36,28 +34,6 @@ static const double sqrt5 = 2.23606797749978969641;
 #define BACKWARD_SUMS 6
 #define BACKWARD_PAIRS 4
 #endif
-
-typedef struct {
-    double *image_s;   /* [all images Q][T]  a class's part of |d_p|^2 under each image; later the sums of w1 */
-    double *image_t;   /* [all images Q][T]  the same for d_p . v and w2 */
-    double *w1;        /* [P Q][T] */
-    double *w2;        /* [P Q][T] */
-    double *total_w1;  /* [P Q]  sums of w1 over the tile */
-    int64_t *row;      /* [n_classes]  where the images of one permutation and query are */
-} predict_workspace;
-
-static predict_workspace predict_layout(const gdml_predictor *m, int64_t n_query, arena *a)
-{
-    const int64_t n_images = m->class_image[m->n_classes];
-    predict_workspace w;
-    w.image_s = take(a, n_images * n_query * m->tile);
-    w.image_t = take(a, n_images * n_query * m->tile);
-    w.w1 = take(a, m->n_perms * n_query * m->tile);
-    w.w2 = take(a, m->n_perms * n_query * m->tile);
-    w.total_w1 = take(a, m->n_perms * n_query);
-    w.row = (int64_t *)take(a, m->n_classes);
-    return w;
-}
 
 static size_t predict_scratch(const gdml_predictor *m, int64_t n_query)
 {
@@ -175,9 +151,8 @@ INLINE void backward_images(const int images, int64_t n_pairs, const double *x, 
     }
 }
 
-/* out [n_images][n_pairs] */
-static void backward(int64_t n_images, int64_t n_pairs, const double *x, const double *v, int64_t tile,
-                     const double *w1, const double *w2, double *out)
+void backward(int64_t n_images, int64_t n_pairs, const double *x, const double *v, int64_t tile, const double *w1,
+              const double *w2, double *out)
 {
     int64_t i = 0;
     for (; i + BACKWARD_IMAGES <= n_images; i += BACKWARD_IMAGES)
@@ -271,8 +246,7 @@ INLINE void sum_rows_block(const int vectors, int64_t n, const double *from, con
     for (int m = 0; m < vectors; ++m) store(to + m * W, sum[m]);
 }
 
-/* to [n] = sum of the rows `member` of from [][n]. */
-static void sum_rows(int64_t n, const double *from, const int32_t *member, const int32_t *end, double *to)
+void sum_rows(int64_t n, const double *from, const int32_t *member, const int32_t *end, double *to)
 {
     int64_t j = 0;
     for (; j + SUM_VECTORS * W <= n; j += SUM_VECTORS * W)
@@ -389,5 +363,4 @@ static void predict_collect(const gdml_predictor *m, int64_t n_query, const doub
     }
 }
 
-extern const gdml_prediction PER_ISA(gdml_prediction);
 const gdml_prediction PER_ISA(gdml_prediction) = {predict_images, predict_scratch, predict_tile, predict_collect};

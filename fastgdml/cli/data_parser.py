@@ -102,6 +102,9 @@ def add_data_commands(add: Add) -> None:
         help="function or class that makes a calculator of ASE, as ase.calculators.emt:EMT",
     )
     predict.add_argument("--virial", action="store_true", help="also write virials (npz, XYZ), or the stress (.traj)")
+    predict.add_argument(
+        "--std", action="store_true", help="also write standard deviations, by a model that was trained with --std"
+    )
     predict.add_argument("--no_labels", action="store_true", help="do not compare with labels of the input")
     for command in (label, predict):
         command.add_argument(

@@ -13,7 +13,7 @@ from .data import read_options, report, unit_options, write_options
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Predict, and print errors where the input has labels."""
-    options = PredictOptions(args.virial, args.any_cell, args.max_processes, args.backend)
+    options = PredictOptions(args.virial, args.any_cell, args.max_processes, args.backend, args.std)
     how = (read_options(args), unit_options(args), write_options(args), console.progress)
     with connected(args.scheduler) as cluster:
         if cluster is None:
@@ -37,8 +37,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if rows:
         console.heading("Errors against the labels of the input (MAE / RMSE)")
         console.properties(rows)
-    report(
-        written,
-        console,
-        {"mae": errors.mae, "rmse": errors.rmse, "mean": errors.mean},
-    )
+    more = {"mae": errors.mae, "rmse": errors.rmse, "mean": errors.mean}
+    if std := result.std:
+        console.heading("Standard deviations (root mean square; largest)")
+        forces = f"{std['force']:.4f}; {std['largest']:.4f} {f_unit}"
+        console.properties([("Energy", f"{std['energy']:.4f} {e_unit}"), ("Forces", forces)])
+        more["std"] = std
+    report(written, console, more)

@@ -25,6 +25,7 @@ Further parameters of `FastGDML_driver` follow in the same ways: ``{model: model
 
 from __future__ import annotations
 
+import json
 from inspect import signature
 from typing import Any
 
@@ -59,6 +60,11 @@ class FastGDML_driver(Dummy_driver):
         Number of threads. All by default; give 1 if one driver runs for each bead.
     any_cell : bool
         Take any cell of i-PI, not only the one that a periodic model was trained in.
+    std : bool
+        Give i-PI standard deviations as extras: ``energy_std`` in Hartree and ``force_std`` in Hartree/Bohr, one for
+        each atom, of a component of the force. The model must have samples for them (``fastgdml train --std 16``).
+    max_std : float, optional
+        End the simulation where the standard deviation of a force is larger, in the unit of the model.
     verbose : bool
         Parameter of all drivers of i-PI; without effect.
     **kwargs
@@ -69,7 +75,8 @@ class FastGDML_driver(Dummy_driver):
     FileFormatError
         If the file cannot be read or is no model.
     UsageError
-        If the units are neither recorded nor given, or unknown, or a parameter is.
+        If the units are neither recorded nor given, or unknown, or a parameter is; if standard deviations are wanted of
+        a model that has none.
 
     Notes
     -----
@@ -86,6 +93,8 @@ class FastGDML_driver(Dummy_driver):
         n_threads: int | None = None,
         any_cell: bool = False,
         verbose: bool = False,
+        std: bool = False,
+        max_std: float | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.pop("verbosity", None)
@@ -97,6 +106,9 @@ class FastGDML_driver(Dummy_driver):
         self._length = 1 / length
         self._is_periodic = self.predictor.periodic
         self._any_cell = any_cell
+        self._send_std, self._max_std = std, max_std
+        if (std or max_std is not None) and not self.predictor.has_std:
+            raise UsageError("The model has no samples for standard deviations: train it with n_std=16 (--std 16).")
         super().__init__(verbose=verbose)
 
     def compute_structure(self, cell: Array, pos: Array) -> Result:
@@ -116,14 +128,15 @@ class FastGDML_driver(Dummy_driver):
         Returns
         -------
         tuple or list of tuple
-            Energy (Hartree), forces (n_atoms, 3) (Hartree/Bohr), virial (3, 3) = -dE/d(strain) (Hartree), and an empty
-            text.
+            Energy (Hartree), forces (n_atoms, 3) (Hartree/Bohr), virial (3, 3) = -dE/d(strain) (Hartree), and a text:
+            empty, or standard deviations in JSON.
 
         Raises
         ------
         DataError
             If the number of atoms is not the model's, the cell is not that of a periodic model, a molecule that is
-            wrapped does not fit into it, or a geometry cannot be evaluated.
+            wrapped does not fit into it, a geometry cannot be evaluated, or the standard deviation of a force is larger
+            than `max_std`.
         """
         if isinstance(cell, list):
             return self._compute_all(cell, list(pos))
@@ -138,11 +151,31 @@ class FastGDML_driver(Dummy_driver):
         if not self._is_periodic:
             for r, cell in zip(R, cells, strict=True):
                 make_whole(self.predictor, r[None], cell * self._length)
-        E, F, virial = self.predictor.predict(R, lattice=self._lattices(cells), return_virial=True)
+        with_std = self._send_std or self._max_std is not None
+        E, F, virial, *std = self.predictor.predict(
+            R, lattice=self._lattices(cells), return_virial=True, return_std=with_std
+        )
+        extras = [""] * len(E)
+        if with_std:
+            extras = self._extras(*std)
         E *= self._energy
         F *= self._energy * self._length
         virial *= self._energy
-        return list(zip(E.tolist(), F.reshape(-1, n_atoms, 3), virial, [""] * len(E), strict=True))
+        return list(zip(E.tolist(), F.reshape(-1, n_atoms, 3), virial, extras, strict=True))
+
+    def _extras(self, E_std: Array, F_std: Array) -> list[str]:
+        """Return what to tell i-PI of standard deviations, or raise where they are too large."""
+        if self._max_std is not None and F_std.max() > self._max_std:
+            raise DataError(
+                f"The standard deviation of the force on atom {F_std.max(axis=0).argmax() + 1} is {F_std.max():.4g}, "
+                f"more than max_std = {self._max_std:g}: the model does not know this geometry."
+            )
+        if not self._send_std:
+            return [""] * len(E_std)
+        return [
+            json.dumps({"energy_std": e * self._energy, "force_std": (f * self._energy * self._length).tolist()})
+            for e, f in zip(E_std.tolist(), F_std, strict=True)
+        ]
 
     def _lattices(self, cells: list[Array]) -> Array | None:
         """Return cells in the unit of the model, one if all are the same; None for a molecule."""

@@ -56,6 +56,8 @@ class _Options(ctypes.Structure):
         ("any_cell", ctypes.c_int),
         ("energy_unit", ctypes.c_char_p),
         ("length_unit", ctypes.c_char_p),
+        ("std", ctypes.c_int),
+        ("max_std", ctypes.c_double),
     )
 
 
@@ -109,6 +111,8 @@ def attach(  # noqa: PLR0913 (what one call of a driver's public interface decid
     r_unit: str | None = None,
     n_threads: int | None = 1,
     any_cell: bool = False,
+    std: bool = False,
+    max_std: float | None = None,
 ) -> LammpsDriver:
     """Let a model act on molecules in LAMMPS.
 
@@ -138,6 +142,13 @@ def attach(  # noqa: PLR0913 (what one call of a driver's public interface decid
     any_cell : bool
         Take LAMMPS's box for a periodic model as it is, and as it changes. By default it must be the cell that the
         model was trained in, in any orientation, to 1e-4.
+    std : bool
+        Compute standard deviations, of a model that was trained with samples for them (``--std 16``): the largest of a
+        component of a force is ``f_ID[2]`` of the fix, in LAMMPS's units, for thermo output. A step takes about ten
+        times as long.
+    max_std : float, optional
+        End the run after a step where it is larger, in the unit of the model; the step keeps its numbers, and the run
+        command raises an Exception of LAMMPS that says so. Implies `std`.
 
     Returns
     -------
@@ -163,7 +174,8 @@ def attach(  # noqa: PLR0913 (what one call of a driver's public interface decid
         raise UsageError("LAMMPS was built with BIGBIG, whose library cannot gather atoms; SMALLBIG is needed.")
     molecules = find_molecules(lmp, predictor.n_atoms, ids, group)
     require_elements(lmp, molecules, predictor.z, elements)
-    options = _Options(resolve_n_threads(n_threads), any_cell, _encoded(e_unit), _encoded(r_unit))
+    units = _encoded(e_unit), _encoded(r_unit)
+    options = _Options(resolve_n_threads(n_threads), any_cell, *units, std, 0.0 if max_std is None else max_std)
     driver = LammpsDriver(lmp, predictor, molecules, fix_id, options)
     lmp.callback[fix_id] = driver  # LAMMPS calls it as long as there is the fix
     return driver

@@ -187,6 +187,10 @@ class TrajectoryWriter:
                 results["forces"] = frames.F[i]
             if frames.virial is not None and cell is not None:
                 results["stress"] = full_3x3_to_voigt_6_stress(-frames.virial[i] / atoms.get_volume())
+            if frames.E_std is not None:
+                atoms.info["energy_std"] = float(frames.E_std[i])
+            if frames.F_std is not None:
+                atoms.info["force_std"] = frames.F_std[i]  # trajectories have no arrays of other names
             if results:
                 atoms.calc = SinglePointCalculator(atoms, **results)
             self._writer.write(atoms)

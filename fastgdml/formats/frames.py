@@ -57,6 +57,8 @@ class Frames:
         Lattice vectors as columns; None for molecules.
     virial : ndarray, shape (n, 3, 3), or None
         Virials, which writers write and no reader reads.
+    E_std, F_std : ndarray, shapes (n,) and (n, N), or None
+        Standard deviations of energies, and of components of the force on each atom; likewise.
     """
 
     first: int
@@ -66,6 +68,8 @@ class Frames:
     F: Array | None = None
     lattice: Array | None = None
     virial: Array | None = None
+    E_std: Array | None = None
+    F_std: Array | None = None
 
     def __len__(self) -> int:
         return len(self.R)
@@ -81,6 +85,8 @@ class Frames:
             F=None if self.F is None else self.F[which],
             lattice=None if self.lattice is None else self.lattice[which],
             virial=None if self.virial is None else self.virial[which],
+            E_std=None if self.E_std is None else self.E_std[which],
+            F_std=None if self.F_std is None else self.F_std[which],
         )
 
 

@@ -25,6 +25,8 @@ from ..npz import DATASET, load_npz, open_archive, read_header, replacing, requi
 from .frames import Array, Facts, Frames, FrameSource, ReadOptions, chunk_frames
 from .names import choose_energy, choose_forces, is_gradient
 
+# What a dataset has of each frame, but for lattices; as attributes of Frames.
+_FIELDS = ("R", "E", "F", "virial", "E_std", "F_std")
 _POSITIONS = ("R", "coords", "positions", "coordinates", "pos", "xyz")
 _ATOMS = ("z", "nuclear_charges", "numbers", "atomic_numbers", "species", "Z", "atom_numbers", "charges_nuclear")
 # Whether the lattice vectors are columns.
@@ -317,7 +319,7 @@ class Spool:
 
     def append(self, frames: Frames) -> None:
         """Add frames; afterwards they are safe from the death of the program."""
-        arrays = {"R": frames.R, "E": frames.E, "F": frames.F, "lattice": frames.lattice, "virial": frames.virial}
+        arrays = {key: getattr(frames, key) for key in (*_FIELDS, "lattice")}
         present = {key: array for key, array in arrays.items() if array is not None}
         if not self.n and not self._files:
             self._state["z"] = frames.z.tolist()
@@ -367,7 +369,7 @@ class Spool:
             Which frames to write, in which order; all as they are by default.
         """
         z = self.z
-        fields = [key for key in ("R", "E", "F", "virial", "lattice") if key in self._files]
+        fields = [key for key in (*_FIELDS, "lattice") if key in self._files]
         digests = {"z": hashlib.md5(z.data, usedforsecurity=False)}
         entries: dict[str, Any] = {"type": "d", "z": z}
         for key in ("name", "theory", "e_unit", "r_unit"):

@@ -421,6 +421,7 @@ def xyz_frames(frames: Frames, facts: Facts) -> str:
     """
     symbols = [SYMBOLS[int(number)] for number in frames.z]
     columns = "Properties=species:S:1:pos:R:3" + (":forces:R:3" if frames.F is not None else "")
+    columns += ":force_std:R:1" if frames.F_std is not None else ""
     tail = "".join(
         f" {key}={_quoted(value)}" for key, value in (("e_unit", facts.e_unit), ("r_unit", facts.r_unit)) if value
     )
@@ -431,6 +432,8 @@ def xyz_frames(frames: Frames, facts: Facts) -> str:
             comment = f'Lattice="{_row(frames.lattice[i].T)}" {comment} pbc="T T T"'
         if frames.E is not None:
             comment += f" energy={float(frames.E[i])!r}"
+        if frames.E_std is not None:
+            comment += f" energy_std={float(frames.E_std[i])!r}"
         if frames.virial is not None:
             comment += f' virial="{_row(frames.virial[i])}"'
         comment += tail
@@ -442,6 +445,8 @@ def xyz_frames(frames: Frames, facts: Facts) -> str:
                 comment += f" perms={_quoted(json.dumps(facts.perms.tolist()))}"
         lines += (str(len(symbols)), comment)
         table = frames.R[i] if frames.F is None else np.hstack((frames.R[i], frames.F[i]))
+        if frames.F_std is not None:
+            table = np.column_stack((table, frames.F_std[i]))
         lines += (
             f"{symbol:<2} " + " ".join(map(repr, row)) for symbol, row in zip(symbols, table.tolist(), strict=True)
         )

@@ -121,14 +121,14 @@ class GPUPredictor(Engine):
 
         The new predictor takes over what this one holds on the devices, captured graphs included, where only the
         coefficients are replaced; this one copies the model anew if it is used again. While this one predicts, in
-        another thread, it keeps what it has.
+        another thread, it keeps what it has, and also if the constant changes, which is in the captured graphs.
         """
         arrays = self.arrays.with_coefficients(
             np.asarray(to_numpy(v), dtype=np.float64), None if alphas_E is None else to_numpy(alphas_E), c
         )
         native, replicas = arrays.native(), dict[int, _Replica]()
         with self._lock:
-            if self._n_users == 0:
+            if self._n_users == 0 and arrays.c == self.arrays.c:
                 replicas, self._replicas = self._replicas, replicas
         for number, replica in replicas.items():
             with on_device(number, self.xp):

@@ -102,6 +102,12 @@ module fastgdml
       type(c_ptr), value :: model
     end function fastgdml_model_n_perms
 
+    function fastgdml_model_n_std(model) bind(C)
+      import :: c_int64_t, c_ptr
+      integer(c_int64_t) :: fastgdml_model_n_std
+      type(c_ptr), value :: model
+    end function fastgdml_model_n_std
+
     function fastgdml_model_atomic_numbers(model) bind(C)
       import :: c_ptr
       type(c_ptr) :: fastgdml_model_atomic_numbers  ! integer(c_int32_t) (n_atoms)
@@ -161,6 +167,22 @@ module fastgdml
       type(c_ptr), value :: virial                   ! (3, 3, n_geo), or c_null_ptr
       integer(c_int), value :: n_threads
     end function fastgdml_predict
+
+    function fastgdml_predict_std(model, n_geo, r, lattice, energy, forces, virial, energy_std, force_std, n_threads) &
+        bind(C)
+      import :: c_double, c_int, c_int64_t, c_ptr
+      integer(c_int) :: fastgdml_predict_std
+      type(c_ptr), value :: model
+      integer(c_int64_t), value :: n_geo
+      real(c_double), intent(in) :: r(*)             ! (3, n_atoms, n_geo)
+      type(c_ptr), value :: lattice                  ! (3, 3), vectors as rows, or c_null_ptr
+      type(c_ptr), value :: energy                   ! (n_geo), or c_null_ptr
+      type(c_ptr), value :: forces                   ! (3, n_atoms, n_geo), or c_null_ptr
+      type(c_ptr), value :: virial                   ! (3, 3, n_geo), or c_null_ptr
+      real(c_double), intent(out) :: energy_std(*)   ! (n_geo)
+      real(c_double), intent(out) :: force_std(*)    ! (n_atoms, n_geo)
+      integer(c_int), value :: n_threads
+    end function fastgdml_predict_std
 
     function fastgdml_hessian(model, n_geo, r, lattice, energy, forces, hessian, n_threads) bind(C)
       import :: c_double, c_int, c_int64_t, c_ptr

@@ -39,6 +39,13 @@ struct prediction {
     std::vector<double> forces;  // [n_geo][n_atoms][3]
 };
 
+struct prediction_std {
+    std::vector<double> energy;      // [n_geo]
+    std::vector<double> forces;      // [n_geo][n_atoms][3]
+    std::vector<double> energy_std;  // [n_geo]
+    std::vector<double> force_std;   // [n_geo][n_atoms]
+};
+
 // A trained model. It can be moved, not copied, and used by any number of threads at the same time.
 class model {
 public:
@@ -59,6 +66,7 @@ public:
     int n_atoms() const noexcept { return fastgdml_model_n_atoms(get()); }
     std::int64_t n_train() const noexcept { return fastgdml_model_n_train(get()); }
     std::int64_t n_perms() const noexcept { return fastgdml_model_n_perms(get()); }
+    std::int64_t n_std() const noexcept { return fastgdml_model_n_std(get()); }
     bool is_periodic() const noexcept { return fastgdml_model_is_periodic(get()) != 0; }
     std::string energy_unit() const { return fastgdml_model_energy_unit(get()); }
     std::string length_unit() const { return fastgdml_model_length_unit(get()); }
@@ -91,6 +99,17 @@ public:
         prediction p{std::vector<double>(n_geo), std::vector<double>(r.size())};
         predict(static_cast<std::int64_t>(n_geo), r.data(), lattice, p.energy.data(), p.forces.data(), nullptr,
                 n_threads);
+        return p;
+    }
+
+    // fastgdml_predict_std of r [n_geo][n_atoms][3].
+    prediction_std predict_std(const std::vector<double> &r, const double *lattice = nullptr, int n_threads = 0) const
+    {
+        const std::size_t n_geo = r.size() / coordinates_of(r, "predict_std");
+        prediction_std p{std::vector<double>(n_geo), std::vector<double>(r.size()), std::vector<double>(n_geo),
+                         std::vector<double>(r.size() / 3)};
+        check(fastgdml_predict_std(get(), static_cast<std::int64_t>(n_geo), r.data(), lattice, p.energy.data(),
+                                   p.forces.data(), nullptr, p.energy_std.data(), p.force_std.data(), n_threads));
         return p;
     }
 

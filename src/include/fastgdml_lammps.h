@@ -72,6 +72,10 @@ typedef struct fastgdml_lammps_options {
                                    * the cell that the model was trained in. No matter for models of several cells */
     const char *energy_unit;      /* units of the model; NULL: those that it records */
     const char *length_unit;
+    int std;                      /* 1: standard deviations, of a model with samples for them (fastgdml_model_n_std): the
+                                   * largest of a component of a force is the second number of the fix, f_FIX_ID[2], in
+                                   * units of LAMMPS */
+    double max_std;               /* end the run after a step where that is larger, in units of the model; 0: never */
 } fastgdml_lammps_options;
 
 /* A model in a LAMMPS instance. */
@@ -105,7 +109,7 @@ FASTGDML_API fastgdml_status fastgdml_lammps_attach(void *lmp, const fastgdml_la
 /* What went wrong during runs; fastgdml_last_error gives the text. A failure ends the run after the step: energy and
  * forces of that step are NaN (forces 0 where a barostat would stumble over them), lammps_has_error is true, with the text
  * in the message of lammps_get_last_error_message (LAMMPS built without exceptions exits, as after any error), and further
- * runs do nothing before fastgdml_lammps_detach. FASTGDML_ERROR_ENGINE: LAMMPS has no such fix any more (clear, unfix).
+ * runs do nothing before fastgdml_lammps_detach. After max_std the step keeps its energy and forces. FASTGDML_ERROR_ENGINE: LAMMPS has no such fix any more (clear, unfix).
  * Before lammps_close. NULL counts as a success. */
 FASTGDML_API fastgdml_status fastgdml_lammps_status(const fastgdml_lammps *driver);
 

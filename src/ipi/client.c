@@ -10,7 +10,7 @@
  *     POSDATA   cell [3][3] with the lattice vectors as columns, its inverse [3][3], int32 n_atoms, positions
  *               [n_atoms][3]; of batches: int32 n_atoms, cell and inverse of each geometry, positions of each geometry
  *     GETFORCE  -> FORCEREADY, energies, int32 n_atoms, forces, virials [3][3] = -dE/d(strain), and for each geometry
- *               the int32 length of a text that may follow: 0
+ *               the int32 length of a text, and the text: with --std standard deviations in JSON, otherwise empty
  *     EXIT
  */
 #include "fastgdml.h"
@@ -32,7 +32,8 @@ enum { HEADER_LENGTH = 12, MAX_BATCH = 1 << 16, MAX_TEXT = 1 << 20 };
 typedef struct {
     fastgdml_model *model;
     int n_atoms, n_threads, socket;
-    int is_periodic, check_cell;
+    int is_periodic, check_cell, std, send_std;
+    double max_std;                       /* in units of the model */
     double energy, length;                /* Hartree in a unit of energy of the model; its units of length in a Bohr */
     int is_initialised, has_results;
     int64_t n_answers;
@@ -41,8 +42,8 @@ typedef struct {
     double *cells;                        /* [n_geo][2][3][3]  cell, inverse */
     double *positions, *forces;           /* [n_geo][n_atoms][3] */
     double *energies, *virials;           /* [n_geo], [n_geo][3][3] */
+    double *energies_std, *forces_std;    /* [n_geo], [n_geo][n_atoms]; if `std` */
     char *reply;
-    size_t reply_length;
 } client;
 
 static ipi_status prepare_units(client *c, const ipi_options *o)
@@ -56,6 +57,12 @@ static ipi_status prepare_units(client *c, const ipi_options *o)
     return IPI_SUCCESS;
 }
 
+/* Most characters of the standard deviations of a geometry. */
+static size_t text_length(const client *c)
+{
+    return 64 + 24 * ((size_t)c->n_atoms + 1);
+}
+
 /* Memory for messages of n_geo geometries. */
 static ipi_status resize(client *c, int64_t n_geo)
 {
@@ -63,9 +70,9 @@ static ipi_status resize(client *c, int64_t n_geo)
     free(c->cells);
     free(c->reply);
     const size_t n = (size_t)n_geo, n_coordinates = 3 * (size_t)c->n_atoms * n;
-    c->reply_length = HEADER_LENGTH + sizeof(int32_t) + 8 * (n + n_coordinates + 9 * n) + sizeof(int32_t) * n;
-    c->cells = malloc(8 * (18 * n + 2 * n_coordinates + n + 9 * n));
-    c->reply = malloc(c->reply_length);
+    c->cells = malloc(8 * (18 * n + 2 * n_coordinates + n + 9 * n + n + n_coordinates / 3));
+    c->reply = malloc(HEADER_LENGTH + sizeof(int32_t) + 8 * (n + n_coordinates + 9 * n) +
+                      (sizeof(int32_t) + (c->send_std ? text_length(c) : 0)) * n);
     c->n_geo = n_geo;
     if (!c->cells || !c->reply)
         return ipi_fail("no memory for %lld geometries of %d atoms", (long long)n_geo, c->n_atoms);
@@ -73,6 +80,8 @@ static ipi_status resize(client *c, int64_t n_geo)
     c->forces = c->positions + n_coordinates;
     c->energies = c->forces + n_coordinates;
     c->virials = c->energies + n;
+    c->energies_std = c->virials + 9 * n;
+    c->forces_std = c->energies_std + n;
     return IPI_SUCCESS;
 }
 
@@ -91,8 +100,18 @@ static ipi_status predict(client *c, int64_t first, int64_t last)
     /* With pbc='true' i-PI wraps molecules into its cell. */
     if (!c->is_periodic && fastgdml_make_whole(c->model, last - first, lattice, r))
         return ipi_fail("%s", fastgdml_last_error());
-    if (fastgdml_predict(c->model, last - first, r, c->is_periodic ? lattice : NULL, e, f, virial, c->n_threads))
-        return ipi_fail("%s", fastgdml_last_error());
+    double *const f_std = c->forces_std + (size_t)first * (size_t)c->n_atoms;
+    const double *const own = c->is_periodic ? lattice : NULL;
+    const fastgdml_status failed =
+        c->std ? fastgdml_predict_std(c->model, last - first, r, own, e, f, virial, c->energies_std + first, f_std,
+                                      c->n_threads)
+               : fastgdml_predict(c->model, last - first, r, own, e, f, virial, c->n_threads);
+    if (failed) return ipi_fail("%s", fastgdml_last_error());
+    for (int64_t i = 0; c->std && i < (last - first) * c->n_atoms; ++i)
+        if (f_std[i] > c->max_std)
+            return ipi_fail("the standard deviation of the force on atom %lld is %.4g, more than --max-std %.4g: the "
+                            "model does not know this geometry",
+                            (long long)(i % c->n_atoms) + 1, f_std[i], c->max_std);
     for (size_t i = 0; i < (size_t)(last - first) * n_coordinates; ++i) f[i] *= c->energy * c->length;
     for (int64_t i = 0; i < last - first; ++i) e[i] *= c->energy;
     for (int64_t i = 0; i < 9 * (last - first); ++i) virial[i] *= c->energy;
@@ -196,6 +215,16 @@ static char *put(char *at, const void *data, size_t n)
     return at + n;
 }
 
+/* Standard deviations of geometry i in JSON; returns the number of characters. */
+static int32_t put_std(const client *c, size_t i, char *text)
+{
+    const double *const f = c->forces_std + i * (size_t)c->n_atoms;
+    int n = sprintf(text, "{\"energy_std\": %.9e, \"force_std\": [", c->energies_std[i] * c->energy);
+    for (int a = 0; a < c->n_atoms; ++a)
+        n += sprintf(text + n, "%s%.9e", a ? ", " : "", f[a] * c->energy * c->length);
+    return (int32_t)(n + sprintf(text + n, "]}"));
+}
+
 static ipi_status send_forces(client *c)
 {
     if (!c->has_results) return ipi_fail("the server asks for forces, but has sent no positions");
@@ -207,8 +236,11 @@ static ipi_status send_forces(client *c)
     at = put(at, &n_atoms, sizeof n_atoms);
     at = put(at, c->forces, 3 * (size_t)c->n_atoms * n * sizeof *c->forces);
     at = put(at, c->virials, 9 * n * sizeof *c->virials);  /* symmetric: row after row or column after column */
-    memset(at, 0, sizeof(int32_t) * n);                    /* no texts */
-    const ipi_status status = ipi_send(c->socket, c->reply, c->reply_length);
+    for (size_t i = 0; i < n; ++i) {
+        const int32_t length = c->send_std ? put_std(c, i, at + sizeof length) : 0;
+        at = put(at, &length, sizeof length) + length;
+    }
+    const ipi_status status = ipi_send(c->socket, c->reply, (size_t)(at - c->reply));
     if (status == IPI_CLOSED) return ipi_fail("the server closed the connection before it had the forces");
     c->has_results = 0;
     c->n_answers += c->n_geo;
@@ -247,6 +279,11 @@ static ipi_status run(client *c, const ipi_options *o)
     if (fastgdml_model_load(o->model, &c->model)) return ipi_fail("%s", fastgdml_last_error());
     c->n_atoms = fastgdml_model_n_atoms(c->model);
     c->n_threads = o->n_threads;
+    c->send_std = o->std;
+    c->max_std = o->max_std;
+    c->std = o->std || o->max_std < INFINITY;
+    if (c->std && !fastgdml_model_n_std(c->model))
+        return ipi_fail("%s has no samples for standard deviations: train it with --std 16", o->model);
     ipi_status status = prepare_units(c, o);
     if (!status) status = resize(c, 1);
     if (status) return status;

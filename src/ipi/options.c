@@ -23,6 +23,8 @@ static const char USAGE[] =
     "      --energy-unit UNIT   unit of energy of a model that does not record it: eV, kcal/mol, Hartree, ...\n"
     "      --length-unit UNIT   its unit of length: Ang, Bohr, nm\n"
     "      --any-cell           take any cell, not only the one that a periodic model was trained in\n"
+    "      --std                send standard deviations with the forces, as i-PI's extras: energy_std, force_std\n"
+    "      --max-std X          end where the standard deviation of a force is larger, in units of the model\n"
     "  -h, --help               show this\n"
     "      --version            show the version\n"
     "\n"
@@ -38,7 +40,7 @@ static int parse_int(const char *text, int least, int most, int *number)
     return 1;
 }
 
-static int parse_seconds(const char *text, double *number)
+static int parse_number(const char *text, double *number)
 {
     char *end;
     *number = strtod(text, &end);
@@ -47,7 +49,7 @@ static int parse_seconds(const char *text, double *number)
 
 ipi_intent ipi_parse_options(int argc, char **argv, ipi_options *o)
 {
-    enum { ENERGY_UNIT = 256, LENGTH_UNIT, ANY_CELL, VERSION };
+    enum { ENERGY_UNIT = 256, LENGTH_UNIT, ANY_CELL, VERSION, STD, MAX_STD };
     static const struct option known[] = {
         {"model", required_argument, NULL, 'm'},
         {"address", required_argument, NULL, 'a'},
@@ -59,11 +61,14 @@ ipi_intent ipi_parse_options(int argc, char **argv, ipi_options *o)
         {"energy-unit", required_argument, NULL, ENERGY_UNIT},
         {"length-unit", required_argument, NULL, LENGTH_UNIT},
         {"any-cell", no_argument, NULL, ANY_CELL},
+        {"std", no_argument, NULL, STD},
+        {"max-std", required_argument, NULL, MAX_STD},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, VERSION},
         {NULL, 0, NULL, 0},
     };
-    *o = (ipi_options){.address = "localhost", .prefix = "/tmp/ipi_", .port = 12345, .n_threads = 1, .wait = 5.0};
+    *o = (ipi_options){
+        .address = "localhost", .prefix = "/tmp/ipi_", .port = 12345, .n_threads = 1, .wait = 5.0, .max_std = INFINITY};
     const char *wrong = NULL;                              /* what the argument of an option should have been */
     for (int option; !wrong && (option = getopt_long(argc, argv, "m:a:uS:p:n:w:h", known, NULL)) != -1;) {
         switch (option) {
@@ -73,10 +78,12 @@ ipi_intent ipi_parse_options(int argc, char **argv, ipi_options *o)
         case 'S': o->prefix = optarg; break;
         case 'p': wrong = parse_int(optarg, 1, 65535, &o->port) ? NULL : "a port is a number from 1 to 65535"; break;
         case 'n': wrong = parse_int(optarg, 0, 1024, &o->n_threads) ? NULL : "threads are from 0 to 1024"; break;
-        case 'w': wrong = parse_seconds(optarg, &o->wait) ? NULL : "the time to wait is a number of seconds"; break;
+        case 'w': wrong = parse_number(optarg, &o->wait) ? NULL : "the time to wait is a number of seconds"; break;
         case ENERGY_UNIT: o->energy_unit = optarg; break;
         case LENGTH_UNIT: o->length_unit = optarg; break;
         case ANY_CELL: o->any_cell = 1; break;
+        case STD: o->std = 1; break;
+        case MAX_STD: wrong = parse_number(optarg, &o->max_std) ? NULL : "the largest deviation is a number"; break;
         case 'h': fputs(USAGE, stdout); return IPI_SHOWN;
         case VERSION: printf("fastgdml-ipi %s\n", fastgdml_version()); return IPI_SHOWN;
         default: return IPI_MISUSED;                       /* getopt has said why */

@@ -4,8 +4,9 @@
 
 typedef struct {
     const char *model, *address, *prefix, *energy_unit, *length_unit;   /* units: NULL if not given */
-    int use_unix, port, n_threads, any_cell;
+    int use_unix, port, n_threads, any_cell, std;
     double wait;                          /* seconds */
+    double max_std;                       /* of a force, in units of the model; infinite: no limit */
 } ipi_options;
 
 /* Serve; nothing more, help or version was shown; nothing more, what is wrong was said. */

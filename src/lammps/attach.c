@@ -5,6 +5,7 @@
 
 #include <ctype.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -137,8 +138,10 @@ static fastgdml_status allocate(fastgdml_lammps *d)
     d->energy = malloc(molecules * sizeof *d->energy);
     d->virial = malloc(9 * molecules * sizeof *d->virial);
     d->sums = malloc(GDML_N_SUMS * molecules * sizeof *d->sums);
+    d->energy_std = malloc(molecules * sizeof *d->energy_std);
+    d->force_std = malloc(slots * sizeof *d->force_std);
     if (d->by_id && d->id && d->gather_id && d->gathered && d->first_id && d->order && d->parent && d->local && d->active && d->r &&
-        d->r_active && d->force && d->energy && d->virial && d->sums)
+        d->r_active && d->force && d->energy && d->virial && d->sums && d->energy_std && d->force_std)
         return FASTGDML_SUCCESS;
     return gdml_fail(FASTGDML_ERROR_MEMORY, "no memory for the tables of %lld molecules", (long long)d->n_molecules);
 }
@@ -236,7 +239,7 @@ static fastgdml_status add_fixes(fastgdml_lammps *d)
     snprintf(text, sizeof text, "fix_modify %s energy yes virial yes", d->fix_id);
     if (!status) status = command(d, text);
     if (status) return status;
-    d->call.set_vector_length(d->lmp, d->fix_id, 2);       /* LAMMPS refuses to set the last one */
+    d->call.set_vector_length(d->lmp, d->fix_id, 3);       /* LAMMPS refuses to set the last one */
     d->call.set_vector(d->lmp, d->fix_id, 1, mark_of_fix(d));
     d->call.set_callback(d->lmp, d->fix_id,
                          d->tag_bytes == 4 ? (fastgdml_lammps_function)gdml_lammps_step_4
@@ -288,6 +291,9 @@ fastgdml_status fastgdml_lammps_attach(void *lmp, const fastgdml_lammps_api *api
     REQUIRE(n_molecules > 0 && n_molecules <= INT_MAX / (3 * n_atoms), "n_molecules is %lld", (long long)n_molecules);
     REQUIRE(n_molecules == 1 || !fastgdml_model_is_periodic(model),
             "n_molecules is %lld: the model is of a periodic system, which fills the box", (long long)n_molecules);
+    REQUIRE(!options || (options->max_std >= 0 && options->max_std < INFINITY), "max_std is %g", options->max_std);
+    REQUIRE(!options || !(options->std || options->max_std > 0) || fastgdml_model_n_std(model) > 0,
+            "the model has no samples for standard deviations: train it with --std 16");
     fastgdml_lammps *d = calloc(1, sizeof *d);
     if (!d) return gdml_fail(FASTGDML_ERROR_MEMORY, "no memory for the driver of LAMMPS");
     const fastgdml_lammps_options defaults = {0};
@@ -300,6 +306,8 @@ fastgdml_status fastgdml_lammps_attach(void *lmp, const fastgdml_lammps_api *api
     d->n_slots = n_molecules * n_atoms;
     d->n_threads = options->n_threads ? options->n_threads : 1;
     d->any_cell = options->any_cell;
+    d->std = options->std || options->max_std > 0;
+    d->max_std = options->max_std;
     d->periodic_model = fastgdml_model_is_periodic(model);
     d->n_tags = -1;
     d->last_step = -2;
@@ -348,6 +356,8 @@ void fastgdml_lammps_free(fastgdml_lammps *d)
     free(d->energy);
     free(d->virial);
     free(d->sums);
+    free(d->energy_std);
+    free(d->force_std);
     free(d->failure);
     free(d);
 }

@@ -6,7 +6,8 @@
 #include "model.h"
 
 enum { GDML_FIX_ID_LENGTH = 41, GDML_PROPERTY_LENGTH = GDML_FIX_ID_LENGTH + 16, GDML_TEXT_LENGTH = 1024 };
-enum { GDML_N_SUMS = 7 };         /* of each molecule: energy, virial xx yy zz xy xz yz, the order of LAMMPS */
+/* Of each molecule: energy, virial xx yy zz xy xz yz, the order of LAMMPS; largest standard deviation of a force. */
+enum { GDML_N_VIRIAL = 6, GDML_LARGEST_STD = 7, GDML_N_SUMS = 8 };
 
 /* The functions of LAMMPS, by the types that they have. */
 typedef struct {
@@ -51,7 +52,8 @@ struct fastgdml_lammps {
     const fastgdml_model *model;
     int64_t n_molecules, n_atoms, n_slots;
     int n_threads, n_ranks;
-    int any_cell, periodic_model, is_marked;
+    int any_cell, periodic_model, is_marked, std;
+    double max_std;               /* in units of the model; 0: no limit */
     size_t tag_bytes;             /* of an atom ID of LAMMPS */
     double to_length;             /* what LAMMPS's lengths are multiplied by for the model */
     double to_energy, to_force;   /* what the model's numbers are multiplied by for LAMMPS */
@@ -84,10 +86,12 @@ struct fastgdml_lammps {
     double *r_active, *force;     /* [n_active][n_atoms][3] in units of the model */
     double *energy;               /* [n_active] */
     double *virial;               /* [n_active][3][3] */
+    double *energy_std, *force_std;   /* [n_active], [n_active][n_atoms]; if `std` */
     double *sums;                 /* [n_molecules][GDML_N_SUMS] in LAMMPS's unit */
 
     int64_t last_step;
     fastgdml_status status;       /* of the steps so far */
+    int keeps_step;               /* the run ends, but the last step is sound */
     char *failure;                /* NULL: there was no memory for the text */
 };
 

@@ -264,12 +264,17 @@ fastgdml_status gdml_lammps_make_whole(fastgdml_lammps *d)
 
 /* ---- energies, forces, virials ---------------------------------------------------------------------------------- */
 
-static fastgdml_status predict(const fastgdml_lammps *d, int64_t n, const double *r, double *energy, double *force,
-                               double *virial, int n_threads)
+/* n active molecules from number k on. */
+static fastgdml_status predict(const fastgdml_lammps *d, int64_t k, int64_t n, int n_threads)
 {
-    double lattice[9];
+    const int64_t n_coord = 3 * d->n_atoms;
+    const double *const r = d->r_active + k * n_coord;
+    double lattice[9], *const force = d->force + k * n_coord, *const virial = d->virial + 9 * k;
     for (int i = 0; i < 9; ++i) lattice[i] = d->to_length * d->lattice[i];
-    return fastgdml_predict(d->model, n, r, d->periodic_model ? lattice : NULL, energy, force, virial, n_threads);
+    const double *const own = d->periodic_model ? lattice : NULL;
+    if (!d->std) return fastgdml_predict(d->model, n, r, own, d->energy + k, force, virial, n_threads);
+    return fastgdml_predict_std(d->model, n, r, own, d->energy + k, force, virial, d->energy_std + k,
+                                d->force_std + k * d->n_atoms, n_threads);
 }
 
 /* The molecules of this rank, all in one call. What cannot be evaluated becomes NaN, for all ranks to see. */
@@ -280,10 +285,10 @@ static void evaluate_active(fastgdml_lammps *d)
         const double *r = d->r + d->active[k] * n_coord;
         for (int64_t i = 0; i < n_coord; ++i) d->r_active[k * n_coord + i] = d->to_length * r[i];
     }
-    if (!predict(d, d->n_active, d->r_active, d->energy, d->force, d->virial, d->n_threads)) return;
+    if (!predict(d, 0, d->n_active, d->n_threads)) return;
     for (int64_t k = 0; k < d->n_active; ++k) {
         double *const force = d->force + k * n_coord;
-        if (!predict(d, 1, d->r_active + k * n_coord, d->energy + k, force, d->virial + 9 * k, 1)) continue;
+        if (!predict(d, k, 1, 1)) continue;
         d->energy[k] = NAN;
         for (int64_t i = 0; i < n_coord; ++i) force[i] = NAN;
     }
@@ -291,9 +296,12 @@ static void evaluate_active(fastgdml_lammps *d)
 
 static void store_sums(const fastgdml_lammps *d, int64_t k, double *sums)
 {
-    static const int component[GDML_N_SUMS - 1] = {0, 4, 8, 1, 2, 5};
+    static const int component[GDML_N_VIRIAL] = {0, 4, 8, 1, 2, 5};
     sums[0] = d->to_energy * d->energy[k];
-    for (int i = 1; i < GDML_N_SUMS; ++i) sums[i] = d->to_energy * d->virial[9 * k + component[i - 1]];
+    for (int i = 0; i < GDML_N_VIRIAL; ++i) sums[1 + i] = d->to_energy * d->virial[9 * k + component[i]];
+    sums[GDML_LARGEST_STD] = 0;
+    for (int64_t a = 0; d->std && a < d->n_atoms; ++a)
+        sums[GDML_LARGEST_STD] = fmax(sums[GDML_LARGEST_STD], d->to_force * d->force_std[k * d->n_atoms + a]);
 }
 
 /* Energy and virial of each molecule, on all ranks. */
@@ -318,8 +326,10 @@ static fastgdml_status require_energies(const fastgdml_lammps *d)
     for (int64_t m = 0; m < d->n_molecules; ++m) {
         if (isfinite(d->sums[GDML_N_SUMS * m])) continue;
         for (int64_t i = 0; i < n_coord; ++i) d->r_active[i] = d->to_length * d->r[m * n_coord + i];
-        double energy;
-        const fastgdml_status status = predict(d, 1, d->r_active, &energy, NULL, NULL, 1);
+        double energy, lattice[9];
+        for (int i = 0; i < 9; ++i) lattice[i] = d->to_length * d->lattice[i];
+        const fastgdml_status status = fastgdml_predict(d->model, 1, d->r_active, d->periodic_model ? lattice : NULL,
+                                                        &energy, NULL, NULL, 1);
         if (status && status != FASTGDML_ERROR_GEOMETRY) return status;
         return gdml_fail(status ? status : FASTGDML_ERROR_MEMORY, "molecule %lld, whose first atom has ID %lld, %s",
                          (long long)m + 1, (long long)d->id[m * d->n_atoms],
@@ -358,6 +368,22 @@ static fastgdml_status require_what_models_have(const fastgdml_lammps *d, int64_
     return FASTGDML_SUCCESS;
 }
 
+/* Show the largest standard deviation of a force, and end the run where it is too large; the same on all ranks. */
+static fastgdml_status judge_deviations(fastgdml_lammps *d)
+{
+    int64_t worst = 0;
+    for (int64_t m = 1; m < d->n_molecules; ++m)
+        if (d->sums[GDML_N_SUMS * m + GDML_LARGEST_STD] > d->sums[GDML_N_SUMS * worst + GDML_LARGEST_STD]) worst = m;
+    const double largest = d->sums[GDML_N_SUMS * worst + GDML_LARGEST_STD];
+    d->call.set_vector(d->lmp, d->fix_id, 2, largest);
+    if (!(d->max_std > 0) || largest <= d->to_force * d->max_std) return FASTGDML_SUCCESS;
+    d->keeps_step = 1;
+    return gdml_fail(FASTGDML_ERROR_GEOMETRY,
+                     "the standard deviation of a force in molecule %lld, whose first atom has ID %lld, is %.4g in units of "
+                     "the model, more than max_std %.4g: the model does not know this geometry",
+                     (long long)worst + 1, (long long)d->id[worst * d->n_atoms], largest / d->to_force, d->max_std);
+}
+
 static fastgdml_status step(fastgdml_lammps *d, int64_t step_number, int64_t n_local, const void *tags, double **x,
                             double **f)
 {
@@ -383,7 +409,7 @@ static fastgdml_status step(fastgdml_lammps *d, int64_t step_number, int64_t n_l
             for (int j = 0; j < 3; ++j) f[i][j] = d->to_force * d->force[3 * (k * d->n_atoms + a) + j];
         }
     }
-    return FASTGDML_SUCCESS;
+    return d->std ? judge_deviations(d) : FASTGDML_SUCCESS;
 }
 
 /* End the run. LAMMPS's library can record an error, for the caller to find when the run command returns, only through
@@ -419,11 +445,12 @@ static void run_step(fastgdml_lammps *d, int64_t step_number, int64_t n_local, c
         const fastgdml_status status = step(d, step_number, n_local, tags, x, f);
         if (status) stop(d, status);
     }
-    if (d->status) {
+    if (d->status && !d->keeps_step) {
         const double force = force_of_failure(d, step_number);
         for (int64_t i = 0; i < n_local; ++i) f[i][0] = f[i][1] = f[i][2] = force;
         d->call.set_energy(d->lmp, d->fix_id, NAN);
     }
+    d->keeps_step = 0;
     d->last_step = step_number;
 }
 

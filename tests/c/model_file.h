@@ -2,13 +2,12 @@
 #ifndef MODEL_FILE_H
 #define MODEL_FILE_H
 
-#include "check.h"
-#include "model.h"
+#include "samples.h"
 
 /* Places in the header that docs/reference/model_file.md gives. */
 enum {
     HEADER = 640, AT_SIZE = 16, AT_CHECKSUM = 24, AT_N_TRAIN = 48, AT_SIG = 104, AT_SECTIONS = 392,
-    N_TABLES = 8, N_SECTIONS = 12
+    AT_N_STD = 600, N_TABLES = 8, OF_WEIGHTS = 11, N_SECTIONS = 13
 };
 
 typedef struct {
@@ -33,9 +32,17 @@ static inline void put_checksum(image *i)
     memcpy(i->bytes + AT_CHECKSUM, &checksum, sizeof checksum);
 }
 
-static inline image image_of(check_recipe recipe)
+static inline image image_of(check_recipe recipe, int64_t n_std)
 {
     fastgdml_model *model = check_model(recipe);
+    if (n_std) {
+        const int64_t n_pairs = recipe.n_atoms * (recipe.n_atoms - 1) / 2, m = recipe.n_train;
+        double *v = check_doubles(n_std * m * n_pairs), *energies = check_doubles(n_std * m), *c = check_doubles(n_std);
+        fastgdml_model *more = check_with_samples(model, n_std, 1.5, v, energies, c);
+        fastgdml_model_free(model);
+        free(v), free(energies), free(c);
+        model = more;
+    }
     image copy;
     const void *bytes = gdml_model_image(model, &copy.size);
     copy.bytes = check_new(copy.size, 1);
@@ -74,6 +81,13 @@ static inline void use(fastgdml_model *model)
         check_results(status, n_geo, e);
         status = fastgdml_predict(model, n_geo, r, NULL, e, f, NULL, 2);
         check_results(status, 3 * n_geo * n, f);
+        if (!fastgdml_model_n_std(model)) continue;
+        double *f_std = check_doubles(n_geo * n), e_std[N_GEO];
+        fastgdml_predict_std(model, n_geo, r, cell, e, f, virial, e_std, f_std, 2);
+        status = fastgdml_predict_std(model, n_geo, r, NULL, e, f, virial, e_std, f_std, 1);
+        check_results(status, n_geo, e_std);
+        check_results(status, n_geo * n, f_std);
+        free(f_std);
     }
     const fastgdml_status status = fastgdml_hessian(model, 2, r, NULL, e, f, hessian, 1);
     check_results(status, 2 * 9 * n * n, hessian);
@@ -83,6 +97,11 @@ static inline void use(fastgdml_model *model)
     int32_t *images = check_new((size_t)(fastgdml_model_n_perms(model) * n_desc), sizeof *images);
     double *x = check_doubles(m * n_desc), *v = check_doubles(m * n_desc), *energies = check_doubles(m);
     gdml_model_arrays(model, images, x, v, energies);
+    const int64_t n_std = fastgdml_model_n_std(model);
+    double *std_v = check_doubles(n_std * m * n_desc), *std_energies = check_doubles(n_std * m);
+    double *std_c = check_doubles(n_std);
+    if (n_std) gdml_model_samples_of(model, std_v, std_energies, std_c);
+    free(std_v), free(std_energies), free(std_c);
     double lattice[9];
     fastgdml_model_lattice(model, lattice);
     CHECK(strlen(fastgdml_model_energy_unit(model)) < 32 && strlen(fastgdml_model_length_unit(model)) < 32);

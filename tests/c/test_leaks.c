@@ -76,7 +76,7 @@ int main(void)
     CHECK(mkdtemp(folder));
     snprintf(path, sizeof path, "%s/model.fgdml", folder);
     snprintf(damaged, sizeof damaged, "%s/damaged.fgdml", folder);
-    image file = image_of((check_recipe){.n_atoms = 2, .n_train = 1, .n_perms = 1});
+    image file = image_of((check_recipe){.n_atoms = 2, .n_train = 1, .n_perms = 1}, 0);
     save(path, &file);
     file.bytes[HEADER] ^= 1;
     save(damaged, &file);

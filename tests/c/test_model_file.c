@@ -83,6 +83,15 @@ static void huge_counts(image *whole)
         }
         memcpy(whole->bytes + at, &right, sizeof right);
     }
+    int64_t n_std;
+    memcpy(&n_std, whole->bytes + AT_N_STD, sizeof n_std);
+    for (size_t i = 0; n_std && i < sizeof values / sizeof *values; ++i) {
+        if (values[i] == n_std) continue;
+        memcpy(whole->bytes + AT_N_STD, values + i, sizeof n_std);
+        put_checksum(whole);
+        CHECK(!open_bytes(whole->bytes, whole->size));
+    }
+    memcpy(whole->bytes + AT_N_STD, &n_std, sizeof n_std);
     const int64_t n_atoms = 1 << 15, n_train = INT32_MAX, tile = 128, n_tiles = (n_train + tile - 1) / tile;
     unsigned char header[HEADER];
     memcpy(header, whole->bytes, HEADER);
@@ -134,7 +143,7 @@ static void every_entry_of_the_tables(image *whole)
     CHECK(open_bytes(whole->bytes, whole->size));
 }
 
-/* Every number of the training data, of energies and of weights. */
+/* Every number of the training data, of energies, weights and samples. */
 static void every_number(image *whole)
 {
     const double values[] = {NAN, INFINITY, -INFINITY, 0.0, -1.0, 1e-310, 1e155, 1e308};
@@ -150,7 +159,7 @@ static void every_number(image *whole)
                 put_checksum(whole);
                 const int opened = open_bytes(whole->bytes, whole->size);
                 CHECK(!opened || isfinite(values[i]));
-                CHECK(!opened || s < N_SECTIONS - 1 || values[i] > 0);   /* weights */
+                CHECK(!opened || s != OF_WEIGHTS || values[i] > 0);   /* weights */
                 behind += !opened && strstr(fastgdml_last_error(), "behind its last training point");
             }
             memcpy(whole->bytes + at, &right, sizeof right);
@@ -216,9 +225,11 @@ int main(void)
         {.n_atoms = 4, .n_train = 9, .n_perms = 6, .energies = 1},
         {.n_atoms = 5, .n_train = 3, .n_perms = 2, .weights = 1, .lattice = cell, .image_rule = FASTGDML_IMAGE_MINIMUM},
         {.n_atoms = 3, .n_train = 1, .n_perms = 6},
+        {.n_atoms = 3, .n_train = 2, .n_perms = 2, .energies = 1},
     };
+    const int64_t samples[] = {0, 2, 0, 3};
     for (size_t i = 0; i < sizeof recipes / sizeof *recipes; ++i) {
-        image whole = image_of(recipes[i]);
+        image whole = image_of(recipes[i], samples[i]);
         no_part_of_a_file_is_a_model(&whole);
         every_byte_of_the_header(&whole);
         huge_counts(&whole);

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from support.models import make_model
+from support.models import make_model, make_samples
 from support.molecules import cyclic_group, random_molecules
 from support.paths import ROOT
 
@@ -41,6 +41,15 @@ def check(read_model, model, path):
     assert (found["weights"] is None) == (weights is None)
     if weights is not None:
         np.testing.assert_array_equal(found["weights"], weights)
+    samples = predictor._engine.arrays.samples
+    assert (found["samples"] is None) == (samples is None)
+    if samples is not None:
+        np.testing.assert_array_equal(found["samples"]["v"], samples.v)
+        np.testing.assert_array_equal(found["samples"]["c"], samples.c)
+        assert found["samples"]["scale"] == samples.scale
+        assert (found["samples"]["energies"] is None) == (samples.alphas_E is None)
+        if samples.alphas_E is not None:
+            np.testing.assert_allclose(found["samples"]["energies"], samples.alphas_E, rtol=1e-15)
     return found
 
 
@@ -54,6 +63,16 @@ def test_ethanol(read_model, ethanol_model, tmp_path):
 def test_weights(read_model, tmp_path):
     model, _ = make_model(random_molecules(20, 7), np.arange(7)[None], energies=True)
     check(read_model, {**model, "desc_weights": np.linspace(0.5, 2.0, 21)}, tmp_path / "model.fgdml")
+
+
+@pytest.mark.parametrize("energies", [False, True])
+@pytest.mark.parametrize("weights", [False, True])
+def test_samples(read_model, weights, energies, tmp_path):
+    model, _ = make_model(random_molecules(61, 7), cyclic_group(7, 3), energies=energies)
+    model |= make_samples(model, 5)
+    if weights:
+        model["desc_weights"] = np.full(21, 1.5)
+    check(read_model, model, tmp_path / "model.fgdml")
 
 
 @pytest.mark.parametrize("n_train", [1, 61, 300])

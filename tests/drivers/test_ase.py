@@ -8,6 +8,7 @@ import uuid
 import numpy as np
 import pytest
 from support.crystals import TRICLINIC, periodic_dataset, varying_lattices
+from support.models import make_samples
 from support.paths import shared_file
 
 from fastgdml.errors import DataError, UsageError
@@ -50,6 +51,22 @@ def test_energy_and_forces_in_units_of_ase(atoms, ethanol_model):
     assert energy == pytest.approx(E[0] * KCAL, rel=1e-14)
     assert atoms.get_potential_energy(force_consistent=True) == energy
     np.testing.assert_allclose(atoms.get_forces(), F.reshape(-1, 3) * KCAL, rtol=1e-14)
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_standard_deviations(atoms, ethanol_model, periodic):
+    model = ethanol_model | make_samples(ethanol_model, 3)
+    if periodic:
+        model |= {"lattice": 9.0 * np.eye(3), "image_rule": "minimum"}
+    plain, atoms.calc = atoms.get_potential_energy(), FastGDMLCalculator(model, std=True)
+    _, _, E_std, F_std = GDMLPredict(model).predict(atoms.positions, return_std=True)
+    assert periodic or atoms.get_potential_energy() == plain
+    atoms.get_potential_energy()
+    assert ("stress" in atoms.calc.results) == periodic
+    assert atoms.calc.results["energy_std"] == pytest.approx(E_std[0] * KCAL, rel=1e-12)
+    np.testing.assert_allclose(atoms.calc.results["forces_std"], F_std[0] * KCAL, rtol=1e-12)
+    with pytest.raises(UsageError, match="no samples for standard deviations"):
+        FastGDMLCalculator(ethanol_model, std=True)
 
 
 @pytest.mark.parametrize(

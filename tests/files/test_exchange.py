@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from support.models import make_samples
 
 from fastgdml.cli import main
 from fastgdml.errors import DataError
@@ -216,3 +217,14 @@ def compare_forces(dataset, theirs, ours):
     # two ways to solve equations of condition 1e10
     np.testing.assert_allclose(F, F_ref, rtol=0, atol=1e-5 * np.abs(F_ref).max())
     np.testing.assert_allclose(E, E_ref, rtol=0, atol=1e-5 * np.abs(F_ref).max())
+
+
+def test_samples_for_standard_deviations_are_left_out(ethanol_model, caplog):
+    model = ethanol_model | make_samples(ethanol_model, 2) | {"loo_f": np.zeros((30, 9, 3))}
+    plain = to_sgdml(ethanol_model)
+    assert not caplog.records
+    entries = to_sgdml(model)
+    assert set(entries) == set(plain)
+    (record,) = caplog.records
+    assert "no standard deviations" in record.getMessage()
+    assert "std_c" in model

@@ -9,6 +9,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase.calculators.emt import EMT
+from support.models import make_samples
 
 from fastgdml.cli import main
 from fastgdml.convert import convert
@@ -113,6 +114,35 @@ def test_virials(here, ethanol_model, ethanol):
         np.testing.assert_array_equal(arrays["virial"], virial)
     predict("m.npz", ["x.npz"], "p.xyz", PredictOptions(virial=True))
     np.testing.assert_array_equal(ase.io.read("p.xyz", index=7).info["virial"], virial[7])
+
+
+def test_standard_deviations(here, ethanol_model, ethanol, capsys):
+    model = ethanol_model | make_samples(ethanol_model, 3)
+    save_model("s.npz", model)
+    R = ethanol["R"][:50].reshape(50, -1)
+    _, _, E_std, F_std = GDMLPredict(model).predict(R, return_std=True)
+    assert main(["predict", "s.npz", "x.npz", "-o", "p.npz", "--std", "--virial", "--json"]) == 0
+    std = json.loads(capsys.readouterr().out)["std"]
+    assert std["largest"] == F_std.max()
+    assert std["force"] == pytest.approx(np.sqrt((F_std**2).mean()), rel=1e-12)
+    assert std["energy"] == pytest.approx(np.sqrt((E_std**2).mean()), rel=1e-12)
+    with np.load("p.npz") as arrays:
+        np.testing.assert_array_equal(arrays["E_std"], E_std)
+        np.testing.assert_array_equal(arrays["F_std"], F_std)
+        assert arrays["virial"].shape == (50, 3, 3)
+    assert main(["predict", "s.npz", "x.npz", "-o", "p.xyz", "--std", "--to", "eV"]) == 0
+    assert "Standard deviations" in capsys.readouterr().out
+    for frames in ("p.xyz", "p.traj"):
+        if frames == "p.traj":
+            assert main(["predict", "s.npz", "x.npz", "-o", "p.traj", "--std"]) == 0
+        atoms = ase.io.read(frames, index=7)
+        assert atoms.info["energy_std"] == pytest.approx(E_std[7] * EV, rel=1e-12)
+        force_std = (atoms.info if frames == "p.traj" else atoms.arrays)["force_std"]
+        np.testing.assert_allclose(force_std, F_std[7] * EV, rtol=1e-12)
+    convert(["p.xyz"], "again.npz")
+    assert set(load_dataset("again.npz")) == set(load_dataset("p.npz")) - {"E_std", "F_std", "virial"}
+    with pytest.raises(UsageError, match="no samples for standard deviations"):
+        predict("m.npz", ["x.npz"], "q.npz", PredictOptions(std=True))
 
 
 def test_wrong_frames_are_told_by_number(here, ethanol):

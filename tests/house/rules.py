@@ -21,7 +21,7 @@ FLOORS = (
     "permutations sampling training_set diagnostics pair_types",
     "kernel operator dataset frames findings",
     "overlap task formats properties task_folder",
-    "task_creation labels model reading",
+    "task_creation labels model reading samples correlation",
     "model_arrays inspection writing",
     "solvers flat exchange engine convert",
     "legacy gpu preparation training_checks rearrange evidence uncertainty",

@@ -15,7 +15,7 @@ CONVERSION = re.compile(
 
 
 # Where entries are read and converted, once; and files of other programs.
-BOUNDARY = ("task.py", "model.py", "model_arrays.py", "properties.py", "uncertainty.py", "formats/")
+BOUNDARY = ("task.py", "model.py", "model_arrays.py", "properties.py", "samples.py", "uncertainty.py", "formats/")
 
 
 def functions():

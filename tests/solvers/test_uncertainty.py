@@ -8,6 +8,8 @@ import pytest
 from support.crystals import TRICLINIC, periodic_dataset
 
 from fastgdml.cli import main
+from fastgdml.correlation import correlated_groups
+from fastgdml.descriptor import from_R
 from fastgdml.errors import DataError, UsageError
 from fastgdml.evaluate import calibration
 from fastgdml.flat import export_flat
@@ -133,6 +135,55 @@ def test_large_deviations_are_large_errors(ethanol):
     assert loo == pytest.approx(np.sqrt((error**2).mean()), rel=0.35)
 
 
+def molecular_dynamics(predictor, r, n_steps, temperature, every):
+    """Geometries (n, 27) of ethanol with a model in kcal/mol and Angstrom, by velocity Verlet with steps of 0.5 fs."""
+    dt, unit = 0.5, 4.184e-4  # fs; kcal/mol/Angstrom/u in Angstrom/fs^2
+    m = np.repeat([12.011, 12.011, 15.999] + [1.008] * 6, 3)
+    v = np.random.default_rng(1).normal(size=27) * np.sqrt(0.0019872 * temperature * unit / m)
+    f, frames = predictor.predict(r)[1][0], []
+    for step in range(n_steps):
+        v += 0.5 * dt * unit * f / m
+        r = r + dt * v
+        f = predictor.predict(r)[1][0]
+        v += 0.5 * dt * unit * f / m
+        if step % every == 0:
+            frames.append(r)
+    return np.array(frames)
+
+
+def test_correlated_frames_are_found(ethanol):
+    """On a trajectory, labelled by a model: without groups deviations are too small, 'auto' makes them larger."""
+    task = GDMLTrain().create_task(ethanol, 60, ethanol, 20, sig=20, seed=0)
+    truth = GDMLPredict(GDMLTrain().train(task), max_processes=1)
+    R = molecular_dynamics(truth, ethanol["R"][0].ravel(), 3000, 400, 2)
+    E, F = truth.predict(R)
+    idxs = np.sort(np.random.default_rng(3).choice(400, 80, replace=False))
+    task |= {"R_train": R[idxs].reshape(-1, 9, 3), "F_train": F[idxs].reshape(-1, 9, 3), "E_train": E[idxs]}
+    task["idxs_train"] = idxs
+    test = np.arange(500, 1500, 10)
+    ratios = {}
+    for name, groups in (("none", None), ("auto", "auto")):
+        model = GDMLTrain().train(task, n_std=16, std_groups=groups)
+        _, F_model, _, F_std = GDMLPredict(model).predict(R[test], return_std=True)
+        ratios[name] = np.sqrt(((F_model - F[test]) ** 2).mean() / (F_std**2).mean())
+    assert 1.0 < ratios["auto"] < 0.9 * ratios["none"]
+    x = from_R(R.reshape(-1, 9, 3))[0]
+    groups = correlated_groups(idxs, x[idxs])
+    assert 8 <= groups.max() + 1 <= 16
+    shuffled = np.random.default_rng(0).permutation(80)
+    again = correlated_groups(idxs[shuffled], x[idxs][shuffled])
+    np.testing.assert_array_equal(again[:, None] == again, groups[shuffled][:, None] == groups[shuffled])
+
+
+def test_uncorrelated_points_are_groups_of_their_own():
+    x = np.random.default_rng(2).normal(size=(60, 36))
+    np.testing.assert_array_equal(correlated_groups(np.arange(60), x), np.arange(60))
+    x[40] = x[3] + 1e-6  # a copy, far away in time
+    groups = correlated_groups(np.arange(60), x)
+    assert groups[40] == groups[3]
+    assert groups.max() == 58
+
+
 def test_bits_do_not_depend_on_threads(ethanol, isa):
     task, _ = molecule(ethanol)
     model = GDMLTrain(max_processes=1).train(task, n_std=2)
@@ -160,13 +211,14 @@ def test_files_copies_and_models_without_samples(ethanol, ethanol_model, tmp_pat
     assert len(predictor.predict(R, return_E=False, return_std=True)) == 2
     assert len(predictor.predict(R, return_virial=True, return_std=True)) == 5
     export_flat(tmp_path / "m.fgdml", model)
-    for other in (tmp_path / "m.fgdml", ethanol_model):
-        assert not GDMLPredict(other).has_std
-        with pytest.raises(UsageError, match="no samples for standard deviations"):
-            GDMLPredict(other).predict(R, return_std=True)
+    for one, two in zip(expected, GDMLPredict(tmp_path / "m.fgdml").predict(R, return_std=True), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert not GDMLPredict(ethanol_model).has_std
+    with pytest.raises(UsageError, match="no samples for standard deviations"):
+        GDMLPredict(ethanol_model).predict(R, return_std=True)
     with pytest.raises(DataError, match=r"std_c must be .* \(2,\); found shape \(3,\)"):
         GDMLPredict({**model, "std_c": np.zeros(3)})
-    with pytest.raises(DataError, match="not finite"):
+    with pytest.raises(DataError, match="std_scale must be a number"):
         GDMLPredict({**model, "std_scale": np.nan})
 
 
@@ -180,6 +232,8 @@ def test_wrong_options(ethanol):
             train.train(task, n_std=n_std)
     with pytest.raises(UsageError, match="std_groups has shape"):
         train.train(task, n_std=4, std_groups=[0, 1])
+    with pytest.raises(UsageError, match="std_groups is 'some': 'auto'"):
+        train.train(task, n_std=4, std_groups="some")
     with pytest.raises(UsageError, match="two groups"):
         train.train(task, n_std=4, std_groups=np.zeros(12))
 

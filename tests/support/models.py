@@ -21,3 +21,16 @@ def make_model(R_train, perms, sig=3.0, std=2.5, c=-7.0, seed=0, energies=False)
     if energies:
         model["alphas_E"] = rng.normal(size=len(R_train))
     return model, alphas
+
+
+def make_samples(model, n_std, scale=1.25, seed=1):
+    """Entries of random samples for standard deviations of a model."""
+    rng = np.random.default_rng(seed)
+    entries = {
+        "std_R_d_desc_alpha": rng.normal(size=(n_std, *np.shape(model["R_d_desc_alpha"]))),
+        "std_c": rng.normal(size=n_std),
+        "std_scale": scale,
+    }
+    if "alphas_E" in model:
+        entries["std_alphas_E"] = rng.normal(size=(n_std, len(model["alphas_E"])))
+    return entries

@@ -22,7 +22,9 @@ def geometries(n_geo=M):
 def model(energies=True):
     x, _ = from_R(geometries())
     pair = GroupTables.from_perms(PERMS).pair
-    return _core.model_from_arrays(np.ones(N, np.int32), pair, x, x.copy(), np.ones(M), energies, 2.0, 1.0, 0.0)
+    samples = {"std_v": random(2, *x.shape), "std_energies": random(2, M) if energies else None, "std_c": np.ones(2)}
+    parts = (np.ones(N, np.int32), pair, x, x.copy(), np.ones(M), energies, 2.0, 1.0, 0.0)
+    return _core.model_from_arrays(*parts, **samples)
 
 
 def assembly(packed=False):
@@ -91,6 +93,8 @@ CALLS = {
         [molecules()[2], random(M, 3 * N), np.ones(M), 2],
     ),
     "Model.predict": lambda: (model().predict, [geometries().reshape(M, -1), cells(), True, True, True, 2]),
+    "Model.predict_std": lambda: (model().predict_std, [geometries().reshape(M, -1), cells(), 2]),
+    "Model.samples": lambda: (model().samples, []),
     "Model.hessian": lambda: (model().hessian, [geometries().reshape(M, -1), cells(), 2]),
     "Model.predict_descriptors": lambda: (
         model().predict_descriptors,
@@ -206,7 +210,7 @@ def spoiled(name):
 
 def uninitialised():
     """Objects that were made without what fills them."""
-    for method in ("properties", "arrays", "image"):
+    for method in ("properties", "arrays", "samples", "image"):
         for maker in (_core.Model, lambda: _core.Model.__new__(_core.Model)):
             try:
                 getattr(maker(), method)()
@@ -216,6 +220,7 @@ def uninitialised():
     for use in (
         lambda: _core.KernelAssembly.__new__(_core.KernelAssembly).fill(np.array([[0, 0, 1]]), 1),
         lambda: _core.Model().predict(np.zeros((1, 12)), None, True, True, True, 1),
+        lambda: _core.Model().predict_std(np.zeros((1, 12)), None, 1),
         lambda: _core.Model().hessian(np.zeros((1, 12)), None, 1),
         lambda: _core.Model().address,
         lambda: _core.Model().n_pair_images,
