@@ -24,7 +24,8 @@ from gdml cimport (
     gdml_cell_init, gdml_evaluate_block, gdml_evaluation, gdml_group,
     gdml_hessian_evaluation, gdml_hessian_plan, gdml_hessians, gdml_jacobian_dot, gdml_kernel_job, gdml_kernels,
     gdml_low_rank, gdml_match, gdml_model, gdml_model_arrays, gdml_model_image, gdml_model_new, gdml_model_parts,
-    gdml_model_samples_of, gdml_model_set_coefficients, gdml_n_images, gdml_pair_classes, gdml_pair_classes_free, gdml_pair_classes_new,
+    gdml_model_samples_of, gdml_model_set_coefficients, gdml_n_images, gdml_pair_classes, gdml_pair_classes_free,
+    gdml_pair_classes_new,
     gdml_plan, gdml_scratch_free, gdml_scratch_new, gdml_select_kernels, gdml_spanning_tree, gdml_term, gdml_tile_size,
     gdml_trace_job,
 )
@@ -591,7 +592,7 @@ cdef class Model:
                 np.asarray(energies) if self.model.predictor.energy else None)
 
     def samples(self):
-        """Its samples for standard deviations: std_v, std_energies, std_c of `model_from_arrays`; energies may be None."""
+        """Its samples for standard deviations: std_v, std_energies (or None), std_c of `model_from_arrays`."""
         cdef int64_t n_atoms = self.get().predictor.n_atoms, n_train = self.model.n_train, n_std = self.model.samples.n
         cdef double[:, :, ::1] v = np.empty((n_std, n_train, n_atoms * (n_atoms - 1) // 2))
         cdef double[:, ::1] energies = np.empty((n_std, n_train))
@@ -830,8 +831,8 @@ def model_from_arrays(const int32_t[::1] z not None, const int32_t[:, ::1] pair_
     periodic, minimum_image, lattice : whether there is a cell, by which rule, and which (None: given at each call)
     energy_unit, length_unit, name, theory : texts to record, cut where they are too long
     weights : of pairs (D,), or None
-    std_v, std_energies, std_c : of samples for standard deviations J alpha (S, M, D), coefficients of energy constraints
-        (S, M) or None, and offsets of the energy (S,); None: there are none
+    std_v, std_energies, std_c : of samples for standard deviations, J alpha (S, M, D), coefficients of energy
+        constraints (S, M) or None, and offsets of the energy (S,); None: there are none
     std_scale : what standard deviations are multiplied by
     """
     cdef gdml_model_parts parts
