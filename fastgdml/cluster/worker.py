@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
-from distributed import Worker, WorkerPlugin, get_worker
+from distributed import Status, Worker, WorkerPlugin, get_worker
 from distributed.protocol import pickle
 from distributed.threadpoolexecutor import ThreadPoolExecutor
 
@@ -35,6 +35,11 @@ class Team(WorkerPlugin):
         if TEAM not in worker.executors:
             worker.executors[TEAM] = ThreadPoolExecutor(1, thread_name_prefix=TEAM)
         await worker.set_resources(**{TEAM: 1})
+        # A worker has joined before it has the resource, and for tasks that found no worker the scheduler looks only at
+        # one that begins to run: it is told so again.
+        if worker.status == Status.running:
+            worker.status = Status.paused
+            worker.status = Status.running
 
 
 @dataclass(frozen=True)

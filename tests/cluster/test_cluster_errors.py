@@ -129,6 +129,23 @@ def test_a_task_that_kills_its_workers(other):
             cluster.submit(os._exit, 1).result()
 
 
+def test_a_worker_that_joins_when_all_are_lost_goes_on(other):
+    """The scheduler knows of its resource only some time after it knows of the worker."""
+    first = other.start_worker()
+    with connect(other.address) as cluster:
+        other.kill_worker(first.pid)
+        deadline = time.monotonic() + 60
+        while cluster.client.nthreads():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        call = cluster.submit(abs, -3)
+        other.start_worker()
+        while not call.done():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert call.result() == 3
+
+
 def test_a_scheduler_that_does_not_come_back(other, monkeypatch):
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.5)
     other.start_worker()
