@@ -97,7 +97,7 @@ _STATISTIC = Form("a number", finite=False)
 _ATOMS = Form("atomic numbers, up to 118", "iu", (("N",),), 0, 118, needed=True)
 _PERMS = Form("a group of permutations of atoms, one a row", "iu", (("P", "N"), ("N",)), 0, group=True)
 _LATTICE = Form("lattice vectors as columns", shapes=((3, 3), ("M", 3, 3)))
-_SIGMA = Form("a positive number", least=0, most=HUGE, positive=True, needed=True)
+_SIGMA = Form(f"a positive number up to {HUGE:g}", least=0, most=HUGE, positive=True, needed=True)
 
 _OF_BOTH: Schema = {
     "idxs_train": _indices("numbers of training points", "M"),
@@ -142,7 +142,7 @@ TASK: Schema = {
     **_OF_BOTH,
     "E_train": _array("one energy for each training point", "M", flat=True),
     "sig": _SIGMA,
-    "lam": Form("a number that is not negative", least=0, most=HUGE, needed=True),
+    "lam": Form(f"a number from 0 to {HUGE:g}", least=0, most=HUGE, needed=True),
     **{key: _must(_OF_BOTH[key]) for key in ("idxs_train", "idxs_valid", "md5_train", "md5_valid", "perms")},
     **{key: _must(_FLAG) for key in ("use_E", "use_E_cstr", "use_sym")},
     "sig_search": _TEXT,
