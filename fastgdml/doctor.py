@@ -24,7 +24,7 @@ from .train import GDMLTrain
 from .types import Array
 
 # For those who develop the package.
-_NOT_FOR_USERS = {"test", "dev", "docs", "peer", "nvrtc"}
+_NOT_FOR_USERS = {"test", "dev", "docs", "peer", "nvrtc", "cross"}
 # Largest deviation from the stored numbers, in kcal/mol and kcal/mol/Ang. Solutions of a matrix that is nearly singular
 # differ by 1e-6 from one BLAS to another, and iterative ones as far as their tolerance allows; a fault of the kernels
 # makes a difference of 1 or more.

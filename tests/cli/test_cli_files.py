@@ -413,9 +413,7 @@ def test_test_sets_without_forces(ethanol, data, capsys):
 def test_damaged_tasks_and_models(refused, ethanol_task, ethanol_model, kind, change):
     key = next(iter(change))
     np.savez("bad.npz", **{**{"task": ethanol_task, "model": ethanol_model}[kind], **change})
-    expected = (
-        "training points" if key == "R_desc" else key
-    )
+    expected = "training points" if key == "R_desc" else key
     refused(expected, "show", "bad.npz")
     refused(expected, *(["train", "bad.npz", "ethanol"] if kind == "task" else ["test", "bad.npz", "ethanol"]))
 

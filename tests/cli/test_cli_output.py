@@ -42,6 +42,7 @@ STEPS = {
     "dataset": ["dataset", "info", "ethanol"],
     "predict": ["predict", "m.npz", "ethanol", "-o", "p.npz"],
     "vibrations": ["vibrations", "m.npz", "ethanol"],
+    "select-points": ["select-points", "ethanol", "5", "-s", "20", "-o", "s.npz", "--overwrite"],
     "get": ["get"],
     "doctor": ["doctor", "--no_test"],
     "reset": ["reset", "-y"],
@@ -63,6 +64,7 @@ KEYS = {
     "dataset": {"kinds"},
     "predict": {"files", "mae"},
     "vibrations": {"frequencies"},
+    "select-points": {"files", "selected"},
     "get": {"examples"},
     "doctor": {"system", "extras", "passed"},
     "reset": {"path", "deleted"},
@@ -99,7 +101,8 @@ def test_every_command_is_quiet_where_it_is_asked_to(folder, capsys):
 
 def test_no_command_is_left_out():
     (commands,) = (action.choices for action in build_parser()._actions if action.dest == "command")
-    assert {name.split()[0] for name in STEPS} | {"resume", "completion"} == set(commands)
+    elsewhere = {"resume", "completion", "learn"}  # learn: tests/learning
+    assert {name.split()[0] for name in STEPS} | elsewhere == set(commands)
     for name, command in commands.items():
         parsers = [command]
         if name == "dataset":

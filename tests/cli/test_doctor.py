@@ -31,7 +31,7 @@ def test_what_is_missing_has_an_install_line(capsys, monkeypatch):
 @pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="needs the source tree")
 def test_extras_are_those_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = project["optional-dependencies"].keys() - {"test", "dev", "peer", "nvrtc"}
+    wanted = project["optional-dependencies"].keys() - {"test", "dev", "docs", "peer", "nvrtc", "cross"}
     found = {extra.name: extra for extra in doctor.extras()}
     assert found.keys() == wanted
     assert found["report"].is_there
