@@ -26,6 +26,8 @@ class Origin:
         Number of atoms, training points, permutations.
     sig, lam : float
         Length scale and regularisation.
+    label_noise : float or None
+        Noise of force components that lambda stands for.
     e_unit, r_unit, f_unit : str
         Units.
     energies : str
@@ -51,6 +53,7 @@ class Origin:
     energies: str
     cell: list[list[float]] | None
     entries: dict[str, str]
+    label_noise: float | None = None
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def gather(
 
 
 def _origin(model: Mapping[str, Any], arrays: ModelArrays, path: Path) -> Origin:
-    units, known = Units.of(model), Properties.of(model)
+    units, known, noise = Units.of(model), Properties.of(model), Outcome.of(model).label_noise
     cell = None if arrays.cell is None else arrays.cell.lattice.reshape(-1, 3, 3)[0]
     return Origin(
         file=path.name,
@@ -163,6 +163,7 @@ def _origin(model: Mapping[str, Any], arrays: ModelArrays, path: Path) -> Origin
         energies=_energies(known),
         cell=None if cell is None else cell.T.tolist(),
         entries=_further(model, known),
+        label_noise=noise if np.isfinite(noise) else None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .facts import Accuracy, Facts, Quantity
+from .facts import Accuracy, Facts, Origin, Quantity
 
 
 def title(facts: Facts) -> str:
@@ -72,7 +72,7 @@ def origin_rows(facts: Facts) -> list[tuple[str, str]]:
         ("Atoms", f"{origin.n_atoms}"),
         ("Units", f"energy {unit_of(origin.e_unit)}, length {unit_of(origin.r_unit)}"),
         ("Length scale sigma", f"{origin.sig:g}"),
-        ("Regularisation lambda", number(origin.lam)),
+        ("Regularisation lambda", _lam(origin)),
         ("Energies", origin.energies),
         ("Permutations", f"{origin.n_perms:,}"),
     ]
@@ -83,6 +83,13 @@ def origin_rows(facts: Facts) -> list[tuple[str, str]]:
     if "Training points" not in origin.entries:
         rows.append(("Training points", f"{origin.n_train:,}"))
     return [*rows, *origin.entries.items()]
+
+
+def _lam(origin: Origin) -> str:
+    """Return lambda, and the noise of labels that it stands for."""
+    if origin.label_noise is None:
+        return number(origin.lam)
+    return f"{number(origin.lam)}: label noise of about {origin.label_noise:.2g} {unit_of(origin.f_unit)}"
 
 
 def error_rows(facts: Facts) -> list[tuple[str, ...]]:

@@ -1,7 +1,9 @@
 """Standard deviations by the jackknife: residuals and samples against retraining, and what predictions make of them."""
 
 import copy
+import json
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,8 +15,13 @@ from fastgdml.descriptor import from_R
 from fastgdml.errors import DataError, UsageError
 from fastgdml.evaluate import calibration
 from fastgdml.flat import export_flat
+from fastgdml.kernel import assemble_full
 from fastgdml.model import load_model, save_model
 from fastgdml.predict import GDMLPredict
+from fastgdml.preparation import Prepared
+from fastgdml.report.gather import Sources, gather
+from fastgdml.report.text import origin_rows
+from fastgdml.task import TaskArrays
 from fastgdml.train import GDMLTrain
 
 
@@ -260,3 +267,46 @@ def test_the_command_line(tmp_path, monkeypatch, capsys, ethanol):
         main(["all", "ethanol", "40", "60", "-s", "20", "--std", "8", "--solver", "cg", "--model_file", "n.npz"]) == 1
     )
     assert "closed form" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_label_noise_is_that_of_the_largest_marginal_likelihood(kind, ethanol):
+    """By the dense kernel matrix: s2 maximises the density of the labels, which are a Gaussian process."""
+    task, _ = KINDS[kind](ethanol)
+    model = GDMLTrain().train(task, solver="closed")
+    arrays = TaskArrays.of(task)
+    prepared = Prepared.of(arrays, 1, None)
+    K, lam = -assemble_full(prepared.equations.training, n_threads=1), float(model["lam"])
+    y = prepared.equations.by_point(prepared.labels.y, prepared.labels.y_E).ravel()
+    values, vectors = np.linalg.eigh(K)
+    m = {"periodic": 12 * (K.shape[0] // 12 - 3)}.get(kind, 12 * (K.shape[0] // 12 - 6))
+    kept = slice(len(K) - m, None)  # the others are rigid motions
+    squares = (vectors.T @ y)[kept] ** 2 / (values[kept] + lam)
+
+    def log_density(s2):
+        return -0.5 * squares.sum() / s2 - 0.5 * m * np.log(s2)
+
+    s2 = (float(model["label_noise"]) / float(model["std"])) ** 2 / lam
+    assert all(log_density(s2) > log_density(s2 * factor) for factor in (0.99, 1.01))
+
+
+def test_label_noise_of_both_solvers_and_where_it_is_told(ethanol, tmp_path, capsys):
+    noises = []
+    for sig in (5, 10, 20, 40):
+        task = GDMLTrain().create_task(ethanol, 60, ethanol, 20, sig=sig, seed=1)
+        noises.append(float(GDMLTrain().train(task, solver="closed")["label_noise"]))
+    assert all(1.5 < more / less < 20 for less, more in pairwise(noises))
+    task, _ = molecule(ethanol, lam=1e-6)
+    closed, cg = (GDMLTrain().train(task, solver=solver, tol=1e-8) for solver in ("closed", "cg"))
+    assert float(cg["label_noise"]) == pytest.approx(float(closed["label_noise"]), rel=1e-5)
+    save_model(tmp_path / "m.npz", closed)
+    noise = f"1e-06: label noise of about {float(closed['label_noise']):.2g} kcal/mol/"
+    assert main(["show", str(tmp_path / "m.npz")]) == 0
+    assert noise in capsys.readouterr().out
+    assert main(["show", str(tmp_path / "m.npz"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["label_noise"] == float(closed["label_noise"])
+    facts = gather(tmp_path / "m.npz", Sources(timing=False))
+    assert noise in dict(origin_rows(facts))["Regularisation lambda"]
+    without_it = {key: value for key, value in closed.items() if key != "label_noise"}
+    save_model(tmp_path / "old.npz", without_it)
+    assert dict(origin_rows(gather(tmp_path / "old.npz", Sources(timing=False))))["Regularisation lambda"] == "1e-06"
