@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .facts import Accuracy, Facts, Origin, Quantity
+from .facts import Accuracy, Deviations, Facts, Origin, Quantity
 
 
 def title(facts: Facts) -> str:
@@ -109,7 +109,28 @@ def error_rows(facts: Facts) -> list[tuple[str, ...]]:
             recorded = facts.expected[name]
             label = f"{label}, recorded ({facts.expected_from})"
             rows.append((label, number(recorded.mae), number(recorded.rmse), number(recorded.mean), unit))
+    if facts.left_out is not None:
+        mae, rmse = number(facts.left_out.mae), number(facts.left_out.rmse)
+        rows.append(("Force components, training points left out", mae, rmse, number(None), f_unit))
     return rows
+
+
+def deviation_summary(deviations: Deviations) -> str:
+    """Return how standard deviations compare with errors, in sentences."""
+    parts = [f"Error over deviation: {number(deviations.force_ratio)} of forces"]
+    if deviations.energy_ratio is not None:
+        parts[0] += f", {number(deviations.energy_ratio)} of energies"
+    parts[0] += " (1 is right, above 1 deviations are too small)."
+    parts.append(f"Rank correlation of errors and deviations of geometries: {number(deviations.rank_correlation)}.")
+    return " ".join(parts)
+
+
+def deviation_rows(facts: Facts) -> list[tuple[str, ...]]:
+    """Return lines of a table of standard deviations: part of the geometries, deviation and error of forces."""
+    if facts.accuracy is None or facts.accuracy.deviations is None:
+        return []
+    parts = facts.accuracy.deviations.parts
+    return [(f"{i + 1} of {len(parts)}", number(std), number(error)) for i, (std, error) in enumerate(parts)]
 
 
 def worst_rows(facts: Facts) -> list[tuple[str, ...]]:
