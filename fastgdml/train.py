@@ -213,8 +213,8 @@ class GDMLTrain:
         n_std : int
             Samples for standard deviations of predictions, 16 for example; see docs/theory/uncertainty.md. They need
             the closed form, and a model grows by as many times the size of its coefficients.
-        std_groups : array_like of int, shape (M,), or 'auto', optional
-            Points with the same number are left out together; 'auto' finds correlated ones: `fastgdml.correlation`.
+        std_groups : array_like of int, shape (M,), or int, or 'auto', optional
+            Points of one number are left out together; or so many blocks, or correlated ones: `fastgdml.correlation`.
         near : sequence of mapping
             Models of the same points with other length scales: conjugate gradients begin with a combination of them.
 

@@ -21,7 +21,7 @@ from fastgdml.predict import GDMLPredict
 from fastgdml.preparation import Prepared
 from fastgdml.report.gather import Sources, gather
 from fastgdml.report.text import origin_rows
-from fastgdml.task import TaskArrays
+from fastgdml.task import TaskArrays, load_task
 from fastgdml.train import GDMLTrain
 
 
@@ -310,3 +310,40 @@ def test_label_noise_of_both_solvers_and_where_it_is_told(ethanol, tmp_path, cap
     without_it = {key: value for key, value in closed.items() if key != "label_noise"}
     save_model(tmp_path / "old.npz", without_it)
     assert dict(origin_rows(gather(tmp_path / "old.npz", Sources(timing=False))))["Regularisation lambda"] == "1e-06"
+
+
+def test_groups_on_the_command_line(tmp_path, monkeypatch, capsys, ethanol):
+    """'auto', blocks, and numbers of all geometries of the dataset give what `train` makes of the same groups."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["create", "ethanol", "20", "20", "-s", "20", "--seed", "1", "--task_dir", "tasks"]) == 0
+    (task_file,) = (tmp_path / "tasks").glob("task-*.npz")
+    task = load_task(task_file)
+    of_all = np.random.default_rng(0).integers(0, 6, len(ethanol["R"]))
+    (tmp_path / "groups.txt").write_text("\n".join(map(str, of_all)))
+    order = np.argsort(np.argsort(task["idxs_train"]))
+    expected = {"auto": "auto", "5": order // 4, "groups.txt": of_all[task["idxs_train"]]}
+    alone = GDMLTrain().train(task, n_std=4)["loo_f"]
+    for option, groups in expected.items():
+        arguments = ["train", "tasks", "ethanol", "--std", "4", "--std_groups", option, "-o"]
+        assert main(arguments) == 0
+        (model_file,) = (tmp_path / "tasks").glob("model-*.npz")
+        residuals = load_model(model_file)["loo_f"]
+        largest = np.abs(residuals).max()
+        own = GDMLTrain().train(task, n_std=4, std_groups=groups)["loo_f"]
+        np.testing.assert_allclose(residuals, own, rtol=0, atol=1e-6 * largest)
+        assert (option == "auto") or np.abs(residuals - alone).max() > 0.01 * largest
+    capsys.readouterr()
+    (tmp_path / "short.txt").write_text("1 2 3\n")
+    (tmp_path / "words.txt").write_text("1 two 3\n")
+    wrong = {
+        "short.txt": "std_groups has 3 numbers, one for each geometry",
+        "words.txt": "words.txt holds something else than integers",
+        "missing.txt": "'auto', a number, or a file: No such file",
+        "1": "std_groups is 1: 20 training points can be cut into 2 to 20 blocks",
+        "21": "std_groups is 21",
+    }
+    for option, message in wrong.items():
+        assert main(["train", "tasks", "ethanol", "--std", "4", "--std_groups", option, "-o"]) == 1
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert main(["train", "tasks", "ethanol", "--std_groups", "auto", "-o"]) == 1
+    assert "belongs to --std" in capsys.readouterr().err
