@@ -36,9 +36,7 @@ def _std_groups(argument: str) -> str | int | tuple[int, ...]:
     except OSError as error:
         raise UsageError(f"--std_groups {argument}: 'auto', a number, or a file: {error.strerror}.") from None
     except ValueError as error:
-        raise FileFormatError(
-            f"{argument} holds something else than integers, one a geometry: {error}."
-        ) from None
+        raise FileFormatError(f"{argument} holds something else than integers, one a geometry: {error}.") from None
 
 
 def search_options(options: Mapping[str, Any], valid_dataset: Dataset) -> SearchOptions:
