@@ -23,18 +23,37 @@ _BLOCKS, _FEWEST = 16, 8
 
 
 def groups_for(wanted: npt.ArrayLike | str | None, frames: npt.ArrayLike, x: Array) -> npt.ArrayLike | None:
-    """Return what `wanted` stands for: groups as they are given, None, or for 'auto' `correlated_groups`.
+    """Return what `wanted` stands for: groups as given, None, `correlated_groups` for 'auto', blocks for a number.
 
     Raises
     ------
     UsageError
-        If it is another word.
+        If it is another word, or a number of blocks that the points cannot be cut into.
     """
+    if isinstance(wanted, int):
+        return blocks(frames, wanted)
     if not isinstance(wanted, str):
         return wanted
     if wanted != "auto":
         raise UsageError(f"std_groups is {wanted!r}: 'auto', or one number for each training point.")
     return correlated_groups(frames, x)
+
+
+def blocks(frames: npt.ArrayLike, n_blocks: int) -> IntArray:
+    """Return the group of each training point: blocks of equal size in the order of frame numbers.
+
+    Raises
+    ------
+    UsageError
+        If there are not two blocks at least, of one point or more.
+    """
+    numbers = np.asarray(frames, dtype=np.int64)
+    n = len(numbers)
+    if not 2 <= n_blocks <= n:
+        raise UsageError(f"std_groups is {n_blocks}: {n} training points can be cut into 2 to {n} blocks.")
+    groups = np.empty(n, dtype=np.int64)
+    groups[np.argsort(numbers, kind="stable")] = np.arange(n) * n_blocks // n
+    return groups
 
 
 def correlated_groups(frames: npt.ArrayLike, x: Array) -> IntArray:
@@ -66,7 +85,7 @@ def correlated_groups(frames: npt.ArrayLike, x: Array) -> IntArray:
     groups = np.arange(n)
     if memory > 0:
         n_blocks = max(_FEWEST, min(_BLOCKS, int(np.ptp(numbers)) // (2 * memory)))
-        groups[np.argsort(numbers, kind="stable")] = np.arange(n) * n_blocks // n
+        groups = blocks(numbers, n_blocks)
     return _joined(groups, x, spread)
 
 

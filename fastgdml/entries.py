@@ -166,6 +166,7 @@ MODEL: Schema = {
     "alphas_E": _array("coefficients of energies", "M", flat=True),
     "alphas_F": _array("coefficients of forces", "3 N M", flat=True),
     "lam": _ERROR,
+    "label_noise": _ERROR,
     "schema": _COUNT,
     "n_test": _COUNT,
     "md5_test": _TEXT,

@@ -51,9 +51,8 @@ def to_sgdml(model: Mapping[str, Any]) -> dict[str, Any]:
         true minimum images, or with a cell for each training point.
     """
     entries: dict[str, Any] = dict(normalize_model(model))
-    entries.pop("schema", None)
-    entries.pop("solver_reason", None)
-    entries.pop("weights_gain", None)
+    for key in ("schema", "solver_reason", "label_noise", "weights_gain"):
+        entries.pop(key, None)
     if [entries.pop(key) for key in list(entries) if key.startswith("std_") or key == "loo_f"]:
         _log.warning("sgdml knows no standard deviations: the samples for them are left out of its file.")
     if entries.get("desc_weights") is not None:

@@ -60,6 +60,7 @@ class Model(_Predictor, total=False):
     perms: Integers  # (P, N) permutations of atoms
     alphas_F: Array  # (3 N M,) coefficients of force constraints: training goes on from them
     lam: Number  # regularisation lambda
+    label_noise: Number  # noise of force components, in their unit, that lambda stands for; NaN unless converged
     use_E: Number | np.bool_  # whether energies were fitted
     seed: Number  # of the draw of points
     idxs_train: Integers  # (M,) training points, by their numbers in the dataset

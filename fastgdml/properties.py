@@ -112,6 +112,8 @@ class Outcome:
         Fingerprint of their dataset.
     mae, rmse : dict
         Errors of 'energy', if there are any, and 'force'; NaN before a validation.
+    label_noise : float
+        Noise of force components, in their unit, that lambda stands for; NaN if not recorded.
     search : list of lists of 5 floats
         Of each model of the search that it was selected from: sigma, force MAE and RMSE, energy MAE and RMSE.
     """
@@ -126,6 +128,7 @@ class Outcome:
     md5_test: str
     mae: dict[str, float]
     rmse: dict[str, float]
+    label_noise: float
     search: list[list[float]]
 
     @classmethod
@@ -144,6 +147,7 @@ class Outcome:
             md5_test=text(model.get("md5_test", "")),
             mae={name: float(model[f"{key}_mae"]) for name, key in keys},
             rmse={name: float(model.get(f"{key}_rmse", np.nan)) for name, key in keys},
+            label_noise=float(model.get("label_noise", np.nan)),
             search=np.asarray(model.get("search_errors", np.empty((0, 5))), dtype=np.float64).reshape(-1, 5).tolist(),
         )
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .dataset import Dataset, take_points
+from .errors import UsageError
 from .evaluate import measure_errors, validated, with_scale
 from .model import Model, save_model
 from .predict import GDMLPredict
@@ -19,6 +20,7 @@ from .search_events import CheckpointSaved, Event, OnEvent, Progress, nobody, pr
 from .task import Task
 from .threads import blas_threads, resolve_n_threads
 from .train import GDMLTrain
+from .types import IntArray
 from .units import Units, conversion
 
 
@@ -36,6 +38,8 @@ class Trainer:
         Whether conjugate gradients stop when the force error on the validation points no longer falls.
     n_std : int
         Samples for standard deviations; see `GDMLTrain.train`. They are scaled to the errors on the validation points.
+    std_groups : 'auto', int, tuple of int, optional
+        As of `GDMLTrain.train`; or the group of each geometry of the dataset that training points are drawn from.
     """
 
     max_memory: float | None = None
@@ -46,6 +50,7 @@ class Trainer:
     max_iter: int | None = None
     early_stop: bool = False
     n_std: int = 0
+    std_groups: str | int | tuple[int, ...] | None = None
 
     @property
     def needs_validation(self) -> bool:
@@ -87,12 +92,31 @@ class Trainer:
                 max_iter=self.max_iter,
                 held_out=held_out,
                 n_std=self.n_std,
+                std_groups=self._groups_of(task) if self.n_std else None,
                 near=near,
             )
         if self.n_std and points is not None:
             predictor = GDMLPredict(model, max_processes=self.max_processes, backend=self.backend)
             model = with_scale(model, predictor, points, callback)
         return model
+
+    def _groups_of(self, task: Task) -> str | int | IntArray | None:
+        """Return the groups of the training points of a task.
+
+        Raises
+        ------
+        UsageError
+            If there are too few numbers for the dataset of the task.
+        """
+        if not isinstance(self.std_groups, tuple):
+            return self.std_groups
+        idxs = Properties.of(task).idxs_train
+        if len(self.std_groups) <= idxs.max():
+            raise UsageError(
+                f"std_groups has {len(self.std_groups):,} numbers, one for each geometry of the dataset that training "
+                f"points are drawn from; geometry {idxs.max():,} is one of these."
+            )
+        return np.array(self.std_groups, dtype=np.int64)[idxs]
 
     def validate(self, model: Model, points: Dataset, callback: Callback | None = None) -> Model:
         """Return a model with its errors on `points`, its validation points, as the errors to expect."""

@@ -32,7 +32,7 @@ from .task_creation import TaskOptions, create_task, task_of_model
 from .threads import resolve_n_threads
 from .training_checks import check_predictions, check_training_data, check_training_energies
 from .types import Array, IntArray
-from .uncertainty import sample_entries
+from .uncertainty import label_noise, sample_entries
 from .weights import check_kind, learn_for
 
 _log = logging.getLogger(__name__)
@@ -213,8 +213,8 @@ class GDMLTrain:
         n_std : int
             Samples for standard deviations of predictions, 16 for example; see docs/theory/uncertainty.md. They need
             the closed form, and a model grows by as many times the size of its coefficients.
-        std_groups : array_like of int, shape (M,), or 'auto', optional
-            Points with the same number are left out together; 'auto' finds correlated ones: `fastgdml.correlation`.
+        std_groups : array_like of int, shape (M,), or int, or 'auto', optional
+            Points of one number are left out together; or so many blocks, or correlated ones: `fastgdml.correlation`.
         near : sequence of mapping
             Models of the same points with other length scales: conjugate gradients begin with a combination of them.
 
@@ -242,8 +242,8 @@ class GDMLTrain:
         def model_of(solution: Solution) -> Model:
             lin, name = tril_perms_lin(arrays.perms), solution.solver_name
             model = self.create_model(task, name, x, g, lin, labels.std, solution.alphas_F, solution.alphas_E)
-            found = {"lam": solution.lam, "solver_reason": solution.reason, "c": labels.E_mean}
-            return cast(Model, model | found | solution.entries)
+            found = {"lam": solution.lam, "solver_reason": solution.reason, "c": labels.E_mean} | solution.entries
+            return cast(Model, model | found | {"label_noise": label_noise(equations, labels.std, solution)})
 
         def save_checkpoint(solution: Solution) -> None:
             model = model_of(solution)

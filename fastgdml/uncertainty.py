@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,10 @@ import numpy as np
 from .descriptor import jacobian_dot
 from .engine import NativeEngine
 from .model_arrays import ModelArrays
+from .solvers.choice import Solution
+from .solvers.equations import TrainingEquations
 from .solvers.jackknife import Jackknife
+from .solvers.rigid import count_independent
 from .types import Array
 
 
@@ -20,6 +24,20 @@ def leave_one_out_errors(model: Mapping[str, Any]) -> tuple[float, float] | None
         return None
     residuals = np.asarray(model["loo_f"], dtype=np.float64)
     return float(np.abs(residuals).mean()), float(np.sqrt((residuals**2).mean()))
+
+
+def label_noise(equations: TrainingEquations, std: float, solution: Solution) -> float:
+    """Return the noise of force labels that lambda stands for: its standard deviation in units of the labels.
+
+    The model is the mean of a Gaussian process whose covariance of labels is s2 (-K + lam I) std^2, with the scale s2
+    of largest marginal likelihood, y^T x / m of m independent labels y and the solution x = -alpha
+    (`fastgdml.evidence`): noise = std sqrt(s2 lam). NaN where s2 is not positive: an iteration did not converge.
+    """
+    fit = float(equations.y @ solution.alphas_F)
+    if equations.y_E is not None and solution.alphas_E is not None:
+        fit += float(equations.y_E @ solution.alphas_E)
+    m = count_independent(equations.R, equations.periodic, equations.training.energies)
+    return std * math.sqrt(-fit / m * solution.lam) if fit < 0 < m else math.nan
 
 
 def sample_entries(model: Mapping[str, Any], found: Jackknife, x: Array, g: Array, n_threads: int) -> dict[str, Any]:

@@ -17,7 +17,26 @@ from ..types import IntArray
 
 def trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a `Trainer`."""
-    return {field.name: options[field.name] for field in fields(Trainer)}
+    groups = options["std_groups"]
+    if groups is not None and not options["n_std"]:
+        raise UsageError("--std_groups belongs to --std <n>, which is not given.")
+    found = {field.name: options[field.name] for field in fields(Trainer)}
+    return found | {"std_groups": None if groups is None else _std_groups(groups)}
+
+
+def _std_groups(argument: str) -> str | int | tuple[int, ...]:
+    """Return what --std_groups asks for: 'auto', a number of blocks, or the numbers in a file."""
+    if argument == AUTO:
+        return argument
+    if argument.isdecimal():
+        return int(argument)
+    try:
+        with open(argument, encoding="utf-8") as file:
+            return tuple(int(line) for line in file.read().split())
+    except OSError as error:
+        raise UsageError(f"--std_groups {argument}: 'auto', a number, or a file: {error.strerror}.") from None
+    except ValueError as error:
+        raise FileFormatError(f"{argument} holds something else than integers, one a geometry: {error}.") from None
 
 
 def search_options(options: Mapping[str, Any], valid_dataset: Dataset) -> SearchOptions:

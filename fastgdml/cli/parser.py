@@ -118,7 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_cluster_options(resume)
     for command in (everything, train):
         _add_search_options(command)
-    resume.set_defaults(n_std=0)
+    resume.set_defaults(n_std=0, std_groups=None)
     test.add_argument("--std", action="store_true", help="also compare standard deviations with errors")
     for command in (everything, train, resume, validate, test):
         _add_machine_options(command)
@@ -218,6 +218,12 @@ def _add_search_options(command: argparse.ArgumentParser) -> None:
         type=positive_int,
         default=0,
         help="samples for standard deviations of predictions, as 16; needs the closed form (default: none)",
+    )
+    command.add_argument(
+        "--std_groups",
+        metavar="<groups>",
+        help="training points to leave out together for --std: 'auto' finds correlated ones; a number of blocks in the "
+        "order of the dataset; or a text file with the group of each geometry of the dataset (default: each alone)",
     )
     add_cluster_options(command, distribute=True)
 

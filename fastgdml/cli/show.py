@@ -216,11 +216,17 @@ def _origin_properties(console: Console, entries: Mapping[str, Any]) -> Properti
     console.properties([("Units", "energy {}, force {}".format(*units(entries)))], indent=4)
     console.properties([("Symmetries", str(known.n_perms))])
     console.text("  Hyper-parameters")
-    console.properties([("Length scale", f"{known.sig:g}"), ("Regularization", f"{known.lam:g}")], indent=4)
+    console.properties([("Length scale", f"{known.sig:g}"), ("Regularization", _lam_text(entries, known))], indent=4)
     console.properties(summary(entries), indent=4)
     rows = [] if known.seed is None else [("Seed", str(known.seed))]
     console.properties([*rows, ("Made with", known.code_version)])
     return known
+
+
+def _lam_text(entries: Mapping[str, Any], known: Properties) -> str:
+    """Return lambda, and of a model the noise of labels that it stands for."""
+    noise = float(entries.get("label_noise", np.nan))
+    return f"{known.lam:g}" + (f": label noise of about {noise:.2g} {units(entries)[1]}" if np.isfinite(noise) else "")
 
 
 def _point_rows(label: str, idxs: IntArray, md5: str, note: str = "") -> list[tuple[str, str]]:

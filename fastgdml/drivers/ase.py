@@ -48,7 +48,7 @@ class FastGDMLCalculator(BaseCalculator):
     std : bool
         Also calculate standard deviations, by a model that was trained with samples for them (`n_std`, ``--std 16``):
         ``results["energy_std"]`` in eV, and ``results["forces_std"]``, (n_atoms,) in eV/Angstrom, of a component of the
-        force on each atom. A calculation takes about ten times as long.
+        force on each atom. A calculation takes 12 to 22 times as long.
 
     Attributes
     ----------

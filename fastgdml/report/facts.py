@@ -26,6 +26,8 @@ class Origin:
         Number of atoms, training points, permutations.
     sig, lam : float
         Length scale and regularisation.
+    label_noise : float or None
+        Noise of force components that lambda stands for.
     e_unit, r_unit, f_unit : str
         Units.
     energies : str
@@ -51,6 +53,7 @@ class Origin:
     energies: str
     cell: list[list[float]] | None
     entries: dict[str, str]
+    label_noise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,26 @@ class Worst:
 
 
 @dataclass(frozen=True)
+class Deviations:
+    """Standard deviations against errors.
+
+    Attributes
+    ----------
+    force_ratio, energy_ratio : float or None
+        Root mean square error over root mean square deviation, of components of forces and of energies; 1 is right.
+    rank_correlation : float or None
+        Spearman's, of errors of forces of geometries with their deviations.
+    parts : list of lists of 2 floats
+        Geometries from small to large deviation in parts of equal size: root mean square deviation and error of each.
+    """
+
+    force_ratio: float | None
+    energy_ratio: float | None
+    rank_correlation: float | None
+    parts: list[list[float]]
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """Predictions against the labels of a dataset, in the units of the model.
 
@@ -187,6 +210,8 @@ class Accuracy:
         Errors of force vectors by element and by atom.
     worst : list of Worst
         The geometries with the largest errors of forces.
+    deviations : Deviations or None
+        How standard deviations compare with errors, of a model with samples for them.
     """
 
     dataset: str
@@ -202,6 +227,7 @@ class Accuracy:
     elements: list[Spread]
     atoms: list[Spread]
     worst: list[Worst]
+    deviations: Deviations | None = None
 
 
 @dataclass(frozen=True)
@@ -232,6 +258,8 @@ class Facts:
         The search for sigma.
     learning_curve : list of CurvePoint
         Errors by the number of training points.
+    left_out : Quantity or None
+        Errors of components of forces of training points, predicted without the point, if the model records them.
     weights : list of PairWeight
         Learned weights of pairs, the heaviest first; empty for a model without.
     version : str
@@ -247,6 +275,7 @@ class Facts:
     accuracy: Accuracy | None = None
     learning_curve: list[CurvePoint] = field(default_factory=list)
     timing: Timing | None = None
+    left_out: Quantity | None = None
     weights: list[PairWeight] = field(default_factory=list)
     version: str = __version__
 

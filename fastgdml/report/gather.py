@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ..config import configuration
 from ..dataset import check_same_system, lattice_of, load_dataset, part_of, take_points
 from ..elements import SYMBOLS
 from ..errors import NoPointsLeftError
-from ..evaluate import draw_test_points
+from ..evaluate import calibration, draw_test_points
 from ..flat import flat_entries, load_flat
 from ..formats.frames import formula
 from ..learning_curve import CurvePoint
@@ -31,11 +31,12 @@ from ..progress import Callback, Step
 from ..properties import Outcome, Properties
 from ..sampling import draw_points, generator
 from ..threads import resolve_n_threads
-from ..types import Array
+from ..types import Array, IntArray
+from ..uncertainty import leave_one_out_errors
 from ..units import Units, conversion
 from ..weights import by_weight, summary
 from .accuracy import Predictions, accuracy
-from .facts import Accuracy, Facts, Molecule, Origin, PairWeight, Quantity, Timing, Trial
+from .facts import Accuracy, Deviations, Facts, Molecule, Origin, PairWeight, Quantity, Timing, Trial
 from .structure import cycles_of, embedded, geometry_of, orbits_of
 
 _log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ _log = logging.getLogger(__name__)
 _CHUNK = 500
 # Permutations whose cycles are listed.
 _N_CYCLES = 24
+# Parts of the test points that standard deviations are compared in.
+_N_PARTS = 10
 # Seconds that a measurement of speed takes, about.
 _SECONDS = 0.4
 
@@ -137,6 +140,7 @@ def gather(
         accuracy=compared,
         learning_curve=list(sources.learning_curve),
         timing=timing,
+        left_out=_left_out(entries),
         weights=_weights(entries),
     )
 
@@ -145,7 +149,7 @@ def gather(
 
 
 def _origin(model: Mapping[str, Any], arrays: ModelArrays, path: Path) -> Origin:
-    units, known = Units.of(model), Properties.of(model)
+    units, known, noise = Units.of(model), Properties.of(model), Outcome.of(model).label_noise
     cell = None if arrays.cell is None else arrays.cell.lattice.reshape(-1, 3, 3)[0]
     return Origin(
         file=path.name,
@@ -163,6 +167,7 @@ def _origin(model: Mapping[str, Any], arrays: ModelArrays, path: Path) -> Origin
         energies=_energies(known),
         cell=None if cell is None else cell.T.tolist(),
         entries=_further(model, known),
+        label_noise=noise if np.isfinite(noise) else None,
     )
 
 
@@ -206,6 +211,11 @@ def _weights(model: Mapping[str, Any]) -> list[PairWeight]:
     if weights is None or "perms" not in model:
         return []
     return [PairWeight(pairs, weight) for pairs, weight in by_weight(weights, model["perms"], model["z"])]
+
+
+def _left_out(model: Mapping[str, Any]) -> Quantity | None:
+    found = leave_one_out_errors(model)
+    return None if found is None else Quantity(*found, None)
 
 
 def _molecule(model: Mapping[str, Any], arrays: ModelArrays, dataset: Mapping[str, Any] | None) -> Molecule:
@@ -287,7 +297,29 @@ def _compare(
     points = take_points(dataset, idxs, factors)
     predictions = Predictions(arrays.z, idxs, points, E if use_E else None, F)
     name, md5 = (text(dataset.get(key, "")) for key in ("name", "md5"))
-    return accuracy(predictions, (name, md5), len(left), sources.n_worst)
+    found = accuracy(predictions, (name, md5), len(left), sources.n_worst)
+    return replace(found, deviations=_deviations(predictor, dataset, idxs, use_E, callback))
+
+
+def _deviations(
+    predictor: GDMLPredict, dataset: Mapping[str, Any], idxs: IntArray, use_E: bool, callback: Callback | None
+) -> Deviations | None:
+    """Compare standard deviations with errors; None for a model without samples, or a single point."""
+    if not predictor.has_std or len(idxs) < 2:
+        return None
+    step = Step(callback, f"Standard deviations of {len(idxs):,} test points")
+    found = calibration(predictor, dataset, idxs, use_E, _N_PARTS)
+    step.done()
+    return Deviations(
+        force_ratio=_known(found.force_ratio),
+        energy_ratio=_known(found.energy_ratio),
+        rank_correlation=_known(found.rank_correlation),
+        parts=found.bins.tolist(),
+    )
+
+
+def _known(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
 
 
 def _geometries(

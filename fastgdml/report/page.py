@@ -26,6 +26,7 @@ def page(facts: Facts) -> str:
         ("symmetry", "Atoms and symmetry", _symmetry(facts, drawn)),
         ("weights", "Weights of pairs", _figures(drawn, ("weights",))),
         ("accuracy", "Accuracy", _accuracy(facts, drawn)),
+        ("deviations", "Standard deviations", _deviations(facts, drawn)),
         ("worst-geometries", "Worst geometries", _worst(facts, drawn)),
         ("sigma", "Search for sigma", _search(facts, drawn)),
         ("curve", "Learning curve", _curve(facts, drawn)),
@@ -155,6 +156,15 @@ def _accuracy(facts: Facts, drawn: dict[str, Picture]) -> str:
         html += _table(("", "MAE", "RMSE", "Mean deviation", "Unit"), rows, frozenset({0, 4}))
     names = ("forces", "energies", "force-errors", "energy-errors", "elements", "atoms")
     return html + _figures(drawn, names)
+
+
+def _deviations(facts: Facts, drawn: dict[str, Picture]) -> str:
+    rows = text.deviation_rows(facts)
+    if not rows:
+        return ""
+    _, f_unit = text.units(facts)
+    table = _table(("Part", f"Deviation [{f_unit}]", f"Error [{f_unit}]"), rows)
+    return f'<div class="pictures">{_one(drawn, "deviations")}<div>{table}</div></div>'
 
 
 def _worst(facts: Facts, drawn: dict[str, Picture]) -> str:

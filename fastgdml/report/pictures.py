@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from . import molecule
-from .facts import Accuracy, Density, Facts, Histogram, Spread, Worst
+from .facts import Accuracy, Density, Deviations, Facts, Histogram, Spread, Worst
 from .style import FIRST, GRID, INK, MUTED, ORBITS, PLAIN, SECOND
-from .text import unit_of
+from .text import deviation_summary, unit_of
 
 # Above this number of atoms, their labels leave out the numbers.
 _MANY_ATOMS = 30
@@ -252,9 +252,31 @@ def _accuracy(facts: Facts, accuracy: Accuracy) -> list[Picture]:
             lambda figure: _draw_spreads(figure.subplots(), [s.label for s in accuracy.atoms], accuracy.atoms, f_unit),
         )
     )
+    if accuracy.deviations is not None:
+        found.append(_deviations(accuracy.deviations, f_unit))
     if accuracy.worst:
         found.append(_worst(facts, accuracy.worst))
     return found
+
+
+def _deviations(deviations: Deviations, unit: str) -> Picture:
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        std, error = np.transpose(deviations.parts)
+        end = 1.08 * max(*std, *error) or 1.0
+        axes.plot([0, end], [0, end], color=MUTED, linewidth=0.9)
+        axes.plot(std, error, "o-", color=FIRST, markersize=5)
+        axes.set_xlim(0, end)
+        axes.set_ylim(0, end)
+        axes.set_xlabel(f"predicted standard deviation [{unit}]")
+        axes.set_ylabel(f"true error of forces\n[{unit}]")
+        _same_ticks(axes)
+
+    caption = (
+        f"Geometries from small to large deviation in {len(deviations.parts)} equal parts: root mean squares of "
+        f"components. On the grey line deviations are right. {deviation_summary(deviations)}"
+    )
+    return Picture("deviations", "Standard deviations", caption, 2.9, draw)
 
 
 def _draw_density(axes: Any, density: Density, what: str, unit: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .facts import Accuracy, Facts, Quantity
+from .facts import Accuracy, Deviations, Facts, Origin, Quantity
 
 
 def title(facts: Facts) -> str:
@@ -72,7 +72,7 @@ def origin_rows(facts: Facts) -> list[tuple[str, str]]:
         ("Atoms", f"{origin.n_atoms}"),
         ("Units", f"energy {unit_of(origin.e_unit)}, length {unit_of(origin.r_unit)}"),
         ("Length scale sigma", f"{origin.sig:g}"),
-        ("Regularisation lambda", number(origin.lam)),
+        ("Regularisation lambda", _lam(origin)),
         ("Energies", origin.energies),
         ("Permutations", f"{origin.n_perms:,}"),
     ]
@@ -83,6 +83,13 @@ def origin_rows(facts: Facts) -> list[tuple[str, str]]:
     if "Training points" not in origin.entries:
         rows.append(("Training points", f"{origin.n_train:,}"))
     return [*rows, *origin.entries.items()]
+
+
+def _lam(origin: Origin) -> str:
+    """Return lambda, and the noise of labels that it stands for."""
+    if origin.label_noise is None:
+        return number(origin.lam)
+    return f"{number(origin.lam)}: label noise of about {origin.label_noise:.2g} {unit_of(origin.f_unit)}"
 
 
 def error_rows(facts: Facts) -> list[tuple[str, ...]]:
@@ -102,7 +109,28 @@ def error_rows(facts: Facts) -> list[tuple[str, ...]]:
             recorded = facts.expected[name]
             label = f"{label}, recorded ({facts.expected_from})"
             rows.append((label, number(recorded.mae), number(recorded.rmse), number(recorded.mean), unit))
+    if facts.left_out is not None:
+        mae, rmse = number(facts.left_out.mae), number(facts.left_out.rmse)
+        rows.append(("Force components, training points left out", mae, rmse, number(None), f_unit))
     return rows
+
+
+def deviation_summary(deviations: Deviations) -> str:
+    """Return how standard deviations compare with errors, in sentences."""
+    parts = [f"Error over deviation: {number(deviations.force_ratio)} of forces"]
+    if deviations.energy_ratio is not None:
+        parts[0] += f", {number(deviations.energy_ratio)} of energies"
+    parts[0] += " (1 is right, above 1 deviations are too small)."
+    parts.append(f"Rank correlation of errors and deviations of geometries: {number(deviations.rank_correlation)}.")
+    return " ".join(parts)
+
+
+def deviation_rows(facts: Facts) -> list[tuple[str, ...]]:
+    """Return lines of a table of standard deviations: part of the geometries, deviation and error of forces."""
+    if facts.accuracy is None or facts.accuracy.deviations is None:
+        return []
+    parts = facts.accuracy.deviations.parts
+    return [(f"{i + 1} of {len(parts)}", number(std), number(error)) for i, (std, error) in enumerate(parts)]
 
 
 def worst_rows(facts: Facts) -> list[tuple[str, ...]]:

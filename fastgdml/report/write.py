@@ -150,6 +150,7 @@ def _markdown(facts: Facts) -> bytes:
         ("Atoms that permutations exchange, numbered from 0", ("Element", "Atoms"), text.orbit_rows(facts)),
         ("Weights of pairs", ("Pairs", "Weight"), [(each.pairs, f"{each.weight:.3g}") for each in facts.weights]),
         ("Accuracy", errors, text.error_rows(facts)),
+        ("Standard deviations", ("Part", f"Deviation [{f_unit}]", f"Error [{f_unit}]"), text.deviation_rows(facts)),
         (
             "Worst geometries",
             ("Geometry", f"Force RMSE [{f_unit}]", f"Energy error [{e_unit}]", f"Largest, by atom [{f_unit}]"),

@@ -158,6 +158,13 @@ def remove_rigid_motions(R: Array, y: Array, periodic: bool = False) -> Array:
     return parts.ravel()
 
 
+def count_independent(R: Array, periodic: bool = False, energies: bool = False) -> int:
+    """Return how many labels of geometries R (M, N, 3) are independent: all but rigid motions, with energies if any."""
+    n_points, n_atoms, _ = R.shape
+    n_rotations = 0 if periodic else int(_rotations(R)[1].sum())
+    return n_points * (3 * n_atoms - 3 + energies) - n_rotations
+
+
 def _translations(n_points: int, n_coord: int) -> Array:
     """Return orthonormal translations, (n_points, n_coord, 3)."""
     one = np.tile(np.eye(3), (n_coord // 3, 1)) / np.sqrt(n_coord // 3)

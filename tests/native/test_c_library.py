@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.models import make_samples
 from support.paths import REFERENCE_CASES, ROOT, shared_file
 
 from fastgdml import c_library
@@ -343,6 +344,19 @@ def test_headers_compile_without_warnings(name, options, header, tmp_path):
 
 def test_the_wrapper_for_cpp(package, tmp_path):
     run(with_flags(package, "cpp", [ROOT / "tests/c/wrapper.cpp"], tmp_path))
+
+
+@pytest.mark.parametrize(("language", "source"), [("cpp", "std.cpp"), ("fortran", "std.f90")])
+def test_standard_deviations_are_those_of_python(language, source, package, ethanol, ethanol_model, tmp_path):
+    model = ethanol_model | make_samples(ethanol_model, 3)
+    export_flat(tmp_path / "m.fgdml", model)
+    R = np.ascontiguousarray(ethanol["R"][:2].reshape(2, -1), dtype=np.float64)
+    R.tofile(tmp_path / "in")
+    made = with_flags(package, language, [ROOT / "tests/c" / source], tmp_path)
+    assert run(made, tmp_path / "m.fgdml", tmp_path / "in", tmp_path / "out").strip() == "3"
+    expected = GDMLPredict(tmp_path / "m.fgdml").predict(R, return_std=True)
+    found = np.fromfile(tmp_path / "out")
+    np.testing.assert_array_equal(found, np.concatenate([np.ravel(part) for part in expected]))
 
 
 def test_headers_come_with_the_library(installation):

@@ -21,6 +21,7 @@ from fastgdml.model import load_model, save_model
 from fastgdml.predict import GDMLPredict
 from fastgdml.report import FORMATS, Facts, Sources, gather, write
 from fastgdml.report.accuracy import density, histogram
+from fastgdml.report.gather import _deviations
 from fastgdml.report.molecule import disc_radii, view
 from fastgdml.report.page import page
 from fastgdml.report.pictures import pictures
@@ -38,6 +39,16 @@ def facts(tmp_path_factory):
 def model_file(tmp_path, ethanol_model):
     save_model(tmp_path / "model.npz", ethanol_model)
     return tmp_path / "model.npz"
+
+
+@pytest.fixture(scope="module")
+def facts_std(tmp_path_factory):
+    """Those of a model with samples for standard deviations, and the model."""
+    dataset, folder = load_dataset("ethanol"), tmp_path_factory.mktemp("std")
+    task = GDMLTrain().create_task(dataset, 40, dataset, 10, sig=20, seed=0)
+    model = GDMLTrain().train(task, n_std=8)
+    save_model(folder / "model.npz", model)
+    return gather(folder / "model.npz", Sources(dataset=dataset, n_test=300, timing=False)), model
 
 
 # ---- facts
@@ -387,3 +398,50 @@ def test_weights_are_drawn_and_listed(ethanol, tmp_path):
     flat = gather(tmp_path / "model.fgdml", Sources(timing=False))
     assert flat.weights == []
     assert flat.origin.entries["Weights of pairs"] == "learned"
+
+
+# ---- standard deviations
+
+
+def test_deviations_against_errors(facts_std):
+    facts, model = facts_std
+    assert Facts.from_json(facts.to_json()) == facts
+    deviations = facts.accuracy.deviations
+    parts = np.array(deviations.parts)
+    assert parts.shape == (10, 2)
+    assert (np.diff(parts[:, 0]) > 0).all()
+    # Parts are of equal size: their mean squares make those of all.
+    std, error = np.sqrt((parts**2).mean(axis=0))
+    assert error == pytest.approx(facts.accuracy.forces.rmse, rel=1e-9)
+    assert error / std == pytest.approx(deviations.force_ratio, rel=1e-9)
+    assert 0.3 < deviations.rank_correlation < 1
+    residuals = model["loo_f"]
+    assert facts.left_out.mae == pytest.approx(np.abs(residuals).mean())
+    assert facts.left_out.rmse == pytest.approx(np.sqrt((residuals**2).mean()))
+
+
+def test_deviations_are_drawn_and_told(facts_std, facts, tmp_path):
+    with_std, _ = facts_std
+    assert "deviations" in [picture.name for picture in pictures(with_std)]
+    html = page(with_std)
+    assert 'id="deviations"' in html
+    assert "training points left out" in html
+    write(with_std, tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "## Standard deviations" in text
+    assert "| 10 of 10 |" in text
+    test_units_are_on_every_axis(with_std)
+    assert facts.accuracy.deviations is facts.left_out is None
+    assert 'id="deviations"' not in page(facts)
+
+
+def test_deviations_that_are_no_numbers_are_left_out(facts_std):
+    """Scaled to 0: there is no ratio, and JSON and pictures are written as before."""
+    facts, model = facts_std
+    predictor = GDMLPredict({**model, "std_scale": 0.0})
+    dataset = load_dataset("ethanol")
+    found = _deviations(predictor, dataset, np.arange(30), True, None)
+    assert found.force_ratio is found.energy_ratio is None
+    changed = dataclasses.replace(facts, accuracy=dataclasses.replace(facts.accuracy, deviations=found))
+    assert Facts.from_json(changed.to_json()) == changed
+    assert "Error over deviation: - of forces" in page(changed)

@@ -1,7 +1,9 @@
 """Standard deviations by the jackknife: residuals and samples against retraining, and what predictions make of them."""
 
 import copy
+import json
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,8 +15,13 @@ from fastgdml.descriptor import from_R
 from fastgdml.errors import DataError, UsageError
 from fastgdml.evaluate import calibration
 from fastgdml.flat import export_flat
+from fastgdml.kernel import assemble_full
 from fastgdml.model import load_model, save_model
 from fastgdml.predict import GDMLPredict
+from fastgdml.preparation import Prepared
+from fastgdml.report.gather import Sources, gather
+from fastgdml.report.text import origin_rows
+from fastgdml.task import TaskArrays, load_task
 from fastgdml.train import GDMLTrain
 
 
@@ -260,3 +267,83 @@ def test_the_command_line(tmp_path, monkeypatch, capsys, ethanol):
         main(["all", "ethanol", "40", "60", "-s", "20", "--std", "8", "--solver", "cg", "--model_file", "n.npz"]) == 1
     )
     assert "closed form" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_label_noise_is_that_of_the_largest_marginal_likelihood(kind, ethanol):
+    """By the dense kernel matrix: s2 maximises the density of the labels, which are a Gaussian process."""
+    task, _ = KINDS[kind](ethanol)
+    model = GDMLTrain().train(task, solver="closed")
+    arrays = TaskArrays.of(task)
+    prepared = Prepared.of(arrays, 1, None)
+    K, lam = -assemble_full(prepared.equations.training, n_threads=1), float(model["lam"])
+    y = prepared.equations.by_point(prepared.labels.y, prepared.labels.y_E).ravel()
+    values, vectors = np.linalg.eigh(K)
+    m = {"periodic": 12 * (K.shape[0] // 12 - 3)}.get(kind, 12 * (K.shape[0] // 12 - 6))
+    kept = slice(len(K) - m, None)  # the others are rigid motions
+    squares = (vectors.T @ y)[kept] ** 2 / (values[kept] + lam)
+
+    def log_density(s2):
+        return -0.5 * squares.sum() / s2 - 0.5 * m * np.log(s2)
+
+    s2 = (float(model["label_noise"]) / float(model["std"])) ** 2 / lam
+    assert all(log_density(s2) > log_density(s2 * factor) for factor in (0.99, 1.01))
+
+
+def test_label_noise_of_both_solvers_and_where_it_is_told(ethanol, tmp_path, capsys):
+    noises = []
+    for sig in (5, 10, 20, 40):
+        task = GDMLTrain().create_task(ethanol, 60, ethanol, 20, sig=sig, seed=1)
+        noises.append(float(GDMLTrain().train(task, solver="closed")["label_noise"]))
+    assert all(1.5 < more / less < 20 for less, more in pairwise(noises))
+    task, _ = molecule(ethanol, lam=1e-6)
+    closed, cg = (GDMLTrain().train(task, solver=solver, tol=1e-8) for solver in ("closed", "cg"))
+    assert float(cg["label_noise"]) == pytest.approx(float(closed["label_noise"]), rel=1e-5)
+    save_model(tmp_path / "m.npz", closed)
+    noise = f"1e-06: label noise of about {float(closed['label_noise']):.2g} kcal/mol/"
+    assert main(["show", str(tmp_path / "m.npz")]) == 0
+    assert noise in capsys.readouterr().out
+    assert main(["show", str(tmp_path / "m.npz"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["label_noise"] == float(closed["label_noise"])
+    facts = gather(tmp_path / "m.npz", Sources(timing=False))
+    assert noise in dict(origin_rows(facts))["Regularisation lambda"]
+    without_it = {key: value for key, value in closed.items() if key != "label_noise"}
+    save_model(tmp_path / "old.npz", without_it)
+    assert dict(origin_rows(gather(tmp_path / "old.npz", Sources(timing=False))))["Regularisation lambda"] == "1e-06"
+
+
+def test_groups_on_the_command_line(tmp_path, monkeypatch, capsys, ethanol):
+    """'auto', blocks, and numbers of all geometries of the dataset give what `train` makes of the same groups."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["create", "ethanol", "20", "20", "-s", "20", "--seed", "1", "--task_dir", "tasks"]) == 0
+    (task_file,) = (tmp_path / "tasks").glob("task-*.npz")
+    task = load_task(task_file)
+    of_all = np.random.default_rng(0).integers(0, 6, len(ethanol["R"]))
+    (tmp_path / "groups.txt").write_text("\n".join(map(str, of_all)))
+    order = np.argsort(np.argsort(task["idxs_train"]))
+    expected = {"auto": "auto", "5": order // 4, "groups.txt": of_all[task["idxs_train"]]}
+    alone = GDMLTrain().train(task, n_std=4)["loo_f"]
+    for option, groups in expected.items():
+        arguments = ["train", "tasks", "ethanol", "--std", "4", "--std_groups", option, "-o"]
+        assert main(arguments) == 0
+        (model_file,) = (tmp_path / "tasks").glob("model-*.npz")
+        residuals = load_model(model_file)["loo_f"]
+        largest = np.abs(residuals).max()
+        own = GDMLTrain().train(task, n_std=4, std_groups=groups)["loo_f"]
+        np.testing.assert_allclose(residuals, own, rtol=0, atol=1e-6 * largest)
+        assert (option == "auto") or np.abs(residuals - alone).max() > 0.01 * largest
+    capsys.readouterr()
+    (tmp_path / "short.txt").write_text("1 2 3\n")
+    (tmp_path / "words.txt").write_text("1 two 3\n")
+    wrong = {
+        "short.txt": "std_groups has 3 numbers, one for each geometry",
+        "words.txt": "words.txt holds something else than integers",
+        "missing.txt": "'auto', a number, or a file: No such file",
+        "1": "std_groups is 1: 20 training points can be cut into 2 to 20 blocks",
+        "21": "std_groups is 21",
+    }
+    for option, message in wrong.items():
+        assert main(["train", "tasks", "ethanol", "--std", "4", "--std_groups", option, "-o"]) == 1
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert main(["train", "tasks", "ethanol", "--std_groups", "auto", "-o"]) == 1
+    assert "belongs to --std" in capsys.readouterr().err
