@@ -96,7 +96,7 @@ def test_units_must_be_known(ethanol_model):
 def test_calculates_once_for_the_same_atoms(atoms, monkeypatch):
     calculator, calls = atoms.calc, []
     predict = calculator.predictor.predict
-    monkeypatch.setattr(calculator.predictor, "predict", lambda R: calls.append(1) or predict(R))
+    monkeypatch.setattr(calculator.predictor, "predict", lambda R, **options: calls.append(1) or predict(R, **options))
     assert calculator.check_state(atoms) == all_changes
     for _ in range(2):
         atoms.get_potential_energy()

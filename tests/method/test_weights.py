@@ -474,9 +474,9 @@ def test_programs_that_know_no_weights_refuse_the_files(tmp_path):
     plain = {key: value for key, value in model.items() if key != "desc_weights"}
     export_flat(tmp_path / "plain.fgdml", plain)
     assert (tmp_path / "plain.fgdml").read_bytes()[12] == 1
-    data[12] = 3
+    data[12] = 4
     (tmp_path / "newer.fgdml").write_bytes(data)
-    with pytest.raises(FileFormatError, match="has version 3 of the format; this library reads versions 1 and 2"):
+    with pytest.raises(FileFormatError, match="has version 4 of the format; this library reads versions 1 to 3"):
         GDMLPredict(tmp_path / "newer.fgdml")
     with pytest.raises(
         DataError, match=r"learned weights of pairs of atoms \(desc_weights\), which sgdml does not know"
