@@ -138,9 +138,7 @@ def spoil(name, data, rng):
     """A file like `data`, damaged."""
     for _ in range(rng.randrange(1, 4)):
         if name.endswith(".npz") and rng.random() < 0.8:
-            with contextlib.suppress(
-                zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError, OSError
-            ):
+            with contextlib.suppress(Exception):  # damaged already: encrypted now, or no archive
                 data = rebuilt(data, rng)
         else:
             data = damaged(data, rng)

@@ -37,7 +37,7 @@ build_fuzzers() { # name, sanitizers
     mkdir -p "$out"
     flags=(-g -O1 -std=gnu11 -fno-omit-frame-pointer -fno-math-errno -fno-trapping-math -DGDML_VERSION='"fuzz"'
         -I"$source/src" -I"$source/src/include" -fno-sanitize-recover=all)
-    for file in kernels assembly prediction hessian low_rank trace; do
+    for file in kernels assembly prediction deviations hessian low_rank trace; do
         clang "${flags[@]}" -fsanitize="$name" -DGDML_ISA=baseline -DGDML_LANES=2 -c "$source/src/$file.c" \
             -o "$out/$file.o"
     done
