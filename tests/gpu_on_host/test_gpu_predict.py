@@ -209,7 +209,7 @@ def test_shapes(way):
     if not way.device_data:
         np.testing.assert_array_equal(predictor.predict(R.tolist())[1], F)
     x, v = predictor.arrays.x, predictor.arrays.v
-    with pytest.raises(DataError, match="do not fit a molecule of 5 atoms"):
+    with pytest.raises(DataError, match="R_d_desc_alpha must be"):
         way.predictor({**model, "R_desc": x[1:].T})
     with pytest.raises(DataError, match=r"J alpha has shape \(8, 10\)"):
         predictor.with_coefficients(v[1:])
