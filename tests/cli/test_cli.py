@@ -240,12 +240,13 @@ def test_show_of_a_molecule_and_its_model(capsys):
     capsys.readouterr()
     run("show", f"{FOLDER}/model-train30-sym6-sig0010.npz")
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    noise = float(load_model(f"{FOLDER}/model-train30-sym6-sig0010.npz")["label_noise"])
     for label, value in (
         ("Lattice", "n/a"),
         ("Units", "energy kcal/mol, force kcal/mol/Ang"),
         ("Symmetries", "6"),
         ("Length scale", "10"),
-        ("Regularization", "1e-10"),
+        ("Regularization", f"1e-10: label noise of about {noise:.2g} kcal/mol/Ang"),
         ("Type", "analytic (closed form)"),
         ("Energies", "global integration constant"),
         ("Tested on", "[pending]"),
