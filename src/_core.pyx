@@ -84,19 +84,13 @@ cdef int64_t atoms_of(int64_t n_desc) except -1:
     return n
 
 
-cdef int within32(str name, const int32_t[::1] table, int64_t end) except -1:
+ctypedef fused integer:
+    int32_t
+    int64_t
+
+
+cdef int within(str name, const integer[::1] table, int64_t end) except -1:
     """Raise ValueError unless all numbers of a table are in 0..end-1."""
-    cdef int64_t i, bad = -1
-    for i in range(table.shape[0]):
-        if table[i] < 0 or table[i] >= end:
-            bad = i
-            break
-    if bad >= 0:
-        raise ValueError(f"{name} holds {table[bad]}; numbers from 0 to {end - 1} expected")
-    return 0
-
-
-cdef int within64(str name, const int64_t[::1] table, int64_t end) except -1:
     cdef int64_t i, bad = -1
     for i in range(table.shape[0]):
         if table[i] < 0 or table[i] >= end:
@@ -124,7 +118,7 @@ cdef int coordinates(str name, const int64_t[::1] begin, const int32_t[::1] coor
     cdef int64_t i, k
     cdef bint ascend = True
     offsets(f"{name}_begin", begin, n, coord.shape[0])
-    within32(f"{name}_coord", coord, end)
+    within(f"{name}_coord", coord, end)
     for i in range(n):
         for k in range(begin[i] + 1, begin[i + 1]):
             ascend = ascend and coord[k] > coord[k - 1]
@@ -163,7 +157,8 @@ cdef class Scratch:
     cdef size_t stride
 
     def __cinit__(self, int n_threads, size_t n_bytes):
-        require(n_threads > 0, f"scratch is wanted for {n_threads} threads")
+        if n_threads <= 0:                                # no message is made in the path of a single prediction
+            refuse(f"scratch is wanted for {n_threads} threads")
         self.stride = (n_bytes + 255) // 256 * 256        # threads never share a cache line
         self.data = <char *> gdml_scratch_new(n_threads * self.stride)
         if self.data is NULL:
@@ -330,8 +325,8 @@ cdef int check_partners(const int64_t[::1] fixed_begin, const int32_t[::1] fixed
     cdef bint fits = True
     offsets("fixed_begin", fixed_begin, n, fixed.shape[0])
     offsets("moving_begin", moving_begin, n, moving.shape[0])
-    within32("fixed", fixed, n)
-    within32("moving", moving, n)
+    within("fixed", fixed, n)
+    within("moving", moving, n)
     for a in range(n):
         seen[a] = a
         for k in range(fixed_begin[a], fixed_begin[a + 1]):
@@ -365,7 +360,7 @@ cdef gdml_group native_group(tables, int64_t n_desc) except *:
     group.pair = rows32("pair", tables.pair, group.n_perms, n_desc)
     check_permutations(&group)
     offsets("subset_begin", subset_begin, group.n_subsets, subset_perm.shape[0])
-    within32("subset_perm", subset_perm, group.n_perms)
+    within("subset_perm", subset_perm, group.n_perms)
     rows32("column_term", column_term, -1, 3)
     rows32("image_term", image_term, -1, 3)
     check_terms("column", column_begin, column_term, &group)
@@ -411,7 +406,7 @@ cdef class KernelAssembly:
         self.job.group = native_group(tables, x.shape[1])
         coordinates("row", row_begin, row_coord, n_train, 3 * self.job.group.n_atoms + 1)
         coordinates("col", col_begin, col_coord, col_point.shape[0], 3 * self.job.group.n_atoms + 1)
-        within64("col_point", col_point, n_train)
+        within("col_point", col_point, n_train)
         require_shape("data", data, (n_rows * (n_rows + 1) // 2 if packed else n_rows * n_cols,))
         require(not packed or (np.array_equal(col_point, np.arange(n_train)) and np.array_equal(row_begin, col_begin)
                                and np.array_equal(row_coord, col_coord)),
@@ -501,7 +496,7 @@ def pair_classes(const int32_t[:, ::1] images not None, int64_t max_images=GDML_
     cdef int64_t n_perms = images.shape[0]
     require(images.shape[0] > 0 and images.shape[1] > 0 and images.shape[0] * images.shape[1] < 1 << 31,
             f"images of shape {(images.shape[0], images.shape[1])}")
-    within32("images", np.asarray(images).ravel(), images.shape[1])
+    within[int32_t]("images", np.asarray(images).ravel(), images.shape[1])
     if not gdml_pair_classes_new(&c, n_perms, images.shape[1], &images[0, 0], max_images):
         raise MemoryError("No memory for the tables of permutations.")
     try:
@@ -959,7 +954,7 @@ def match_all_pairs(const double[:, :, ::1] vectors not None, const double[:, :,
     require_shape("perms", perms, (pairs.shape[0], n))
     require_shape("before", before, (pairs.shape[0],))
     require_shape("after", after, (pairs.shape[0],))
-    within64("pairs", np.asarray(pairs).ravel(), vectors.shape[0])
+    within[int64_t]("pairs", np.asarray(pairs).ravel(), vectors.shape[0])
     for k in prange(pairs.shape[0] if n else 0, nogil=True, num_threads=n_used, schedule="static"):
         work = <double *> scratch.at(threadid())
         i = pairs[k, 0]
@@ -972,8 +967,8 @@ def spanning_tree(int64_t n, const int64_t[:, ::1] edges not None, const int64_t
     """Numbers of the edges of a minimum spanning tree; `order` lists edges by ascending weight."""
     require(0 < n <= edges.shape[0] + 1, f"a tree of {n} nodes of {edges.shape[0]} edges")
     require_shape("edges", edges, (edges.shape[0], 2))
-    within64("edges", np.asarray(edges).ravel(), n)
-    within64("order", order, edges.shape[0])
+    within[int64_t]("edges", np.asarray(edges).ravel(), n)
+    within("order", order, edges.shape[0])
     cdef:
         int64_t[::1] tree = np.empty(n, dtype=np.int64)
         int64_t[::1] parent = np.empty(n, dtype=np.int64)

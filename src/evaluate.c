@@ -48,7 +48,7 @@ static size_t block_bytes(const gdml_evaluation *e, int64_t n_query)
     const size_t bytes = kernel_bytes(e, n_query) +
                          sizeof(double) * (size_t)(n_query * (5 * padded_desc(e->model) + gdml_n_images(p) + n_sums(e)) +
                                                    own_force);
-    return (bytes + GDML_SCRATCH_STEP - 1) / GDML_SCRATCH_STEP * GDML_SCRATCH_STEP;
+    return gdml_whole_steps(bytes);
 }
 
 void gdml_plan(gdml_evaluation *e, int n_threads)

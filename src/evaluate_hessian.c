@@ -16,11 +16,6 @@ static const int64_t parallel_threshold = 10000;
 /* Tiles whose sums are held at a time, for each thread, when the tiles of one geometry run in parallel. */
 static const int64_t tiles_per_thread = 2;
 
-static size_t padded(size_t bytes)
-{
-    return (bytes + GDML_SCRATCH_STEP - 1) / GDML_SCRATCH_STEP * GDML_SCRATCH_STEP;
-}
-
 /* Where the parts of the scratch of a thread are; all but `kernel` and `tile_sums` are needed by one thread only when the
  * tiles of a geometry are divided among threads. */
 typedef struct {
@@ -37,10 +32,10 @@ static parts parts_of(const gdml_hessian_evaluation *e, char *scratch)
 {
     const gdml_predictor *p = &e->prediction.model->predictor;
     const gdml_second_derivatives *k = e->prediction.kernels->hessian;
-    const size_t sums = padded(sizeof(double) * (size_t)k->n_sums(p));
+    const size_t sums = gdml_whole_steps(sizeof(double) * (size_t)k->n_sums(p));
     const size_t prepared = e->prediction.scratch_bytes;
-    const size_t kernel = prepared + padded(k->prepared(p));
-    const size_t tile_sums = kernel + padded(k->scratch(p));
+    const size_t kernel = prepared + gdml_whole_steps(k->prepared(p));
+    const size_t tile_sums = kernel + gdml_whole_steps(k->scratch(p));
     parts at = {.prediction = scratch, .bytes = tile_sums + 2 * sums};
     if (!scratch) return at;                               /* nothing may be added to NULL */
     at.prepared = scratch + prepared;

@@ -89,6 +89,9 @@ fastgdml_status gdml_model_new(const gdml_model_parts *parts, gdml_model **out);
 void gdml_model_set_coefficients(gdml_model *model, int64_t first, int64_t last, const double *v /* [last-first][D] */,
                                  const double *energies);
 
+/* The image of each pair under permutation i, (D,). */
+void gdml_pair_images(const gdml_model *model, int64_t i, int32_t *images);
+
 /* What a model was made from, as gdml_model_parts has it: images of pairs, descriptors (to an error of rounding),
  * coefficients, and those of energies, where it has any. */
 void gdml_model_arrays(const gdml_model *model, int32_t *pair_images, double *x, double *v, double *energies);
@@ -146,6 +149,11 @@ typedef struct {
 } gdml_evaluation;
 
 enum { GDML_SCRATCH_STEP = 256 };  /* threads never share a cache line */
+
+static inline size_t gdml_whole_steps(size_t bytes)
+{
+    return (bytes + GDML_SCRATCH_STEP - 1) / GDML_SCRATCH_STEP * GDML_SCRATCH_STEP;
+}
 
 /* One block of geometries under evaluation. */
 typedef struct {

@@ -186,14 +186,7 @@ void gdml_model_arrays(const gdml_model *m, int32_t *pair_images, double *x, dou
     const gdml_predictor *p = &m->predictor;
     const int64_t d = n_pairs(p->n_atoms);
     const double scale = p->sig / sqrt(5.0);
-    for (int64_t h = 0; h < p->n_classes; ++h) {
-        const int64_t n = p->class_begin[h + 1] - p->class_begin[h];
-        for (int64_t i = 0; i < p->n_perms; ++i) {
-            const int32_t image = p->perm_image[h * p->n_perms + i] - p->class_image[h];
-            const int32_t *from = p->image_pair + p->image_begin[h] + image * n;
-            for (int64_t k = 0; k < n; ++k) pair_images[i * d + m->order[p->class_begin[h] + k]] = from[k];
-        }
-    }
+    for (int64_t i = 0; i < p->n_perms; ++i) gdml_pair_images(m, i, pair_images + i * d);
     for (int64_t j = 0; j < m->n_train; ++j) {
         const double *from = p->train + 2 * (j / p->tile) * d * p->tile + j % p->tile;
         for (int64_t k = 0; k < d; ++k) {

@@ -106,29 +106,25 @@ static int all_finite(const double *numbers, size_t bytes)
     return 1;
 }
 
+/* Whether the rows of the last tile, of an array with `rows` in each, are zero behind the last training point. */
+static int ends_in_zeros(const gdml_model *m, const double *array, int64_t rows)
+{
+    const int64_t tile = m->predictor.tile, last = m->predictor.n_tiles - 1, used = m->n_train - last * tile;
+    const double *row = array + last * rows * tile;
+    for (int64_t k = 0; k < rows; ++k, row += tile)
+        for (int64_t j = used; j < tile; ++j)
+            if (row[j] != 0) return 0;
+    return 1;
+}
+
 /* Whether what lies behind the last training point is zero, so that it adds nothing to sums over whole tiles. */
 static int padding_is_zero(const gdml_model *m)
 {
     const gdml_predictor *p = &m->predictor;
-    const int64_t used = m->n_train - (p->n_tiles - 1) * p->tile, rows = 2 * n_pairs(p->n_atoms);
-    const double *row = p->train + (p->n_tiles - 1) * rows * p->tile;
-    for (int64_t k = 0; k < rows; ++k, row += p->tile)
-        for (int64_t j = used; j < p->tile; ++j)
-            if (row[j] != 0) return 0;
-    for (int64_t j = m->n_train; p->energy && j < p->n_tiles * p->tile; ++j)
-        if (p->energy[j] != 0) return 0;
-    if (!m->samples.n) return 1;
-    const int64_t sample_rows = m->samples.n * n_pairs(p->n_atoms);
-    row = m->samples.v + (p->n_tiles - 1) * sample_rows * p->tile;
-    for (int64_t k = 0; k < sample_rows; ++k, row += p->tile)
-        for (int64_t j = used; j < p->tile; ++j)
-            if (row[j] != 0) return 0;
-    if (!m->samples.energy) return 1;
-    row = m->samples.energy + (p->n_tiles - 1) * m->samples.n * p->tile;
-    for (int64_t k = 0; k < m->samples.n; ++k, row += p->tile)
-        for (int64_t j = used; j < p->tile; ++j)
-            if (row[j] != 0) return 0;
-    return 1;
+    const gdml_samples *s = &m->samples;
+    const int64_t d = n_pairs(p->n_atoms);
+    return ends_in_zeros(m, p->train, 2 * d) && (!p->energy || ends_in_zeros(m, p->energy, 1)) &&
+           (!s->n || ends_in_zeros(m, s->v, s->n * d)) && (!s->n || !s->energy || ends_in_zeros(m, s->energy, s->n));
 }
 
 static fastgdml_status read_image(gdml_model *m, void *image, size_t size, gdml_image_origin origin, const char *where)

@@ -9,7 +9,7 @@
  *
  * That permutations form a group is not checked here: sums over a part of one are right as well.
  */
-#include "model.h"
+#include "image.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -17,11 +17,6 @@
 
 #define REQUIRE(condition, ...) \
     if (!(condition)) return gdml_fail(FASTGDML_ERROR_FORMAT, __VA_ARGS__)
-
-static int64_t n_pairs(int64_t n_atoms)
-{
-    return n_atoms * (n_atoms - 1) / 2;
-}
 
 static int32_t pair_of(int32_t a, int32_t b)
 {
@@ -97,8 +92,7 @@ static fastgdml_status check_members(const gdml_model *m, const char *where)
 
 /* ---- permutations of atoms -------------------------------------------------------------------------------------- */
 
-/* The image of each pair under permutation i. */
-static void put_pair_images(const gdml_model *m, int64_t i, int32_t *images)
+void gdml_pair_images(const gdml_model *m, int64_t i, int32_t *images)
 {
     const gdml_predictor *p = &m->predictor;
     for (int64_t h = 0; h < p->n_classes; ++h) {
@@ -137,7 +131,7 @@ static fastgdml_status check_permutations(const gdml_model *m, char *seen, int32
         }
     }
     for (int64_t i = 0; i < p->n_perms; ++i) {
-        put_pair_images(m, i, images);
+        gdml_pair_images(m, i, images);
         REQUIRE(is_bijection(images, d, seen) && (n == 2 || find_atoms(n, images, high, low, perm)),
                 "%s is damaged: what permutation %lld does to pairs is no permutation of atoms", where, (long long)i);
     }
