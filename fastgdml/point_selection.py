@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 from .cell import Cell
 from .descriptor import from_R, pair_permutation
 from .errors import UsageError
-from .formats import ReadOptions, open_frames
+from .formats import ReadOptions
 from .formats.frames import chunk_frames
 from .formats.npz import Spool
 from .learning.growing import GrowingModel, Labelled, System
 from .permutations import find_perms
 from .predict import GDMLPredict
 from .progress import Callback, Step
-from .reading import Report, UnitOptions, find_source
+from .reading import Report, UnitOptions
 from .rearrange import rearrange
 from .sampling import draw_uniform, generator
 from .threads import blas_threads, resolve_n_threads
@@ -123,11 +123,9 @@ def select_points(
             f"{n} geometries are to be selected; 1 to {_MOST} can be. Draw larger sets at random ('fastgdml dataset "
             "thin --n'): what selection gains is small, and smaller for larger sets."
         )
-    with open_frames(find_source(os.fspath(pool)), read or ReadOptions()) as source:
-        perms = source.facts.perms
     path = os.fspath(target)
 
-    def choose(spool: Spool) -> list[tuple[str, IntArray]]:
+    def choose(spool: Spool, perms: IntArray | None) -> list[tuple[str, IntArray]]:
         if n > spool.n:
             raise UsageError(f"{n} geometries are to be selected from a pool of {spool.n}.")
         return [(path, _selected(spool, n, options, perms, callback))]
@@ -147,18 +145,16 @@ def _selected(
         cell = None if some.lattice is None else Cell(some.lattice)
         perms = find_perms(some.R, some.z, cell, n_threads=n_threads)
     forces = spool.array("F") is not None and options.use_labels
-    if forces and not _has_one_cell(spool):
+    if forces and not spool.has_one_lattice:
         _log.info("The geometries are in several cells: they are selected without regard to their labels.")
         forces = False
     weigh, sig = None, options.sig or _SIGMA
     perms = np.asarray(perms, dtype=np.int64)
     if forces:
-        model = _growing(spool, perms, sig, n_threads)
         if options.sig is None:
             sig = _best_sigma(spool, perms, n, rng, n_threads)
-            model = _growing(spool, perms, sig, n_threads)
             _log.info("Sigma %g has the smallest leave-one-out errors.", sig)
-        weigh = _Weights(spool, candidates, references, model)
+        weigh = _Weights(spool, candidates, references, _growing(spool, perms, sig, n_threads))
     kernel = _Kernel(perms, sig)
     x, x_ref = (_descriptors(spool, which, n_threads) for which in (candidates, references))
     step = Step(callback, "Selecting", n)
@@ -332,11 +328,3 @@ def _descriptors(spool: Spool, which: IntArray, n_threads: int) -> Array:
         frames = spool.read(which[first : first + step])
         parts.append(from_R(frames.R, None if frames.lattice is None else Cell(frames.lattice), n_threads)[0])
     return np.concatenate(parts)
-
-
-def _has_one_cell(spool: Spool) -> bool:
-    lattice = spool.array("lattice")
-    if lattice is None:
-        return True
-    step = chunk_frames(spool.n_atoms)
-    return all((lattice[first : first + step] == lattice[0]).all() for first in range(0, spool.n, step))

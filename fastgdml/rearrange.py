@@ -18,7 +18,7 @@ from .cell import Cell
 from .convert import Work, stream
 from .descriptor import from_R, n_pairs, pair_permutation
 from .errors import DataError, UsageError
-from .formats import Facts, Frames, ReadOptions, open_frames
+from .formats import Facts, Frames, ReadOptions
 from .formats.frames import chunk_frames, formula
 from .formats.npz import Spool
 from .formats.targets import NpzTarget, open_target, require_free, target_format
@@ -28,7 +28,6 @@ from .reading import (
     Report,
     UnitOptions,
     Written,
-    find_source,
 )
 from .sampling import draw_stratified, draw_uniform, generator
 from .types import IntArray
@@ -39,7 +38,7 @@ _log = logging.getLogger(__name__)
 # Descriptors that differ by less than this fraction belong to the same geometry.
 _SAME_GEOMETRY = 1e-9
 
-Choice = Callable[[Spool], "list[tuple[str, IntArray]]"]
+Choice = Callable[[Spool, "IntArray | None"], "list[tuple[str, IntArray]]"]
 
 
 def rearrange(
@@ -60,7 +59,8 @@ def rearrange(
     targets : sequence of str
         The files that `choose` may name.
     choose : callable
-        Makes, of all frames, a list of files with the numbers of their frames.
+        Makes, of all frames and the permutations that are recorded with them, a list of files with the numbers of their
+        frames.
     read, units, write, callback
         As in `convert`.
     """
@@ -93,7 +93,7 @@ def rearrange(
         step.done(f"{shelf.n:,} frames")
         spool = shelf.spool
         facts = sink.facts_of(next(iter(sink.kinds)))
-        chosen = choose(spool)
+        chosen = choose(spool, None if facts.perms is None else facts.perms.astype(np.int64))
         step = Step(callback, "Writing", len(chosen))
         for i, (path, order) in enumerate(chosen):
             own = facts if write.name or reader.facts.name else replace(facts, name=Path(path).stem)
@@ -175,7 +175,7 @@ def draw(
     """
     path = os.fspath(target)
 
-    def choose(spool: Spool) -> list[tuple[str, IntArray]]:
+    def choose(spool: Spool, _: IntArray | None) -> list[tuple[str, IntArray]]:
         E, rng = spool.array("E"), generator(seed)
         drawn = draw_uniform(spool.n, n, rng) if E is None else draw_stratified(E, n, rng)
         return [(path, np.sort(drawn))]
@@ -195,7 +195,7 @@ def shuffle(
     """Put all frames into a random order; see `convert`."""
     path = os.fspath(target)
     return rearrange(
-        sources, [path], lambda spool: [(path, generator(seed).permutation(spool.n))], read, units, write, callback
+        sources, [path], lambda spool, _: [(path, generator(seed).permutation(spool.n))], read, units, write, callback
     )
 
 
@@ -225,7 +225,7 @@ def split(
     if sum(size is None for _, size in targets) > 1:
         raise UsageError("Only one part can be the rest.")
 
-    def choose(spool: Spool) -> list[tuple[str, IntArray]]:
+    def choose(spool: Spool, _: IntArray | None) -> list[tuple[str, IntArray]]:
         sizes = [
             -1 if size is None else round(size * spool.n) if isinstance(size, float) else size for _, size in targets
         ]
@@ -256,13 +256,10 @@ def dedup(
     Permutations that a dataset records count as the same, too.
     """
     path = os.fspath(target)
-    perms: list[IntArray | None] = [None]
 
-    def choose(spool: Spool) -> list[tuple[str, IntArray]]:
-        return [(path, _first_of_duplicates(spool, perms[0]))]
+    def choose(spool: Spool, perms: IntArray | None) -> list[tuple[str, IntArray]]:
+        return [(path, _first_of_duplicates(spool, perms))]
 
-    with open_frames(find_source(os.fspath(sources[0])), read or ReadOptions()) as source:
-        perms[0] = None if source.facts.perms is None else source.facts.perms.astype(np.int64)
     return rearrange(sources, [path], choose, read, units, write, callback)
 
 

@@ -380,7 +380,7 @@ class Spool:
         n = self.n if order is None else len(order)
         with replacing(path, DATASET) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for key in fields:
-                if key == "lattice" and self._one_lattice(order):
+                if key == "lattice" and self.has_one_lattice:
                     entries["lattice"] = self.read(slice(0, 1)).lattice[0]  # type: ignore[index]
                     continue
                 statistics = _Statistics()
@@ -421,9 +421,11 @@ class Spool:
                 yield np.ascontiguousarray(mapped[order[first : first + count]])  # type: ignore[index]
                 del mapped
 
-    def _one_lattice(self, order: npt.NDArray[np.integer[Any]] | None) -> bool:
+    @property
+    def has_one_lattice(self) -> bool:
+        """Whether all frames are in one cell, or in none."""
         first: Array | None = None
-        for rows in self._pieces("lattice", None):
+        for rows in self._pieces("lattice", None) if "lattice" in self._files else ():
             first = rows[0].copy() if first is None else first
             if not (rows == first).all():
                 return False

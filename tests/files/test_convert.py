@@ -515,3 +515,9 @@ def test_xyz_through_pipes(water, here):
         done = subprocess.run([*command, "-", "-o", "-"], stdin=file, capture_output=True, check=True)
     assert done.stdout == Path("a.xyz").read_bytes()
     assert b"Wrote standard output" in done.stderr
+    n = len(load_dataset("water.npz")["R"])
+    for arguments in (["dataset", "dedup", "-"], ["select-points", "-", str(n), "--unlabelled", "-p", "1"]):
+        with open("a.xyz", "rb") as file:  # all frames, also the first
+            command = [sys.executable, "-c", code, *arguments, "-o", "kept.npz", "--overwrite"]
+            subprocess.run(command, stdin=file, capture_output=True, check=True)
+        assert len(load_dataset("kept.npz")["R"]) == n
