@@ -30,6 +30,7 @@ from typing import Literal
 import numpy as np
 
 from . import _core
+from .descriptor import weighted
 from .kernel import assemble_selected
 from .solvers.rigid import Reduction, drop_rigid_motions
 from .threads import blas_threads
@@ -100,8 +101,7 @@ class Evidence:
 
     def __call__(self, theta: Array) -> Value:
         """Return the objective for logarithms of weights theta (D,), which the group leaves as they are."""
-        weights = np.exp(theta)
-        x, g = self._training.x * weights, self._training.g * weights[:, None]
+        x, g = weighted(self._training.x, self._training.g, np.exp(theta))
         training = replace(self._training, x=x, g=g)
         C = assemble_selected(training, self._reduction.rows, self._n_threads)
         np.negative(C, out=C)
@@ -144,20 +144,20 @@ class Evidence:
 
         begin = self._reduction.rows.begin
         parts = [slice(first, last) for first, last in pairwise(begin)]
-        residuals, weighted, total = [], [], 0.0
+        residuals, q, total = [], [], 0.0
         for part, gram_inverse in zip(parts, self._reduction.gram_inverse, strict=True):
             block = np.tril(inverse[part, part])
             block += np.tril(block, -1).T
             residual = np.linalg.solve(block, alpha[part])
             full = np.linalg.solve(gram_inverse, residual)  # G_i r_i
             residuals.append(residual)
-            weighted.append(np.linalg.solve(block, full))
+            q.append(np.linalg.solve(block, full))
             total += float(residual @ full)
         # [C^-1]_:i r_i and [C^-1]_:i q_i as products with block-diagonal matrices (m, M)
         right = np.zeros((self.order, 2 * len(parts)), order="F")
         for i, part in enumerate(parts):
             right[part, i] = residuals[i]
-            right[part, len(parts) + i] = weighted[i] / total
+            right[part, len(parts) + i] = q[i] / total
         columns = blas.dsymm(1.0, inverse, right, lower=1)
         U, V = columns[:, : len(parts)], columns[:, len(parts) :]
         # alpha (C^-1 q)^T as one more column: C^-1 q is the sum of those of V

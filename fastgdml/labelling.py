@@ -243,8 +243,8 @@ class ModelLabels:
     def __init__(self, model: AnyModel, options: PredictOptions, units: UnitOptions, kind: str) -> None:
         self._predictor = predictor = open_model(model, options.max_processes, options.backend)
         self._options = options
-        if options.std and not predictor.has_std:
-            raise UsageError("The model has no samples for standard deviations: train it with --std 16 (n_std=16).")
+        if options.std:
+            predictor.require_std()
         if options.std and options.elsewhere is not None:
             raise UsageError("Standard deviations are predicted here only: leave out --scheduler or --std.")
         self._known = bool(predictor.e_unit and predictor.r_unit)

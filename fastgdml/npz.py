@@ -273,6 +273,13 @@ def require_free(target: str | os.PathLike[str], kind: str, overwrite: bool, opt
         )
 
 
+def require_unused(target: str | os.PathLike[str], kind: str, overwrite: bool) -> None:
+    """As `require_free`, for commands whose option is --overwrite."""
+    require_target(target, kind)
+    if path_type(target) == "file" and not overwrite:
+        raise UsageError(f"'{target}' exists. Give --overwrite to replace it, or another name.")
+
+
 def save_npz(
     path: str | os.PathLike[str], entries: Mapping[str, Any], compress: bool = False, also: Collection[str] = ()
 ) -> None:

@@ -242,11 +242,7 @@ class GDMLPredict(LegacyPredict):
             results = self._engine.predict(R, return_E, cell, return_virial, self.n_threads)
             _require_finite(results)
             return results
-        if not self.has_std:
-            raise UsageError(
-                "The model has no samples for standard deviations: train it with n_std=16 (--std 16). Models whose "
-                "coefficients were replaced have none."
-            )
+        self.require_std()
         predicted = self._engine.predict_std(R, cell, self.n_threads)
         _require_finite(predicted)
         E, F, virial, E_std, F_std = predicted
@@ -257,6 +253,14 @@ class GDMLPredict(LegacyPredict):
     def has_std(self) -> bool:
         """Whether the model has samples for standard deviations."""
         return self.native.properties()["n_std"] > 0
+
+    def require_std(self) -> None:
+        """Raise UsageError unless the model has samples for standard deviations."""
+        if not self.has_std:
+            raise UsageError(
+                "The model has no samples for standard deviations: train it with n_std=16 (--std 16). Models whose "
+                "coefficients were replaced have none."
+            )
 
     @property
     def std_scale(self) -> float:

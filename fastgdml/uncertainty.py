@@ -14,7 +14,6 @@ from .model_arrays import ModelArrays
 from .solvers.choice import Solution
 from .solvers.equations import TrainingEquations
 from .solvers.jackknife import Jackknife
-from .solvers.rigid import count_independent
 from .types import Array
 
 
@@ -36,7 +35,7 @@ def label_noise(equations: TrainingEquations, std: float, solution: Solution) ->
     fit = float(equations.y @ solution.alphas_F)
     if equations.y_E is not None and solution.alphas_E is not None:
         fit += float(equations.y_E @ solution.alphas_E)
-    m = count_independent(equations.R, equations.periodic, equations.training.energies)
+    m = equations.n_independent
     return std * math.sqrt(-fit / m * solution.lam) if fit < 0 < m else math.nan
 
 

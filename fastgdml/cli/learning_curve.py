@@ -10,9 +10,8 @@ from rich.table import Table
 
 from ..dataset import load_dataset
 from ..errors import UsageError
-from ..files import path_type
 from ..learning_curve import CurveOptions, CurvePoint, learning_curve, save_curve
-from ..npz import PDF, PICTURE, TEXT, require_target
+from ..npz import PDF, PICTURE, TEXT, require_unused
 from ..search import Trainer
 from .cluster import connected
 from .console import Console
@@ -32,9 +31,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         targets[Path(args.plot)] = kind
         matplotlib()
     for target, kind in targets.items():
-        require_target(target, kind)
-        if path_type(target) == "file" and not args.overwrite:
-            raise UsageError(f"'{target}' exists. Give --overwrite to replace it, or another name.")
+        require_unused(target, kind, args.overwrite)
     options = CurveOptions(
         sigs=sorted({sig for part in args.sigs for sig in part}) if args.sigs is not None else CurveOptions.sigs,
         sigma_per_size=args.sigma_per_size,

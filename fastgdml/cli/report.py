@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..errors import UsageError
-from ..files import path_type
 from ..learning_curve import load_curve
-from ..npz import require_target
+from ..npz import require_unused
 from ..progress import Step
 from ..task_folder import files_of
 from .console import Console
@@ -22,9 +20,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
     kind = format_of(args.output, args.format)
     target = Path(args.output)
-    require_target(target, FORMATS[kind][1])
-    if path_type(target) == "file" and not args.overwrite:
-        raise UsageError(f"'{target}' exists. Give --overwrite to replace it, or another name.")
+    require_unused(target, FORMATS[kind][1], args.overwrite)
     if kind in ("html", "png", "pdf"):
         matplotlib()  # what is missing is found out now rather than after the predictions
     sources = Sources(

@@ -6,9 +6,7 @@ import argparse
 
 from rich.table import Table
 
-from ..errors import UsageError
-from ..files import path_type
-from ..npz import TEXT, require_target
+from ..npz import TEXT, require_unused
 from ..vibrations import VibrationalModes, VibrationOptions, vibrations
 from .console import Console
 
@@ -17,9 +15,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """Optimise, compute, print, and write what is asked for."""
     for target in (args.output, args.modes):
         if target is not None:
-            require_target(target, TEXT)
-            if path_type(target) == "file" and not args.overwrite:
-                raise UsageError(f"'{target}' exists. Give --overwrite to replace it.")
+            require_unused(target, TEXT, args.overwrite)
     options = VibrationOptions(
         optimise=args.optimise,
         fmax=args.fmax,

@@ -15,6 +15,7 @@ from distributed import Status, Worker, WorkerPlugin, get_worker
 from distributed.protocol import pickle
 from distributed.threadpoolexecutor import ThreadPoolExecutor
 
+from .. import memory
 from ..errors import FastGDMLError, InsufficientMemoryError
 from ..search_jobs import Trainer
 
@@ -85,7 +86,7 @@ class Here:
 def free_memory(worker: Worker) -> float:
     """Return the bytes that a worker may still take: of its limit, without one of what the machine has."""
     limit = worker.memory_manager.memory_limit
-    available = float(psutil.virtual_memory().available)
+    available = float(memory.available())
     if not limit:
         return available
     return max(0.0, min(available, SHARE_OF_MEMORY * limit - psutil.Process().memory_info().rss))

@@ -93,8 +93,8 @@ class FastGDMLCalculator(BaseCalculator):
         super().__init__(use_cache=False)  # ASE's cache copies all of the atoms at every step
         self.predictor = open_model(model, max_processes, backend)
         self._std = std
-        if std and not self.predictor.has_std:
-            raise UsageError("The model has no samples for standard deviations: train it with n_std=16 (--std 16).")
+        if std:
+            self.predictor.require_std()
         self._units = (e_unit, r_unit)
         self._e_unit, self._r_unit = unit_sizes(self.predictor, e_unit, r_unit, "eV", "Ang")
         self._periodic = self.predictor.periodic

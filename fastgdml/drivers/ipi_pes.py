@@ -107,8 +107,8 @@ class FastGDML_driver(Dummy_driver):
         self._is_periodic = self.predictor.periodic
         self._any_cell = any_cell
         self._send_std, self._max_std = std, max_std
-        if (std or max_std is not None) and not self.predictor.has_std:
-            raise UsageError("The model has no samples for standard deviations: train it with n_std=16 (--std 16).")
+        if std or max_std is not None:
+            self.predictor.require_std()
         super().__init__(verbose=verbose)
 
     def compute_structure(self, cell: Array, pos: Array) -> Result:

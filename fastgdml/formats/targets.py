@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import FileFormatError, UsageError
-from ..npz import DATASET, TEXT, TRAJECTORY, replacing, require_target
+from ..npz import DATASET, TEXT, TRAJECTORY, replacing, require_unused
 from .frames import Facts, Frames
 from .npz import Spool
 from .xyz import is_xyz_name, xyz_frames
@@ -207,8 +207,5 @@ def require_free(path: str, overwrite: bool) -> None:
     UsageError
         If it exists and is not to be overwritten.
     """
-    if path == "-":
-        return
-    require_target(path, _KINDS[target_format(path)])
-    if Path(path).exists() and not overwrite:
-        raise UsageError(f"'{path}' exists. Give --overwrite to replace it, or another name.")
+    if path != "-":
+        require_unused(path, _KINDS[target_format(path)], overwrite)

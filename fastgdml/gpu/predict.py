@@ -192,7 +192,7 @@ class GPUPredictor(Engine):
         """See `Engine.hessian`. One device computes, one geometry after the other, in double precision."""
         r, is_on_device = take(R, self.xp)
         number = device_of(r) if is_on_device else self._devices[0]
-        with on_device(number, self.xp):
+        with self._in_use(), on_device(number, self.xp):
             r, cell = self._geometries(r, cell)
             x, g, unusable = descriptors(self.xp.asarray(r), cell, self.arrays.weights, xp=self.xp)
             _require_usable(r, cell, unusable)

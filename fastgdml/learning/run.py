@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import psutil
 
+from .. import memory
 from ..dataset import create_dataset, save_dataset
 from ..errors import DataError, UsageError
 from ..formats import ReadOptions
@@ -19,14 +19,13 @@ from ..formats.frames import formula
 from ..labelling import Calculator
 from ..model import Model, save_model
 from ..npz import DATASET, MODEL, TEXT, path_type, require_target
-from ..predict import GDMLPredict
 from ..progress import Callback, Step
 from ..reading import Reader, UnitOptions
 from ..task import Task
 from ..task_folder import locked
 from ..train import GDMLTrain
 from ..types import Array
-from ..units import energy_factor, length_factor
+from ..units import Units, energy_factor, length_factor
 from .growing import System, task_of
 from .learner import Errors, Learner
 from .options import LearnOptions
@@ -199,7 +198,7 @@ def _run(
 def _warn_of_memory(system: System, n_points: int) -> None:
     """Warn if the largest model would not fit: factor and inverse, and the packed factor of the last training."""
     n = n_points * (3 * len(system.z) - (6 if system.lattice is None else 3))
-    needed, free = 8 * 1.5 * n**2 / 2**30, psutil.virtual_memory().available / 2**30
+    needed, free = 8 * 1.5 * n**2 / 2**30, memory.available() / 2**30
     if needed > free:
         _log.warning(
             "%d points would need %.1f GB; %.1f GB are free: --max-calls is too large.", n_points, needed, free
@@ -243,7 +242,7 @@ def _write(learner: Learner, target: Path, options: LearnOptions) -> Learned:
         sig=grown.sig,
         n_perms=len(grown.perms),
         picoseconds=calls[-1].state.step * options.time_step / 1000,
-        unit=GDMLPredict(model).e_unit + "/" + system.r_unit,
+        unit=Units(system.e_unit, system.r_unit).force,
     )
     save_dataset(learned.dataset, dataset)
     save_model(target, model)

@@ -10,7 +10,7 @@ import numpy as np
 from ..threads import blas_threads
 from ..training_set import TrainingSet
 from ..types import Array
-from .rigid import Reduction, drop_rigid_motions, remove_rigid_motions
+from .rigid import Reduction, count_independent, drop_rigid_motions, remove_rigid_motions
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class TrainingEquations:
     def rigid_free(self) -> Array:
         """The labels point by point, (n_coord M,), without the parts of the forces along rigid motions."""
         return self.by_point(remove_rigid_motions(self.R, self.y, self.periodic), self.y_E).ravel()
+
+    @cached_property
+    def n_independent(self) -> int:
+        """How many labels are independent: all but rigid motions."""
+        return count_independent(self.R, self.periodic, self.training.energies)
 
     def with_parameters(self, sig: float, lam: float) -> TrainingEquations:
         """Return the equations of the same points with another sigma and lambda; rigid motions are the same."""

@@ -19,12 +19,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import ThreadpoolController
 
 from .. import _core, lapack
 from ..errors import SolverError
 from ..kernel import Coordinates, assemble_rows, assemble_selected
-from ..threads import resolve_n_threads
+from ..threads import blas_threads, resolve_n_threads
 from ..training_set import TrainingSet
 from ..types import Array, IntArray, Progress
 
@@ -200,14 +199,13 @@ def build_rows(
     roots = np.empty((len(part), n_coord, n_coord))
     step = max(_LEAST_POINTS, _PIECE_BYTES // (8 * n_coord * k) // _LEAST_POINTS * _LEAST_POINTS)
     pieces = [range(first, min(first + step, part.stop)) for first in range(part.start, part.stop, step)]
-    blas = ThreadpoolController()
     for piece in pieces:
         L = assemble_rows(training, piece, inducing.points, inducing.cols, n_threads)
         L *= -1.0
         lapack.solve_triangular_right(inducing.factor, L)
         missed = _diagonal_blocks(training.part(slice(piece.start, piece.stop)), n_threads)
         parts = np.ascontiguousarray(L).reshape(len(piece), n_coord, k)
-        with blas.limit(limits=1, user_api="blas"):  # small matrices: threads would only wait
+        with blas_threads(1):  # small matrices: threads would only wait
             root = inverse_roots(missed - np.matmul(parts, parts.swapaxes(1, 2)), lam)
             scaled = np.matmul(root, parts)
         first = piece.start - part.start
