@@ -49,8 +49,6 @@ class Form:
         Whether all numbers must be finite; otherwise NaN, and what the range allows, stand for what is not known.
     flat : bool
         Whether the number of elements matters and not the shape.
-    needed : bool
-        Whether it must be there.
     group : bool
         Whether its rows must be a group of permutations of like atoms.
     """
@@ -63,7 +61,6 @@ class Form:
     positive: bool = False
     finite: bool = True
     flat: bool = False
-    needed: bool = False
     group: bool = False
 
     @property
@@ -73,10 +70,6 @@ class Form:
 
 
 Schema = Mapping[str, Form]
-
-
-def _must(form: Form) -> Form:
-    return Form(**{**form.__dict__, "needed": True})
 
 
 def _array(what: str, *shape: str | int, **options: Any) -> Form:
@@ -94,10 +87,10 @@ _FLAG = Form("true or false", "biu", least=0, most=1)
 _TEXT = Form("a text", "USiuf", finite=False)
 _STATISTIC = Form("a number", finite=False)
 
-_ATOMS = Form("atomic numbers, up to 118", "iu", (("N",),), 0, 118, needed=True)
+_ATOMS = Form("atomic numbers, up to 118", "iu", (("N",),), 0, 118)
 _PERMS = Form("a group of permutations of atoms, one a row", "iu", (("P", "N"), ("N",)), 0, group=True)
 _LATTICE = Form("lattice vectors as columns", shapes=((3, 3), ("M", 3, 3)))
-_SIGMA = Form(f"a positive number up to {HUGE:g}", least=0, most=HUGE, positive=True, needed=True)
+_SIGMA = Form(f"a positive number up to {HUGE:g}", least=0, most=HUGE, positive=True)
 
 _OF_BOTH: Schema = {
     "idxs_train": _indices("numbers of training points", "M"),
@@ -124,9 +117,9 @@ _OF_BOTH: Schema = {
 }
 
 DATASET: Schema = {
-    "z": Form("atomic numbers, 1 to 118", "iu", (("N",),), 1, 118, needed=True),
-    "R": _array("positions", "M", "N", 3, needed=True),
-    "F": _array("forces", "M", "N", 3, needed=True),
+    "z": Form("atomic numbers, 1 to 118", "iu", (("N",),), 1, 118),
+    "R": _array("positions", "M", "N", 3),
+    "F": _array("forces", "M", "N", 3),
     "E": _array("energies", "M", flat=True),
     "lattice": _LATTICE,
     "perms": _PERMS,
@@ -137,14 +130,12 @@ DATASET: Schema = {
 
 TASK: Schema = {
     "z": _ATOMS,
-    "R_train": _array("training geometries", "M", "N", 3, needed=True),
-    "F_train": _array("their forces", "M", "N", 3, needed=True),
+    "R_train": _array("training geometries", "M", "N", 3),
+    "F_train": _array("their forces", "M", "N", 3),
     **_OF_BOTH,
     "E_train": _array("one energy for each training point", "M", flat=True),
     "sig": _SIGMA,
-    "lam": Form(f"a number from 0 to {HUGE:g}", least=0, most=HUGE, needed=True),
-    **{key: _must(_OF_BOTH[key]) for key in ("idxs_train", "idxs_valid", "md5_train", "md5_valid", "perms")},
-    **{key: _must(_FLAG) for key in ("use_E", "use_E_cstr", "use_sym")},
+    "lam": Form(f"a number from 0 to {HUGE:g}", least=0, most=HUGE),
     "sig_search": _TEXT,
     "tried_training": _FLAG,
     "alphas0_F": _array("coefficients of an earlier run", "3 N M", kinds="f", flat=True),
@@ -153,14 +144,14 @@ TASK: Schema = {
 
 MODEL: Schema = {
     "z": _ATOMS,
-    "R_desc": _array("descriptors, a column for each training point", "D", "M", least=0, needed=True),
-    "R_d_desc_alpha": _array("Jacobians times coefficients", "M", "D", needed=True),
+    "R_desc": _array("descriptors, a column for each training point", "D", "M", least=0),
+    "R_d_desc_alpha": _array("Jacobians times coefficients", "M", "D"),
     **_OF_BOTH,
     "idxs_train": Form("numbers of training points", "iu", (("M",), (0,)), 0, 2**53, flat=True),
     # predictions mean something with any permutations, equations only with a group
     "perms": Form("permutations of atoms, one a row", "iu", (("P", "N"), ("N",)), 0),
-    "c": _must(_NUMBER),
-    "std": Form("a positive number", least=0, positive=True, needed=True),
+    "c": _NUMBER,
+    "std": Form("a positive number", least=0, positive=True),
     "sig": _SIGMA,
     "tril_perms_lin": _indices("permutations of pairs", "P D"),
     "alphas_E": _array("coefficients of energies", "M", flat=True),
@@ -194,9 +185,6 @@ def check_entries(entries: dict[str, Any], schema: Schema, source: str) -> None:
     DataError
         Names `source`, the entry, what was found and what is wanted.
     """
-    missing = [key for key, form in schema.items() if form.needed and entries.get(key) is None]
-    if missing:
-        raise DataError(f"{source}: {', '.join(missing)} missing.")
     sizes: dict[str, int] = {}
     for key, form in schema.items():
         if entries.get(key) is None:

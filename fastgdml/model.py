@@ -135,12 +135,6 @@ def save_model(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None:
     save_npz(path, model)
 
 
-def tril_perms_lin_of(model: Mapping[str, Any]) -> Integers:
-    """Return the permutations of pairs of a model, (P D,), from those of atoms where it has no others."""
-    lin = model.get("tril_perms_lin")
-    return tril_perms_lin(model["perms"]) if lin is None else np.asarray(lin)
-
-
 def missing_keys(model: Mapping[str, Any]) -> list[str]:
     """Return what a model lacks for predictions. With weights of pairs, `perms` stands for `tril_perms_lin`."""
     instead = {"tril_perms_lin": "perms"} if model.get("desc_weights") is not None else {}

@@ -66,7 +66,7 @@ def add_data_commands(add: Add) -> None:
         add_output(command)
 
     for command in (convert, merge, split, thin, shuffle, dedup, info, check, label, predict):
-        add_reading(command, labels=command is not label, cell=True)
+        add_reading(command, labels=command is not label)
     for command in (convert, merge, split, thin, shuffle, dedup, label, predict):
         add_writing(command)
     convert.add_argument(
@@ -110,9 +110,7 @@ def add_data_commands(add: Add) -> None:
         command.add_argument(
             "--any_cell", action="store_true", help="use a model of one periodic cell in other cells, too"
         )
-        command.add_argument(
-            "-p", "--max_processes", metavar="<n>", type=positive_int, help="number of threads (default: all)"
-        )
+        add_threads(command)
         command.add_argument(
             "--backend", choices=("cpu", "gpu", "auto"), default="cpu", help="where to compute (default: cpu)"
         )
@@ -159,9 +157,7 @@ def add_vibrations(add: Add) -> None:
     command.add_argument("-o", "--output", metavar="<file>", help="write the geometry as extended XYZ")
     command.add_argument("--modes", metavar="<file>", help="write the modes, animated, as extended XYZ")
     command.add_argument("--overwrite", action="store_true", help="replace existing files")
-    command.add_argument(
-        "-p", "--max_processes", metavar="<n>", type=positive_int, help="number of threads (default: all)"
-    )
+    add_threads(command)
 
 
 def _add_get(get: argparse.ArgumentParser) -> None:
@@ -173,6 +169,13 @@ def _add_get(get: argparse.ArgumentParser) -> None:
     )
     get.add_argument("--url", metavar="<url>", help="another server with the same folders (default: sgdml's)")
     get.add_argument("--overwrite", action="store_true", help="replace existing files")
+
+
+def add_threads(command: argparse.ArgumentParser) -> None:
+    """Add the option of the number of threads."""
+    command.add_argument(
+        "-p", "--max_processes", metavar="<n>", type=positive_int, help="number of threads (default: all)"
+    )
 
 
 def add_output(command: argparse.ArgumentParser) -> None:
@@ -191,7 +194,7 @@ def add_writing(command: argparse.ArgumentParser) -> None:
     command.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
-def add_reading(command: argparse.ArgumentParser, labels: bool, cell: bool) -> None:
+def add_reading(command: argparse.ArgumentParser, labels: bool) -> None:
     """Add the options of sources; `labels`: of their labels, too."""
     command.add_argument(
         "--format", metavar="<format>", help="format of the sources: npz, xyz, deepmd, or a name that ASE knows"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .data_parser import SOURCE_HELP, Add, add_output, add_reading, add_writing
+from .data_parser import SOURCE_HELP, Add, add_output, add_reading, add_threads, add_writing
 from .values import positive_float, positive_int, seed
 
 
@@ -86,9 +86,7 @@ def _add_learn(learn: argparse.ArgumentParser) -> None:
     learn.add_argument("--r_unit", metavar="<unit>", help="unit of length of <start>, if it does not record it")
     learn.add_argument("--no_cell", dest="cell", action="store_false", default=None, help="leave out the cell")
     learn.add_argument("--cell", dest="cell", action="store_true", help="take the cell in files of i-PI")
-    learn.add_argument(
-        "-p", "--max_processes", metavar="<n>", type=positive_int, help="number of threads (default: all)"
-    )
+    add_threads(learn)
     learn.add_argument("--overwrite", action="store_true", help="replace a model that is not of this run")
 
 
@@ -96,7 +94,7 @@ def _add_select_points(select: argparse.ArgumentParser) -> None:
     select.add_argument("pool", metavar="<pool>", help=SOURCE_HELP)
     select.add_argument("n", metavar="<n>", type=positive_int, help="number of geometries to select")
     add_output(select)
-    add_reading(select, labels=True, cell=True)
+    add_reading(select, labels=True)
     add_writing(select)
     select.add_argument(
         "--unlabelled",
@@ -111,6 +109,4 @@ def _add_select_points(select: argparse.ArgumentParser) -> None:
         help="length scale sigma (default: that with the smallest leave-one-out errors; 20 without labels)",
     )
     select.add_argument("--seed", metavar="<seed>", type=seed, default=0, help="seed of the draws (default: 0)")
-    select.add_argument(
-        "-p", "--max_processes", metavar="<n>", type=positive_int, help="number of threads (default: all)"
-    )
+    add_threads(select)

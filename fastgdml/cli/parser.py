@@ -8,7 +8,7 @@ from typing import Any
 
 from .._version import __version__
 from .cluster_options import add_cluster_options
-from .data_parser import add_data_commands, add_output_options, add_vibrations
+from .data_parser import add_data_commands, add_output_options, add_threads, add_vibrations
 from .learn_parser import add_learn_commands
 from .report_parser import add_report_commands
 from .values import positive_float, positive_int, seed, sigma
@@ -236,9 +236,7 @@ def _add_machine_options(command: argparse.ArgumentParser) -> None:
         type=positive_float,
         help="memory limit in GB (default: all that is free)",
     )
-    command.add_argument(
-        "-p", "--max_processes", metavar="<n>", type=positive_int, help="number of threads (default: all)"
-    )
+    add_threads(command)
     device = command.add_mutually_exclusive_group()
     device.add_argument(
         "--backend",

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 
 from .cluster_options import add_cluster_options
-from .data_parser import Add
+from .data_parser import Add, add_threads
 from .values import int_or_range, positive_float, positive_int, seed
 
 
@@ -50,9 +50,7 @@ def _add_report(report: argparse.ArgumentParser) -> None:
     report.add_argument("--search", metavar="<folder>", help="folder with the models of the search for sigma")
     report.add_argument("--learning-curve", metavar="<file>", help="learning curve of `fastgdml learning-curve`, CSV")
     report.add_argument("--no_timing", dest="timing", action="store_false", help="do not measure the speed")
-    report.add_argument(
-        "-p", "--max_processes", metavar="<n>", type=positive_int, help="number of threads (default: all)"
-    )
+    add_threads(report)
     report.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 

@@ -284,17 +284,18 @@ def _compare(
         idxs = np.sort(left[draw_points(part_of(dataset, left), sources.n_test, generator(sources.seed))])
     factors = conversion(Units.of(dataset), Units(predictor.e_unit, predictor.r_unit), "dataset", "model")
     use_E = "E" in dataset and Properties.of(model).use_E
+    points = take_points(dataset, idxs, factors)
     step = Step(callback, f"Predicting {len(idxs):,} test points", len(idxs))
     E, F = np.empty(len(idxs)), np.empty((len(idxs), len(arrays.z), 3))
     for first in range(0, len(idxs), _CHUNK):
         part = slice(first, min(first + _CHUNK, len(idxs)))
-        points = take_points(dataset, idxs[part], factors)
-        n = len(points.R)
-        e, f = predictor.predict(points.R.reshape(n, -1), lattice=points.lattice)
-        E[part], F[part] = e, f.reshape(points.F.shape)
-        step(first + n, len(idxs))
+        lattice = points.lattice
+        if lattice is not None and lattice.ndim == 3:
+            lattice = lattice[part]
+        E[part], f = predictor.predict(points.R[part].reshape(part.stop - first, -1), lattice=lattice)
+        F[part] = f.reshape(-1, *F.shape[1:])
+        step(part.stop, len(idxs))
     step.done()
-    points = take_points(dataset, idxs, factors)
     predictions = Predictions(arrays.z, idxs, points, E if use_E else None, F)
     name, md5 = (text(dataset.get(key, "")) for key in ("name", "md5"))
     found = accuracy(predictions, (name, md5), len(left), sources.n_worst)

@@ -17,8 +17,6 @@ FIRST, SECOND = "#0072b1", "#d45e00"
 PLAIN = "#c3cad0"  # atoms that no permutation moves
 # Of orbits, in this order.
 ORBITS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
-# On these letters are white, on the others dark.
-DEEP = ("#0072b2",)
 
 # What changes in the dark, by the name of the variable of CSS. Orbits stay: letters on them are always dark or white.
 THEME = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", FIRST: "first", SECOND: "second"}
