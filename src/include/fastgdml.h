@@ -161,9 +161,8 @@ FASTGDML_API fastgdml_status fastgdml_predict(const fastgdml_model *model, int64
                                               const double *lattice, double *energy, double *forces, double *virial,
                                               int n_threads);
 
-/* Predictions and their standard deviations, by the jackknife, in one pass: with 16 samples as much work as 12 predictions
- * of ethanol, or 18 to 22 of a molecule of 21 atoms with 500 training points. For models trained with samples
- * (`fastgdml train --std 16`). Energies, forces and virials are those of fastgdml_predict, to the last bit.
+/* Predictions and their standard deviations, by the jackknife, in one pass that costs more than ten predictions with 16
+ * samples. For models trained with samples (`fastgdml train --std 16`). Energies, forces and virials are those of fastgdml_predict, to the last bit.
  *   energy_std [n_geo]              standard deviations of the energies
  *   force_std  [n_geo][n_atoms]     of a component of the force on each atom
  * The other arguments and statuses as of fastgdml_predict; _ARGUMENT also: the model has no samples. */
