@@ -1,4 +1,4 @@
-"""Every block of README and docs/ runs as it is printed or says why not, page by page, in a fresh folder and process."""
+"""Every block of README and docs/ runs as printed or says why not, page by page, in a fresh folder and process."""
 
 import shutil
 import subprocess
