@@ -3,6 +3,7 @@
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -272,9 +273,10 @@ def test_a_resumed_training_that_was_cut_is_finished_by_the_same_call(tmp_path, 
         folder.mkdir()
         unfinished = folder / "_unconv_model-train30-sym6-sig0020.npz"
         save_model(unfinished, checkpoint)
-        complete = finished(lambda: resume(unfinished, ethanol, ethanol, trainer), killed_at, n)
+        work = partial(resume, unfinished, ethanol, ethanol, trainer)
+        complete = finished(work, killed_at, n)
         if not complete and unfinished.exists():
-            resume(unfinished, ethanol, ethanol, trainer)
+            work()
         (final,) = folder.iterdir()
         assert final.name == "model-train30-sym6-sig0020.npz"
         expected = expected or final.read_bytes()
