@@ -102,6 +102,8 @@ class Work:
         Errors, too, leave a part that can be resumed.
     job : dict
         Plain data that a resumed run must agree in.
+    resumable : bool
+        Whether a killed run can be continued; otherwise it leaves nothing that the next would not replace.
     flow : callable
         Takes the chunks through the stage, in their order.
     """
@@ -111,6 +113,7 @@ class Work:
     prepare: Prepare | None = None
     keep_on_error: bool = False
     job: dict[str, Any] = field(default_factory=dict)
+    resumable: bool = True
     flow: Flow = map
 
 
@@ -147,7 +150,8 @@ def stream(
         stage, facts = work.stage, reader.facts
         if work.prepare is not None:
             stage, facts = work.prepare(reader)
-        sink = Sink(path, reader, write, {**_job(reader, read, units, write), **work.job}, facts=facts)
+        job = {**_job(reader, read, units, write), **work.job} if work.resumable else None
+        sink = Sink(path, reader, write, job, facts=facts)
     except BaseException:
         reader.close()
         raise

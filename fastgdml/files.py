@@ -102,6 +102,30 @@ def remove_leftovers(folder: Path) -> None:
                     os.unlink(entry.path)
 
 
+def open_locked(path: Path) -> BinaryIO:
+    """Open a file, made if need be, that no other process holds until it is closed, whatever closes it.
+
+    Where the system has no locks, it is opened only.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process holds it.
+    OSError
+        If it cannot be opened.
+    """
+    file = open(path, "wb")  # noqa: SIM115 (closed by the caller)
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise
+    except OSError:  # a file system without locks
+        pass
+    return file
+
+
 @contextmanager
 def _errors_of(target: str) -> Iterator[None]:
     """Say of errors of the system that `target` could not be written."""

@@ -25,6 +25,8 @@ from .types import Array, IntArray, Progress
 # Column points of one work item: small enough to balance threads, large enough to amortise loading a tile of rows.
 _COLUMNS_PER_ITEM = 64
 _PROGRESS_STEPS = 50
+# Items of each thread between two looks at signals: enough that threads hardly wait for each other, and about a second.
+_ITEMS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ def _fill(
     points = target.points or range(training.n_train)
     items = _work_items(points, len(target.col_points), assembly.lanes, target.packed)
     threads = resolve_n_threads(n_threads)
-    step = len(items) if progress is None else max(8 * threads, -(-len(items) // _PROGRESS_STEPS))
+    step = min(max(8 * threads, -(-len(items) // _PROGRESS_STEPS)), _ITEMS_AT_ONCE * threads)
     for first in range(0, len(items), step):
         assembly.fill(items[first : first + step], threads)
         if progress is not None:

@@ -139,7 +139,8 @@ def predict(
         If options contradict each other or the sources.
     """
     labels = ModelLabels(model, options or PredictOptions(), units or UnitOptions(), target_format(os.fspath(target)))
-    work = Work("Predicting", prepare=labels.prepare, job=_by(model), flow=labels.flow)
+    # not resumable: the errors are those of all frames
+    work = Work("Predicting", prepare=labels.prepare, resumable=False, flow=labels.flow)
     report = stream(sources, target, read, labels.units, write, callback, work)
     return Prediction(report, labels.sums.errors(), labels.std_sums.values())
 

@@ -147,7 +147,7 @@ def thin(
         removed += len(frames) - len(kept)
         return kept
 
-    report = stream(sources, target, read, units, write, callback, Work("Thinning", stage))
+    report = stream(sources, target, read, units, write, callback, Work("Thinning", stage, resumable=False))
     report.n_removed = removed
     return report
 

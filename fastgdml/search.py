@@ -28,7 +28,7 @@ from .exchange import require_update, update_model
 from .files import path_type
 from .length_scale import AUTO, LADDER, NARROW, START, WIDE, downhill
 from .model import Model, is_validated, load_model
-from .npz import MODEL, TASK, load_npz, require_kind, require_target
+from .npz import MODEL, TASK, kind_of, load_npz, require_kind, require_target
 from .overlap import is_drawn_from, require_drawn_from
 from .properties import Outcome, Properties
 from .sampling import new_seed
@@ -554,6 +554,22 @@ class _Search:
         return model
 
 
+def _trained_from(finished: Path, unfinished: Model, is_checkpoint: bool) -> Model:
+    """Return the model of a training that was cut before it was validated, or before its checkpoint was deleted.
+
+    Raises
+    ------
+    UsageError
+        If it is another model, or was finished.
+    """
+    if kind_of(finished) == MODEL:
+        model = load_model(finished)
+        same = np.array_equal(model["idxs_train"], unfinished["idxs_train"])
+        if same and (is_checkpoint or not is_validated(model)):
+            return model
+    raise UsageError(f"{finished} is there already: the training was finished. Overwrite it with -o.")
+
+
 def _require_model_of(work: _Work, model: Model) -> None:
     """Raise UsageError unless a model that is there was trained and validated on the points of its task."""
     one, other = Properties.of(work.task), Properties.of(model)
@@ -577,6 +593,8 @@ def resume(
     overwrite: bool = False,
 ) -> Path:
     """Go on with the training of an unconverged model, validate it, and return its file.
+
+    Cut at any moment, it is finished by the same call: the checkpoint is deleted when the model is there and validated.
 
     Parameters
     ----------
@@ -606,19 +624,25 @@ def resume(
         require_update(model_file)
     else:
         require_target(finished, MODEL)
+    checkpoint = finished.with_name(checkpoint_file_name(task))
+    kept = None
     if path_type(finished) == "file" and finished != model_file and not overwrite:
-        raise UsageError(f"{finished} is there already: the training was finished. Overwrite it with -o.")
+        kept = _trained_from(finished, model, model_file == checkpoint)
     with locked(finished.parent, shared=True):
         on_event(TrainingResumed(model_file, Outcome.of(model).n_steps or 0))
         points = part_of(valid_dataset, validation_points(task, valid_dataset))
-        checkpoint = finished.with_name(checkpoint_file_name(task))
         callback = progress_of(on_event)
-        model = trainer.train(task, points, callback, checkpoint_saver(checkpoint, on_event), gdml_train)
-        update_model(finished, model)
+        if kept is None:
+            model = trainer.train(task, points, callback, checkpoint_saver(checkpoint, on_event), gdml_train)
+            update_model(finished, model)
+            on_event(ModelTrained(Properties.of(model).sig, finished, Outcome.of(model).solver))
+        else:
+            model = kept
+            on_event(ModelKept(Properties.of(model).sig, finished))
+        if not is_validated(model):
+            model = trainer.validate(model, points, callback)
+            update_model(finished, model)
         delete(checkpoint)
-        on_event(ModelTrained(Properties.of(model).sig, finished, Outcome.of(model).solver))
-        model = trainer.validate(model, points, callback)
-        update_model(finished, model)
         outcome = Outcome.of(model)
         on_event(ModelValidated(Properties.of(model).sig, finished, outcome.mae, outcome.rmse))
     return finished

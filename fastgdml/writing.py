@@ -59,7 +59,7 @@ class Sink:
     options : WriteOptions
         How to write.
     job : dict, optional
-        What is being done; for resuming.
+        What is being done; for resuming, which is impossible without it.
     only : Target, optional
         Where to put the frames, if it is not to be opened.
     facts : Facts, optional
@@ -204,6 +204,9 @@ class Sink:
     def keep(self) -> None:
         """Leave what can be resumed."""
         for target in self._all():
+            if self._job is None:
+                target.discard()
+                continue
             target.keep()
             if target.is_dataset and target.n:
                 _log.warning("%s.part is unfinished: the same command with --resume goes on.", target.path)

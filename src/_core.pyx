@@ -8,6 +8,7 @@ trusts them. That numbers make sense is checked by the modules that call this on
 
 import os
 
+from cpython.exc cimport PyErr_CheckSignals
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int16_t, int32_t, int64_t
 from libc.string cimport memset
@@ -149,6 +150,16 @@ cdef const gdml_kernels *select_kernels() except NULL:
 def isa_name():
     """Name of the instruction set in use: baseline, v3 or v4."""
     return select_kernels().name.decode()
+
+
+# Multiplications of one thread between two looks at signals, as of Ctrl-C: a fraction of a second.
+cdef double SIGNAL_STRIDE = 3e8
+
+
+cdef int64_t pieces_at_once(double operations, int n_threads) noexcept nogil:
+    """Return how many pieces of so many operations to compute until signals are looked at; enough for all threads."""
+    cdef double n = SIGNAL_STRIDE * n_threads / (operations + 1)
+    return max(16 * n_threads, <int64_t> n)
 
 
 cdef class Scratch:
@@ -462,7 +473,7 @@ def trace_derivatives(const double[:, ::1] x not None, const double[:, :, ::1] g
         gdml_trace_job job
         Scratch scratch
         int n_used = threads_of(n_threads)
-        int64_t i, n_train = x.shape[0]
+        int64_t i, first = 0, last, n_train = x.shape[0]
         double[:, ::1] rows = np.empty((n_train, x.shape[1]))
     require(n_train > 0, "there are no training points")
     require_shape("g", g, (n_train, x.shape[1], 3))
@@ -477,8 +488,12 @@ def trace_derivatives(const double[:, ::1] x not None, const double[:, :, ::1] g
     job.row_begin = &row_begin[0]
     job.row_coord = &row_coord[0]
     scratch = Scratch(n_used, kernels.trace.scratch(&job.group))
-    for i in prange(n_train, nogil=True, num_threads=n_used, schedule="dynamic", chunksize=1):
-        kernels.trace.row(&job, n_train - 1 - i, &rows[n_train - 1 - i, 0], scratch.at(threadid()))
+    while first < n_train:
+        last = min(first + 16 * n_used, n_train)
+        for i in prange(first, last, nogil=True, num_threads=n_used, schedule="dynamic", chunksize=1):
+            kernels.trace.row(&job, n_train - 1 - i, &rows[n_train - 1 - i, 0], scratch.at(threadid()))
+        PyErr_CheckSignals()
+        first = last
     return np.asarray(rows).sum(axis=0)
 
 
@@ -769,18 +784,25 @@ cdef class Model:
         """Parallel over blocks of geometries."""
         cdef:
             Scratch scratch = Scratch(e.n_threads, e.scratch_bytes)
-            int64_t b, bad = -1
+            int64_t b, first = 0, last, bad = -1
+            int64_t at_once = pieces_at_once(<double> e.n_query * self.model.n_train * (1 + self.model.samples.n) *
+                                             gdml_n_images(&self.model.predictor), e.n_threads)
             int64_t[::1] unusable
-        if e.n_threads == 1:
-            with nogil:
-                for b in range(e.n_blocks):
-                    bad = first_of(bad, gdml_evaluate_block(e, b, scratch.at(0)))
-            return bad
-        unusable = np.empty(e.n_blocks, dtype=np.int64)
-        for b in prange(e.n_blocks, nogil=True, num_threads=e.n_threads, schedule="dynamic", chunksize=1):
-            unusable[b] = gdml_evaluate_block(e, b, scratch.at(threadid()))
-        for b in range(e.n_blocks):
-            bad = first_of(bad, unusable[b])
+        if e.n_threads > 1:
+            unusable = np.empty(e.n_blocks, dtype=np.int64)
+        while first < e.n_blocks:
+            last = min(first + at_once, e.n_blocks)
+            if e.n_threads == 1:
+                with nogil:
+                    for b in range(first, last):
+                        bad = first_of(bad, gdml_evaluate_block(e, b, scratch.at(0)))
+            else:
+                for b in prange(first, last, nogil=True, num_threads=e.n_threads, schedule="dynamic", chunksize=1):
+                    unusable[b] = gdml_evaluate_block(e, b, scratch.at(threadid()))
+                for b in range(first, last):
+                    bad = first_of(bad, unusable[b])
+            PyErr_CheckSignals()
+            first = last
         return bad
 
     cdef int64_t predict_tiles(self, const gdml_evaluation *e) except -2:
@@ -798,6 +820,7 @@ cdef class Model:
                 for t in prange(n, nogil=True, num_threads=e.n_threads, schedule="static"):
                     gdml_block_tile(e, &block, begin + t, &sums[t, 0], scratch.at(threadid()))
                 gdml_add_sums(e, n, &sums[0, 0], &block)
+                PyErr_CheckSignals()
             gdml_block_end(e, &block)
         return bad
 

@@ -13,7 +13,7 @@ from libc.stdint cimport int16_t, int64_t
 import numpy as np
 
 from scipy.linalg.cython_blas cimport dgemm, dsyrk, dtrsm, sgemm, ssyrk
-from scipy.linalg.cython_lapack cimport dpftrs, dpotrf, dpotrs, dtftri
+from scipy.linalg.cython_lapack cimport dpftrs, dpotrf, dpotrs, dtrtri
 
 from gdml cimport gdml_rfp_index
 
@@ -89,27 +89,20 @@ cdef int multiply(char trans_a, char trans_b, int m, int n, int k, double scale,
     return 0
 
 
-cdef int solve_right(int m, int n, double *factor, double *b, int ld) except -1 nogil:
-    """B (m, n) := B L^-T, some rows at a time."""
+cdef int divide(char side, char uplo, char trans, int m, int n, double scale, double *factor, double *b,
+                int ld) except -1 nogil:
+    """B (m, n) := scale op(F)^-1 B (side 'L') or scale B op(F)^-1 ('R') of the triangle `uplo` of F, both with leading
+    dimension ld, some columns or rows at a time."""
     cdef:
-        double one = 1.0
-        int height = stripe(m, <double> m * n * n, 256), first = 0, here
-    while first < m:
-        here = min(height, m - first)
-        dtrsm(b"R", b"L", b"T", b"N", &here, &n, &one, factor, &ld, b + first, &ld)
-        first += here
-        look_at_signals()
-    return 0
-
-
-cdef int solve_left(int m, int n, double *factor, double *b, int ld) except -1 nogil:
-    """B (m, n) := U^-T B, some columns at a time."""
-    cdef:
-        double one = 1.0
-        int width = stripe(n, <double> m * m * n, 256), first = 0, here
-    while first < n:
-        here = min(width, n - first)
-        dtrsm(b"L", b"U", b"T", b"N", &m, &here, &one, factor, &ld, b + <int64_t> first * ld, &ld)
+        bint left = side == b"L"
+        int extent = n if left else m, step = stripe(extent, <double> m * n * (m if left else n), 256), first = 0, here
+        int64_t stride = ld if left else 1
+    while first < extent:
+        here = min(step, extent - first)
+        if left:
+            dtrsm(&side, &uplo, &trans, b"N", &m, &here, &scale, factor, &ld, b + first * stride, &ld)
+        else:
+            dtrsm(&side, &uplo, &trans, b"N", &here, &n, &scale, factor, &ld, b + first * stride, &ld)
         first += here
         look_at_signals()
     return 0
@@ -163,22 +156,66 @@ cdef int factor(char uplo, int n, double *a, int lda, int largest) except -1 nog
         return info
     if uplo == b"L":
         off = a + n1
-        solve_right(n2, n1, a, off, lda)
+        divide(b"R", uplo, b"T", n2, n1, 1.0, a, off, lda)
         add_product(-1.0, uplo, b"N", n2, n1, off, lda, a + n1 + <int64_t> n1 * lda, lda, largest)
     else:
         off = a + <int64_t> n1 * lda
-        solve_left(n1, n2, a, off, lda)
+        divide(b"L", uplo, b"T", n1, n2, 1.0, a, off, lda)
         add_product(-1.0, uplo, b"T", n2, n1, off, lda, a + n1 + <int64_t> n1 * lda, lda, largest)
     info = factor(uplo, n2, a + n1 + <int64_t> n1 * lda, lda, largest)
     return info + n1 if info else 0
+
+
+cdef int invert(char uplo, int n, double *a, int lda, int largest) except -1 nogil:
+    """Inverse of the triangle `uplo` of A in place. Returns LAPACK's info."""
+    cdef:
+        int info = 0, n1 = n // 2, n2 = n - n // 2
+        double *last = a + n1 + <int64_t> n1 * lda
+        double *off
+    if n <= largest:
+        dtrtri(&uplo, b"N", &n, a, &lda, &info)
+        look_at_signals()
+        return info
+    if uplo == b"L":
+        off = a + n1
+        divide(b"L", uplo, b"N", n2, n1, -1.0, last, off, lda)
+        divide(b"R", uplo, b"N", n2, n1, 1.0, a, off, lda)
+    else:
+        off = a + <int64_t> n1 * lda
+        divide(b"L", uplo, b"N", n1, n2, -1.0, a, off, lda)
+        divide(b"R", uplo, b"N", n1, n2, 1.0, last, off, lda)
+    info = invert(uplo, n1, a, lda, largest)
+    if info:
+        return info
+    info = invert(uplo, n2, last, lda, largest)
+    return info + n1 if info else 0
+
+
+cdef struct Parts:
+    # A packed matrix: the leading triangle of order n1 (lower), the rectangle (n2, n1) below it, and the trailing
+    # triangle (upper), all with leading dimension ld.
+    int n1, n2, ld
+    double *leading
+    double *rectangle
+    double *trailing
+
+
+cdef Parts parts_of(double *a, int n) noexcept nogil:
+    cdef Parts p
+    p.n1 = n - n // 2
+    p.n2 = n // 2
+    p.ld = n + 1 if n % 2 == 0 else n
+    p.leading = a + (1 if n % 2 == 0 else 0)
+    p.rectangle = p.leading + p.n1
+    p.trailing = a + (0 if n % 2 == 0 else n)
+    return p
 
 
 def cholesky(double[::1] a not None, int n, int largest=LARGEST_WHOLE):
     """Cholesky factor in place, as LAPACK's dpftrf (TRANSR='N', UPLO='L') gives it. Returns LAPACK's info.
 
     Between its blocks signals are looked at, so that Ctrl-C acts soon, also on matrices that take minutes.
-    The packed matrix holds the leading triangle of order n1 (lower), the rectangle below it, and the trailing triangle
-    (upper), all with leading dimension ld: the factorisation is one step of the blocked algorithm on these three.
+    The factorisation is one step of the blocked algorithm on the three parts of the packed matrix.
     Matrices of an order up to `largest` are left to LAPACK whole.
     """
     require_packed(a, n)
@@ -186,19 +223,16 @@ def cholesky(double[::1] a not None, int n, int largest=LARGEST_WHOLE):
     if n == 0:
         return 0
     cdef:
-        int n1 = n - n // 2, n2 = n // 2, info = 0
-        int ld = n + 1 if n % 2 == 0 else n
-        double *leading = &a[0] + (1 if n % 2 == 0 else 0)
-        double *rectangle = leading + n1
-        double *trailing = &a[0] + (0 if n % 2 == 0 else n)
+        int info = 0
+        Parts p = parts_of(&a[0], n)
     with nogil:
-        info = factor(b"L", n1, leading, ld, largest)
-        if info == 0 and n2 > 0:
-            solve_right(n2, n1, leading, rectangle, ld)
-            add_product(-1.0, b"U", b"N", n2, n1, rectangle, ld, trailing, ld, largest)
-            info = factor(b"U", n2, trailing, ld, largest)
+        info = factor(b"L", p.n1, p.leading, p.ld, largest)
+        if info == 0 and p.n2 > 0:
+            divide(b"R", b"L", b"T", p.n2, p.n1, 1.0, p.leading, p.rectangle, p.ld)
+            add_product(-1.0, b"U", b"N", p.n2, p.n1, p.rectangle, p.ld, p.trailing, p.ld, largest)
+            info = factor(b"U", p.n2, p.trailing, p.ld, largest)
             if info > 0:
-                info += n1
+                info += p.n1
     return info
 
 
@@ -213,13 +247,24 @@ def solve(double[::1] a not None, int n, double[::1] rhs not None):
     return info
 
 
-def invert_factor(double[::1] a not None, int n):
-    """Replace a packed factor from `cholesky` by its inverse. Returns LAPACK's info."""
+def invert_factor(double[::1] a not None, int n, int largest=LARGEST_WHOLE):
+    """Replace a packed factor from `cholesky` by its inverse, block by block as there. Returns LAPACK's info."""
     require_packed(a, n)
-    cdef int info = 0
-    if n:
-        with nogil:
-            dtftri(b"N", b"L", b"N", &n, &a[0], &info)
+    require(largest > 0, f"largest is {largest}")
+    if n == 0:
+        return 0
+    cdef:
+        int info = 0
+        Parts p = parts_of(&a[0], n)
+    with nogil:
+        if p.n2 > 0:
+            divide(b"L", b"U", b"T", p.n2, p.n1, -1.0, p.trailing, p.rectangle, p.ld)
+            divide(b"R", b"L", b"N", p.n2, p.n1, 1.0, p.leading, p.rectangle, p.ld)
+        info = invert(b"L", p.n1, p.leading, p.ld, largest)
+        if info == 0 and p.n2 > 0:
+            info = invert(b"U", p.n2, p.trailing, p.ld, largest)
+            if info > 0:
+                info += p.n1
     return info
 
 

@@ -205,6 +205,7 @@ cdef extern from "model.h" nogil:
         double *force_std
         int n_threads
         int over_tiles
+        int64_t n_query
         int64_t n_blocks
         int64_t n_held
         int64_t n_sums

@@ -13,6 +13,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, FileFormatError
+from ..files import open_locked
 from ..npz import DATASET, load_npz, open_archive, read_header, replacing, require_memory, text
 from .frames import Array, Facts, Frames, FrameSource, ReadOptions, chunk_frames
 from .names import choose_energy, choose_forces, is_gradient
@@ -243,14 +245,15 @@ class Spool:
     """Frames on disk, in a folder beside the dataset that they will be: ``NAME.npz.part``.
 
     The folder marks an unfinished file. It is deleted when the file is complete or an error ends the work, and stays
-    when the program is killed, to be continued (`resume`).
+    when the program is killed, to be continued (`resume`). It is locked while somebody writes to it.
 
     Parameters
     ----------
     target : path-like
         The npz file to be.
     job : dict
-        What is being done, as plain data; a continued job must be the same.
+        What is being done, as plain data; a continued job must be the same. Without it nothing can be continued, and
+        what a killed program left is deleted.
     resume : bool
         Continue what a killed program left.
     """
@@ -265,20 +268,33 @@ class Spool:
         state = self.folder / "state.json"
         if resume and not self.folder.exists():
             raise FileFormatError(f"There is nothing to resume: no {self.folder}.")
+        try:
+            self.folder.mkdir(exist_ok=True)
+            self._lock = open_locked(self.folder / "lock")
+        except BlockingIOError:
+            raise FileFormatError(f"Another fastgdml is writing '{target}' now.") from None
+        except OSError as error:
+            raise FileFormatError(f"{self.folder} cannot be written: {error.strerror}.") from None
+        try:
+            self._begin(state, resume, resumable=job is not None)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, state: Path, resume: bool, resumable: bool) -> None:
+        """Go on with what is in the folder, or empty it."""
         if resume and state.exists():
-            self._continue(state)
-        elif state.exists():
+            return self._continue(state)
+        if state.exists() and resumable:
             raise FileFormatError(
                 f"{self.folder} is what an unfinished conversion left. Give --resume to finish it, or remove the "
                 "folder."
             )
-        else:
-            try:
-                self.folder.mkdir(exist_ok=True)
-                for file in self.folder.glob("*.bin"):  # of a run that died before its first frames were safe
-                    file.unlink()
-            except OSError as error:
-                raise FileFormatError(f"{self.folder} cannot be written: {error.strerror}.") from None
+        try:
+            for file in (state, *self.folder.glob("*.bin")):
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise FileFormatError(f"{self.folder} cannot be written: {error.strerror}.") from None
 
     @property
     def n(self) -> int:
@@ -438,8 +454,9 @@ class Spool:
 
     def close(self) -> None:
         """Close the files and leave the folder."""
-        for file in self._files.values():
-            file.close()
+        for file in (*self._files.values(), self._lock):
+            with suppress(OSError):  # what could not be written was told before, and is still in its buffer
+                file.close()
 
 
 def _row_bytes(shape: list[int]) -> int:

@@ -181,7 +181,7 @@ def open_target(path: str, job: Mapping[str, Any] | None = None, resume: bool = 
     path : str
         Its name tells the format; see `target_format`.
     job : dict, optional
-        What is being done, as plain data; for `resume`.
+        What is being done, as plain data; for `resume`. Without it, what a killed program left is written anew.
     resume : bool
         Continue an npz file that a killed program left unfinished.
     """

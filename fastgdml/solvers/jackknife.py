@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .. import lapack
 from ..errors import SolverError, UsageError
 from ..threads import blas_threads
 from ..types import Array, IntArray
@@ -103,10 +104,11 @@ def jackknife(found: ClosedForm, n_samples: int, groups: IntArray) -> Jackknife:
     with blas_threads(1):  # thin matrices: threads would only wait
         for g in range(len(signs)):
             rows, T = columns(g)
-            try:
-                residual[rows] = np.linalg.solve(T.T @ T, found.z[rows])
-            except np.linalg.LinAlgError:
-                raise SolverError("The residuals of leaving points out are undetermined: raise lambda.") from None
+            gram = np.zeros((len(rows), len(rows)), order="F")
+            lapack.add_gram(T, gram)
+            if lapack.cholesky_dense(gram) != 0:
+                raise SolverError("The residuals of leaving points out are undetermined: raise lambda.")
+            residual[rows] = lapack.solve_cholesky(gram, found.z[rows])
             product += np.outer(T @ residual[rows], signs[g])
         for g in range(len(signs)):
             rows, T = columns(g)

@@ -3,6 +3,7 @@
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import pytest
 from fastgdml import search_events
 from fastgdml.cli import main
 from fastgdml.errors import FileFormatError, UsageError
-from fastgdml.model import load_model
-from fastgdml.search import SearchOptions, Trainer, create, run, select, selected
+from fastgdml.model import load_model, save_model
+from fastgdml.search import SearchOptions, Trainer, create, resume, run, select, selected
 from fastgdml.task import load_task
 from fastgdml.task_folder import list_files, locked, model_file_name
+from fastgdml.train import GDMLTrain
 
 ONE_THREAD = Trainer(max_processes=1)
 SIGMAS = [40, 80, 120, 160]  # the error rises at 120
@@ -258,6 +260,37 @@ def test_all_that_was_cut_late_goes_on(killed_at, capsys):
         assert sorted(path.name for path in Path().iterdir()) == [final.name]
         n += 1
     assert n > 20
+
+
+def test_a_resumed_training_that_was_cut_is_finished_by_the_same_call(tmp_path, killed_at, ethanol):
+    directory = created(sigmas=[20])
+    (path,) = list_files(directory, "task")
+    checkpoint = GDMLTrain(max_processes=1).train(load_task(path), solver="cg", tol=1e-12, max_iter=3)
+    trainer = Trainer(max_processes=1, solver="cg")
+    expected = None
+    for n in range(1, 20):
+        folder = tmp_path / f"resumed{n}"
+        folder.mkdir()
+        unfinished = folder / "_unconv_model-train30-sym6-sig0020.npz"
+        save_model(unfinished, checkpoint)
+        work = partial(resume, unfinished, ethanol, ethanol, trainer)
+        complete = finished(work, killed_at, n)
+        if not complete and unfinished.exists():
+            work()
+        (final,) = folder.iterdir()
+        assert final.name == "model-train30-sym6-sig0020.npz"
+        expected = expected or final.read_bytes()
+        assert final.read_bytes() == expected
+        if complete:
+            break
+    assert complete
+    assert n > 3
+    model = load_model(final)
+    assert np.isfinite(model["f_err_rmse"])
+    assert model["solver_resid"] <= 1e-4 * model["norm_y_train"]
+    save_model(folder / "kept.npz", checkpoint)  # no checkpoint of a training: to go on from it again is another work
+    with pytest.raises(UsageError, match="already: the training was finished"):
+        resume(folder / "kept.npz", ethanol, ethanol, trainer)
 
 
 def test_a_search_that_goes_on_after_its_selection_is_selected_anew():

@@ -15,7 +15,7 @@ from fastgdml.cli import main
 from fastgdml.dataset import load_dataset
 from fastgdml.errors import DataError, SolverError, UsageError
 from fastgdml.evaluate import measure_errors
-from fastgdml.length_scale import LADDER, NARROW, START, WIDE, downhill
+from fastgdml.length_scale import LADDER, NARROW, START, WIDE, _next, downhill
 from fastgdml.model import load_model
 from fastgdml.predict import GDMLPredict
 from fastgdml.search import SearchOptions, Trainer, create, run, select
@@ -264,3 +264,12 @@ def test_points_are_prepared_once(ethanol, monkeypatch):
     train.train(task)
     task["F_train"][0, 0, 0] += 1
     assert not np.array_equal(train.train(task)["alphas_F"], models[0]["alphas_F"])
+
+
+def test_a_wide_gap_on_one_side_is_looked_into():
+    """The minimum of the parabola is the best one itself; below it lies nothing that was tried for long."""
+    best, below, above = 20, 20 - 3 * NARROW, 20 + NARROW
+    tried = {number: 1e-3 * (number - best) ** 2 for number in (below, best, above)}
+    assert _next(tried, best) in range(below + 1, best)
+    narrow = {number: 1e-3 * (number - best) ** 2 for number in (best - NARROW, best, above)}
+    assert _next(narrow, best) is None

@@ -1,5 +1,6 @@
 """Commands that are killed at any moment, cannot write, or have no memory: files stay whole, and are finished later."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -14,8 +15,11 @@ import pytest
 
 from fastgdml.cli import main
 from fastgdml.dataset import create_dataset, save_dataset
-from fastgdml.model import load_model
+from fastgdml.formats.npz import Spool
+from fastgdml.model import load_model, save_model
 from fastgdml.npz import load_npz
+from fastgdml.task import load_task
+from fastgdml.train import GDMLTrain
 
 resource = pytest.importorskip("resource", reason="Windows has no limits of processes")
 
@@ -27,6 +31,9 @@ COMMANDS = {
     "select": "select trained --model_file final.npz",
     "all": "all ds.npz 12 10 10 -s 10 20 --seed 1 -p 1 --task_dir whole --model_file best",
     "export": "export model.npz model.fgdml -o",
+    "resume": "resume iterated/_unconv_model-train12-sym2-sig0020.npz ds.npz ds.npz -p 1 --solver cg",
+    "predict": "predict model.npz ds.npz -o predicted.npz -p 1",
+    "convert": "dataset convert ds.npz -o converted.npz --to kcal/mol",
 }
 # What must be there in the end, with the same content whatever happened on the way.
 RESULTS = {
@@ -36,6 +43,17 @@ RESULTS = {
     "select": "final.npz",
     "all": "best.npz",
     "export": "model.fgdml",
+    "resume": "iterated/model-train12-sym2-sig0020.npz",
+    "predict": "predicted.npz",
+    "convert": "converted.npz",
+}
+# What is no more when a command is done, which then refuses to do it again: nothing, or a file or folder.
+GONE = {
+    "select": "trained",
+    "all": "whole",
+    "resume": "iterated/_unconv_model-train12-sym2-sig0020.npz",
+    "predict": "",
+    "convert": "",
 }
 
 
@@ -56,6 +74,10 @@ def prepared(tmp_path_factory, ethanol):
         assert main(["train", "trained", "ds.npz", "-p", "1"]) == 0
         shutil.copy("trained/model-train12-sym2-sig0010.npz", "model.npz")
         assert main(["export", "model.npz", "model.fgdml"]) == 0
+        Path("iterated").mkdir()
+        task = load_task("tasks/task-train12-sym2-sig0020.npz")
+        checkpoint = GDMLTrain(max_processes=1).train(task, solver="cg", tol=1e-12, max_iter=3)
+        save_model("iterated/_unconv_model-train12-sym2-sig0020.npz", checkpoint)
     finally:
         os.chdir(before)
     return folder
@@ -85,11 +107,12 @@ def contents(folder):
 
 def what_counts(path):
     """The content of a result without what tells when it was made."""
-    return (
-        path.read_bytes()
-        if path.suffix == ".fgdml"
-        else {k: v for k, v in load_npz(path).items() if k != "code_version"}
-    )
+    if path.suffix == ".fgdml":
+        return path.read_bytes()
+    entries = {k: v for k, v in load_npz(path).items() if k != "code_version"}
+    if entries.get("solver_name") == "cg":  # where it was killed, it went on from another step
+        return bool(entries["solver_resid"] <= 1e-4 * entries["norm_y_train"]), bool(np.isfinite(entries["f_err_rmse"]))
+    return entries
 
 
 def require_whole(folder, before):
@@ -132,17 +155,15 @@ def test_killed_commands_are_finished_by_the_same_command(tmp_path, prepared, ex
     assert "Traceback" not in output or sent == "SIGINT"  # Python itself may not be up when it is interrupted
     require_whole(folder, before)
     result = folder / RESULTS[name]
-    done = (
-        name in ("select", "all")
-        and result.exists()
-        and not (folder / {"select": "trained"}.get(name, "whole")).exists()
-    )
+    done = name in GONE and result.exists() and not (GONE[name] and (folder / GONE[name]).exists())
     if process.returncode != 0 and not done:
-        status, output = finish(COMMANDS[name], folder)
+        again = " --resume" if (folder / "converted.npz.part" / "state.json").exists() else ""
+        status, output = finish(COMMANDS[name] + again, folder)
         assert status == 0, output
     require_whole(folder, before)
     np.testing.assert_equal(what_counts(result), wanted)
-    untouched = {path for path in before if path.parts[0] not in ("trained", "tasks", "model.npz", "model.fgdml")}
+    changed = ("trained", "tasks", "iterated", "model.npz", "model.fgdml")
+    untouched = {path for path in before if path.parts[0] not in changed}
     assert all((folder / path).read_bytes() == before[path] for path in untouched)
 
 
@@ -164,6 +185,95 @@ def test_files_that_cannot_be_written_whole_leave_the_old_ones(tmp_path, prepare
     after = contents(folder)
     assert {path: data for path, data in after.items() if path in before and data != before[path]} == {}
     assert not [path for path in after if path not in before and path.suffix in (".npz", ".fgdml")]
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory):
+    """A file system of a few megabytes."""
+    folder = tmp_path_factory.mktemp("disk")
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "none", folder], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()[:80]}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def fill(file, spare):
+    """Fill the disk that a file is on, but for so many bytes."""
+    file.write_bytes(bytes(shutil.disk_usage(file.parent).free - spare))
+
+
+@pytest.mark.parametrize("spare", [0, 8192])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_full_disks_leave_the_old_files_and_space_finishes_the_work(
+    small_disk, prepared, expected, name, spare, monkeypatch, capsys
+):
+    folder = small_disk / "work"
+    try:
+        shutil.copytree(prepared, folder)
+        before = contents(folder)
+        monkeypatch.chdir(folder)
+        fill(small_disk / "filler", spare)
+        status = main(COMMANDS[name].split())
+        output = "".join(capsys.readouterr())
+        assert status == 1, output
+        assert "No space left on device" in output
+        assert "should not happen" not in output
+        require_whole(folder, before)
+        after = contents(folder)
+        assert {path for path in before if after.get(path) != before[path] and path.parts[0] != "tasks"} == set()
+        (small_disk / "filler").unlink()
+        again = " --resume" if (folder / "converted.npz.part" / "state.json").exists() else ""
+        assert main((COMMANDS[name] + again).split()) == 0, capsys.readouterr().err
+        np.testing.assert_equal(what_counts(folder / RESULTS[name]), expected[name][0])
+    finally:
+        os.chdir(small_disk.parent)
+        shutil.rmtree(folder, ignore_errors=True)
+        (small_disk / "filler").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def memory_group():
+    """A control group of 300 MB of memory: its folder."""
+    name = f"fastgdml-test-{os.getpid()}"
+    for top, limits in (
+        (Path("/sys/fs/cgroup/memory"), ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")),
+        (Path("/sys/fs/cgroup"), ("memory.max", "memory.swap.max")),
+    ):
+        folder = top / name
+        try:
+            folder.mkdir()
+            (folder / limits[0]).write_text(str(300 * 2**20))
+        except OSError as error:
+            problem = error
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            continue
+        with contextlib.suppress(OSError):  # where there is no accounting of swap
+            (folder / limits[1]).write_text(str(300 * 2**20) if "memsw" in limits[1] else "0")
+        yield folder
+        folder.rmdir()
+        return
+    pytest.skip(f"no control group can be made here: {problem}")
+
+
+def test_a_limit_of_the_control_group_is_seen(tmp_path, prepared, memory_group):
+    """The closed form of this task needs more than the limit: refused if it is asked for, solved iteratively if not."""
+
+    def enter():
+        (memory_group / "cgroup.procs").write_text(str(os.getpid()))
+
+    assert finish("create ethanol 400 50 -s 20 --seed 1 --task_dir large --gdml", tmp_path)[0] == 0
+    status, output = finish("train large ethanol -p 1 --solver closed", tmp_path, preexec_fn=enter)
+    assert status == 1, (status, output)
+    assert "memory" in output, output
+    assert not list((tmp_path / "large").glob("model*"))
+    status, output = finish("train large ethanol -p 1 --tol 1e-2", tmp_path, preexec_fn=enter)
+    assert status == 0, (status, output)
+    (model,) = (tmp_path / "large").glob("model*")
+    assert load_model(model)["solver_name"] == "cg"
 
 
 @pytest.mark.skipif(
@@ -204,6 +314,91 @@ def test_a_limited_address_space_is_an_error_or_enough(tmp_path, prepared, megab
         assert np.isfinite(load_model(folder / "best.npz")["f_err_mae"])
     else:
         assert "memory" in output.lower(), output
+
+
+# ---- two at once -------------------------------------------------------------------------------------------------
+
+
+def stopped_at_work(command, cwd, folder):
+    """A command that holds its folder, and has been stopped there."""
+    process = start(command, cwd)
+    until = time.monotonic() + 60
+    while not is_held(folder / ".fastgdml-lock"):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
+    process.send_signal(signal.SIGSTOP)
+    assert is_held(folder / ".fastgdml-lock")
+    return process
+
+
+def is_held(path):
+    """Whether a process has locked a file; to try it would be in that process's way."""
+    try:
+        return f":{path.stat().st_ino} " in Path("/proc/locks").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def let_go_on(process):
+    process.send_signal(signal.SIGCONT)
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output
+
+
+sees_locks = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="this system does not tell who locks what")
+
+
+@sees_locks
+@pytest.mark.parametrize("other", ["select tasks", "create ds.npz 12 10 -s 10 20 --seed 2 --task_dir tasks -o"])
+def test_nothing_is_taken_away_from_a_training(tmp_path, prepared, expected, monkeypatch, capsys, other):
+    folder = tmp_path / "work"
+    shutil.copytree(prepared, folder)
+    shutil.copy(folder / "trained" / "model-train12-sym2-sig0010.npz", folder / "tasks")
+    monkeypatch.chdir(folder)
+    training = stopped_at_work(COMMANDS["train"], folder, folder / "tasks")
+    try:
+        before = contents(folder)
+        assert main(other.split()) == 1
+        assert "Another fastgdml is working in 'tasks'" in capsys.readouterr().err
+        assert contents(folder) == before
+    finally:
+        status, output = let_go_on(training)
+    assert status == 0, output
+    np.testing.assert_equal(what_counts(folder / RESULTS["train"]), expected["train"][0])
+
+
+@sees_locks
+def test_two_searches_created_at_once_do_not_mix(tmp_path, prepared, monkeypatch, capsys):
+    command = "create {}/ds.npz 12 10 -s 10 20 40 80 --task_dir both --seed {}"
+    monkeypatch.chdir(tmp_path)
+    first = stopped_at_work(command.format(prepared, 1), tmp_path, tmp_path / "both")
+    try:
+        assert main(command.format(prepared, 2).split()) == 1
+        assert "Another fastgdml is working in 'both'" in capsys.readouterr().err
+    finally:
+        status, output = let_go_on(first)
+    assert status == 0, output
+    racing = [start(command.format(prepared, seed).replace("both", "race"), tmp_path) for seed in (1, 2)]
+    outputs = [process.communicate(timeout=60)[0] for process in racing]
+    assert 0 in [process.returncode for process in racing], outputs
+    for folder in ("both", "race"):
+        seeds = {int(load_task(path)["seed"]) for path in (tmp_path / folder).glob("task*")}
+        assert len(seeds) == 1
+        assert len(list((tmp_path / folder).glob("*"))) == 4
+
+
+@pytest.mark.parametrize("command", [COMMANDS["convert"], COMMANDS["predict"]])
+def test_two_do_not_write_one_file(tmp_path, prepared, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    for name in ("ds.npz", "model.npz"):
+        shutil.copy(prepared / name, tmp_path)
+    target = command.split()[command.split().index("-o") + 1]
+    spool = Spool(target, {})
+    assert main(command.split()) == 1
+    assert f"Another fastgdml is writing '{target}' now" in capsys.readouterr().err
+    spool.close()
+    assert main(command.split()) == 0
+    assert not list(tmp_path.glob("*.part"))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,16 @@ def test_finds_what_sgdml_finds_in_small_samples(reference):
     )
 
 
+def test_geometries_that_hardly_differ_are_matched():
+    """Distances of distance matrices far below 1; equal geometries, at distance 0, lead nowhere."""
+    water = np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    R = water + 1e-3 * np.random.default_rng(2).normal(size=(8, 3, 3))
+    R[::2] = R[::2, [0, 2, 1]]
+    z = np.array([8, 1, 1])
+    np.testing.assert_array_equal(find_perms(np.concatenate([R, R]), z), [[0, 1, 2], [0, 2, 1]])
+    np.testing.assert_array_equal(find_perms(np.tile(R[:1], (4, 1, 1)), z), [[0, 1, 2]])
+
+
 def test_threads_do_not_matter(ethanol):
     R, z = ethanol["R"][:60], ethanol["z"]
     for one, many in zip(match_all(R, z, n_threads=1), match_all(R, z, n_threads=3), strict=True):
