@@ -70,28 +70,29 @@ class Problem:
 
 @dataclass(frozen=True)
 class Round:
-    """One way from the client to all workers and back: bytes to each and from each, seconds of each."""
+    """One way from the client to all workers and back: bytes to each and from each, seconds of each, in parts."""
 
     name: str
     to_each: float
     from_each: float
-    work: float
+    work: dict[str, float]
 
 
 def rounds(problem: Problem, n_workers: int, hardware: Hardware) -> list[Round]:
-    """Return the three rounds of a step: K v; U^T B^(-1/2) r; B^(-1/2) (b - U t)."""
+    """Return the two rounds of a step: K v and U^T B^(-1/2) A v; B^(-1/2) (B^(-1/2) r - U t)."""
     n, k, w = problem.n, problem.n_columns, n_workers
-    rows = 4.0 * n * k / w / hardware.memory  # U is single precision, and read once in each of the last two
+    # U is single precision, and read once in each; the blocks of B^(-1/2) once in the first, twice in the second.
+    low_rank, blocks = (size * n / w / hardware.memory for size in (4.0 * k, 8.0 * 3 * problem.n_atoms))
+    product = problem.flops / w / hardware.kernels
     return [
-        Round("product", 8.0 * n, 8.0 * n / w, problem.flops / w / hardware.kernels),
-        Round("project", 8.0 * n / w, 8.0 * k, rows),
-        Round("subtract", 8.0 * k, 8.0 * n / w, rows),
+        Round("product", 8.0 * n, 8.0 * (n / w + k), {"K v": product, "U": low_rank + blocks}),
+        Round("apply", 8.0 * (n / w + k), 8.0 * n / w, {"U": low_rank + 2 * blocks}),
     ]
 
 
 def client_seconds(problem: Problem, hardware: Hardware) -> float:
-    """Return the client's own work: two triangular solves with k x k, ten passes over vectors."""
-    return (8.0 * problem.n_columns**2 + 10 * 8.0 * problem.n) / hardware.memory
+    """Return the client's own work: two triangular solves with k x k, sixty passes over vectors."""
+    return (8.0 * problem.n_columns**2 + 60 * 8.0 * problem.n) / hardware.memory
 
 
 def parts(problem: Problem, n_workers: int, hardware: Hardware) -> dict[str, float]:
@@ -103,7 +104,8 @@ def parts(problem: Problem, n_workers: int, hardware: Hardware) -> dict[str, flo
         # The link is busy from the first message on, and one more lies between it and the last answer.
         found["link"] += max(n_workers * send + receive, send + n_workers * receive)
         found["latency"] += 2 * hardware.latency
-        found["K v" if each.name == "product" else "U"] += each.work
+        for part, seconds in each.work.items():
+            found[part] += seconds
     return found
 
 
@@ -120,7 +122,8 @@ def simulated(problem: Problem, n_workers: int, hardware: Hardware, speeds: np.n
         while events:
             time, worker, what = heapq.heappop(events)
             if what == "arrived":
-                heapq.heappush(events, (time + each.work / speeds[worker] + hardware.latency, worker, "answered"))
+                worked = sum(each.work.values()) / speeds[worker]
+                heapq.heappush(events, (time + worked + hardware.latency, worker, "answered"))
             else:
                 receiving = max(receiving, time) + hardware.message + each.from_each / hardware.link
         now = receiving

@@ -7,7 +7,7 @@ import importlib
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -43,6 +43,10 @@ _JOBQUEUE = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", 
 
 # Calls carry their arrays with them, so that the scheduler can repeat them: that is meant, and no cause for a warning.
 _SETTINGS = {"distributed.admin.large-graph-warning-threshold": "10GB"}
+
+# Scheduler, workers and client share the processors of this machine. Dask would take a few hundredths of them to look
+# where threads are, every 10 ms, and whether each process keeps up, every 20 ms.
+_LOCAL_SETTINGS = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "1s"}
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,15 @@ class Cluster:
     def submit_to(self, address: str, fn: Callable[..., Any], /, *args: Any) -> Call:
         """Call a function on this worker; on another one only where it is gone."""
         return Call(self, fn, args, address)
+
+    def gathered(self, futures: Iterable[Any]) -> list[Any]:
+        """Wait for calls of actors, and return what each of them returned or raised."""
+        waiting = list(futures)
+
+        async def all_of_them() -> list[Any]:  # in the thread that receives: one change of threads for all
+            return await asyncio.gather(*waiting, return_exceptions=True)
+
+        return list(self.client.sync(all_of_them)) if waiting else []
 
     def reach_workers(self) -> None:
         """Find out whether calls of actors can go straight to the workers; else the scheduler passes them on."""
@@ -411,13 +424,14 @@ def _local(number: str) -> Any:
     if not number.isdecimal() or int(number) < 1:
         raise UsageError(f"'local:{number}': give a number of processes, as local:4.")
     n_workers = int(number)
-    return LocalCluster(
-        n_workers=n_workers,
-        threads_per_worker=max(1, resolve_n_threads() // n_workers),
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-    )
+    with dask.config.set(_LOCAL_SETTINGS):
+        return LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=max(1, resolve_n_threads() // n_workers),
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+        )
 
 
 def _jobs(kind: str, file: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,7 @@ from ..types import Array, IntArray, Progress
 from .connection import LOST, Call, Cluster, WorkerFacts
 from .plan import Share, data_memory, divide, rows_memory
 from .rows import (
-    OperatorRows,
-    PreconditionerRows,
+    BlockRows,
     first_of,
     hold,
     inducing_of,
@@ -40,21 +39,41 @@ _log = logging.getLogger(__name__)
 # Times that the rows for one product may be lost.
 _MOST_LOSSES = 8
 
+# Rounding errors of a residual that is updated, relative to its norm.
+_ROUNDING = 1e-13
+
 # What calls of an actor raise when its worker is gone: beside those of the scheduler, "Worker holding Actor was lost".
 _ACTOR_LOST = (*LOST, OSError, RuntimeError)
 
 
 @dataclass
 class _Block:
-    """Rows of some points, and the actors that have them."""
+    """Rows of some points, and the actor that has them."""
 
     points: range
     worker: WorkerFacts
-    operator: Any = None
-    preconditioner: Any = None
+    actor: Any = None
+    # Kept so that the actor lives.
+    future: Any = None
+    # Of the connection that the actor is called by.
     generation: int = -1
-    # Kept so that the actors live.
-    futures: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What rows of the preconditioner are built from."""
+
+    inducing: Call
+    lam: float
+    n_columns: int
+
+
+@dataclass(frozen=True)
+class Image:
+    """A v, A = lam - K, and its projection U^T B^(-1/2) A v."""
+
+    values: Array
+    projection: Array
 
 
 class Blocks:
@@ -70,49 +89,52 @@ class Blocks:
         Which rows go where.
     n_threads : int, optional
         Most threads of a worker.
+
+    Attributes
+    ----------
+    image : Image, optional
+        That of the last vector that was multiplied, since there is a preconditioner.
     """
 
     def __init__(self, cluster: Cluster, training: TrainingSet, shares: list[Share], n_threads: int | None) -> None:
         self._cluster, self._training, self._limit = cluster, training, n_threads
+        self.image: Image | None = None
         self._blocks = [_Block(share.points, share.worker) for share in shares]
         self._data = cluster.submit(hold, training)
-        self._recipe: tuple[Call, float, int] | None = None
+        self._recipe: _Recipe | None = None
         cluster.reach_workers()
         for block in self._blocks:
             try:
-                self._start(block, "operator", OperatorRows, self._data, block.points, n_threads)
+                self._start(block)
             except _ACTOR_LOST:
                 self._rebuild(block)
 
     # ---- calls ----------------------------------------------------------------------------------------------------
 
     def product(self, v: Array) -> Array:
-        """Return K v: one broadcast of v, one gather of slices."""
-        parts = self._each(lambda block: block.operator.product(v))
-        return np.concatenate(parts)
+        """Return K v: one broadcast of v, one gather of slices, with which the projections of A v come."""
+        parts = self._each(lambda block: block.actor.product(v))
+        if self._recipe is None:
+            return np.concatenate(parts)
+        sizes = [len(block.points) * self._training.n_coord for block in self._blocks]
+        image = np.concatenate([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        projection = _total([part[size:] for part, size in zip(parts, sizes, strict=True)])
+        self.image = Image(self._recipe.lam * v - image, projection)
+        return image
 
     def project(self, r: Array) -> Array:
-        """Return U^T B^(-1/2) r, the sum over the blocks, in their order."""
-        parts = self._each(lambda block: block.preconditioner.project(self._slice(r, block)))
-        t = np.zeros(len(parts[0]))
-        for part in parts:
-            t += part
-        return t
+        """Return U^T B^(-1/2) r."""
+        return _total(self._each(lambda block: block.actor.project(self._slice(r, block))))
 
-    def subtract(self, r: Array, t: Array) -> Array:
-        """Return P^-1 r, of the r that `project` had, for t = (I + U^T U)^-1 U^T B^(-1/2) r."""
-
-        def again(block: _Block) -> Any:  # a block that was built anew has not seen r
-            block.preconditioner.project(self._slice(r, block)).result()
-            return block.preconditioner.subtract(t)
-
-        return np.concatenate(self._each(lambda block: block.preconditioner.subtract(t), again))
+    def apply(self, r: Array, t: Array) -> Array:
+        """Return P^-1 r for t = (I + U^T U)^-1 U^T B^(-1/2) r."""
+        return np.concatenate(self._each(lambda block: block.actor.apply(self._slice(r, block), t)))
 
     def _slice(self, r: Array, block: _Block) -> Array:
         n_coord = self._training.n_coord
         return np.ascontiguousarray(r[block.points.start * n_coord : block.points.stop * n_coord])
 
-    def _each(self, call: Callable[[_Block], Any], again: Callable[[_Block], Any] | None = None) -> list[Any]:
+    def _each(self, call: Callable[[_Block], Any]) -> list[Any]:
         """Call all blocks at once and return what they return; those that are lost are built anew and called again."""
         results: list[Any] = [None] * len(self._blocks)
         missing, losses = list(range(len(self._blocks))), 0
@@ -120,49 +142,53 @@ class Blocks:
             pending: dict[int, Any] = {}
             lost = []
             for i in missing:
+                if self._blocks[i].generation != self._cluster.generation:
+                    lost.append(i)
+                    continue
                 try:
                     pending[i] = call(self._blocks[i])
                 except _ACTOR_LOST:
                     lost.append(i)
-            for i, future in pending.items():
-                try:
-                    results[i] = future.result()
-                except _ACTOR_LOST as error:
+            for i, result in zip(pending, self._cluster.gathered(pending.values()), strict=True):
+                if isinstance(result, _ACTOR_LOST):
                     losses += 1
                     if losses > _MOST_LOSSES * len(self._blocks):
-                        raise ClusterError(f"Workers are lost again and again ({error}).") from error
+                        raise ClusterError(f"Workers are lost again and again ({result}).") from result
                     lost.append(i)
-            for i in sorted(lost):
+                elif isinstance(result, BaseException):
+                    raise result
+                else:
+                    results[i] = result
+            missing = sorted(lost)
+            for i in missing:
                 self._rebuild(self._blocks[i])
-            missing, call = sorted(lost), again or call
         return results
 
     # ---- building -------------------------------------------------------------------------------------------------
 
-    def _start(self, block: _Block, name: str, kind: type, *arguments: Any) -> None:
-        """Start an actor of a block on its worker, and wait for it; raise OSError if the worker is gone."""
+    def _start(self, block: _Block, rows: Call | None = None) -> None:
+        """Start the actor of a block on its worker, and wait for it; raise OSError if the worker is gone."""
         client = self._cluster.client
-        given = [each.future() if isinstance(each, Call) else each for each in arguments]
-        block.futures[name] = future = client.submit(
-            kind, *given, actor=True, workers=[block.worker.address], pure=False
-        )
+        given: tuple[Any, ...] = (self._data.future(), block.points, self._limit)
+        if rows is not None and self._recipe is not None:
+            given = (*given, rows.future(), self._recipe.lam)
+        block.future = future = client.submit(BlockRows, *given, actor=True, workers=[block.worker.address], pure=False)
         while True:
             try:
-                setattr(block, name, future.result(timeout=2))
+                block.actor, block.generation = future.result(timeout=2), self._cluster.generation
                 break
             except TimeoutError:
                 if block.worker.address not in client.nthreads():
                     future.cancel()
                     raise
-        block.generation = self._cluster.generation
 
     def precondition(self, lam: float, points: IntArray, columns: list[IntArray], progress: Progress | None) -> Array:
         """Build the preconditioner's rows where they live; return I + U^T U (k, k), lower triangle, Fortran order."""
-        for block in self._blocks:
-            block.preconditioner = None
-            block.futures.pop("preconditioner", None)
+        for block in self._blocks:  # without rows of the one before
+            block.actor = block.future = None
+        self.image = None
         inducing = self._cluster.submit(inducing_of, self._data, lam, points, columns, self._limit)
-        self._recipe = inducing, lam, sum(map(len, columns))
+        self._recipe = _Recipe(inducing, lam, sum(map(len, columns)))
         built = [self._built(block) for block in self._blocks]
         grams, done = [], 0
         for block, pair in zip(self._blocks, built, strict=True):
@@ -180,20 +206,18 @@ class Blocks:
         inner[np.diag_indices_from(inner)] += 1.0
         for block, pair in zip(self._blocks, built, strict=True):
             try:
-                self._precondition(block, pair)
+                self._start_with_rows(block, pair)
             except _ACTOR_LOST:
                 self._rebuild(block)
         return inner
 
     def _built(self, block: _Block) -> Call:
         assert self._recipe is not None
-        inducing, lam, _ = self._recipe
-        where = block.worker.address
+        inducing, lam, where = self._recipe.inducing, self._recipe.lam, block.worker.address
         return self._cluster.submit_to(where, rows_and_gram, self._data, inducing, lam, block.points, self._limit)
 
-    def _precondition(self, block: _Block, pair: Call) -> None:
-        rows = self._cluster.submit_to(block.worker.address, first_of, pair)
-        self._start(block, "preconditioner", PreconditionerRows, rows)
+    def _start_with_rows(self, block: _Block, pair: Call) -> None:
+        self._start(block, self._cluster.submit_to(block.worker.address, first_of, pair))
 
     def _rebuild(self, block: _Block) -> None:
         """Build a block that is lost on a worker that has room for it, or that comes within the cluster's patience."""
@@ -204,9 +228,10 @@ class Blocks:
                 self._cluster.require_connection()
                 block.worker = self._place(block)
                 _log.info("The rows of %d points go to %s.", len(block.points), block.worker.name)
-                self._start(block, "operator", OperatorRows, self._data, block.points, self._limit)
-                if self._recipe is not None:
-                    self._precondition(block, self._built(block))
+                if self._recipe is None:
+                    self._start(block)
+                else:
+                    self._start_with_rows(block, self._built(block))
                 return
             except InsufficientMemoryError:
                 if time.monotonic() > deadline:
@@ -228,7 +253,7 @@ class Blocks:
         """
         workers = self._cluster.workers()
         best = max(workers, key=lambda worker: worker.memory, default=None)
-        k = 0 if self._recipe is None else self._recipe[2]
+        k = 0 if self._recipe is None else self._recipe.n_columns
         needed = rows_memory(len(block.points), self._training.n_coord, k)
         holding = {other.worker.address for other in self._blocks if other is not block}
         if best is not None and best.address not in holding:
@@ -240,6 +265,14 @@ class Blocks:
                 "checkpoint goes on with `resume`."
             )
         return best
+
+
+def _total(parts: list[Array]) -> Array:
+    """Return the sum, in this order, whichever part came first."""
+    total = np.zeros_like(parts[0])
+    for part in parts:
+        total += part
+    return total
 
 
 class ClusterOperator:
@@ -255,19 +288,50 @@ class ClusterOperator:
         return self._start().product(v)
 
 
-@dataclass(frozen=True)
 class ClusterPreconditioner:
-    """P^-1 with its rows on workers, and the factor of I + U^T U here."""
+    """P^-1 with its rows on workers, and the factor of I + U^T U here.
 
-    blocks: Blocks
-    inner: Array
+    Conjugate gradients ask for P^-1 r of residuals r = r' - a A p, of which r' was the one before and A p is the last
+    product. The projection is linear, and that of A p has come with the product:
+
+        U^T B^(-1/2) r = U^T B^(-1/2) r' - a U^T B^(-1/2) A p                                                  (1)
+
+    so that a step calls the workers twice, not three times. Other vectors (the first residual, those computed anew
+    from their definition) are projected by a call of their own.
+
+    Parameters
+    ----------
+    blocks : Blocks
+        The rows.
+    inner : ndarray, shape (k, k)
+        Lower Cholesky factor of I + U^T U.
+    """
+
+    def __init__(self, blocks: Blocks, inner: Array) -> None:
+        self._blocks, self._inner = blocks, inner
+        # The vector before, and its projection.
+        self._before: tuple[Array, Array] | None = None
 
     def __call__(self, r: Array) -> Array:
         """Return P^-1 r, shape (n,)."""
-        t = self.blocks.project(r)
-        k = len(self.inner)
-        t[:k] = lapack.solve_cholesky(self.inner, t[:k])
-        return self.blocks.subtract(r, t)
+        t = self._projection(r)
+        self._before = r.copy(), t.copy()
+        k = len(self._inner)
+        t[:k] = lapack.solve_cholesky(self._inner, t[:k])
+        return self._blocks.apply(r, t)
+
+    def _projection(self, r: Array) -> Array:
+        """Return U^T B^(-1/2) r, by equation (1) where r is such a vector."""
+        image = self._blocks.image
+        if self._before is not None and image is not None:
+            before, t = self._before
+            change, square = before - r, image.values @ image.values
+            if square > 0:
+                a = (change @ image.values) / square
+                change -= a * image.values
+                if np.linalg.norm(change) <= _ROUNDING * (np.linalg.norm(before) + np.linalg.norm(r)):
+                    return t - a * image.projection
+        return self._blocks.project(r)
 
 
 class ClusterMachine(Machine):

@@ -1,7 +1,7 @@
 """What lives on the workers in a distributed training: rows of the operator and of the preconditioner.
 
-They are actors. A step calls them a few times, for which the way from client to worker and back is all that counts: a
-call of an actor goes straight to its worker, where a task would go through the scheduler's books. What is computed once
+They are actors. A step calls them twice, for which the way from client to worker and back is all that counts: a call of
+an actor goes straight to its worker, where a task would go through the scheduler's books. What is computed once
 (the preconditioner's rows and their Gram matrices) are tasks, whose inputs Dask moves and whose loss it repairs.
 """
 
@@ -62,30 +62,50 @@ def total(one: Array, other: Array) -> Array:
     return np.add(one, other, order="F")
 
 
-class OperatorRows:
-    """An actor: rows of K, as an operator."""
+class BlockRows:
+    """An actor: rows of the operator and, once that is built, of the preconditioner.
 
-    def __init__(self, training: TrainingSet, part: range, limit: int | None) -> None:
-        self._operator = KernelOperator(training, threads_here(limit), part)
+    Parameters
+    ----------
+    training : TrainingSet
+        What K is made of.
+    part : range
+        The training points whose rows these are.
+    limit : int, optional
+        Most threads.
+    rows : Rows, optional
+        Theirs of the preconditioner.
+    lam : float
+        Regularisation.
+    """
+
+    def __init__(
+        self, training: TrainingSet, part: range, limit: int | None, rows: Rows | None = None, lam: float = 0.0
+    ) -> None:
+        n_coord = training.n_coord
+        self._operator, self._rows, self._lam = KernelOperator(training, threads_here(limit), part), rows, lam
+        self._own = slice(part.start * n_coord, part.stop * n_coord)
 
     def product(self, v: Array) -> Array:
-        """Return these rows of K v."""
-        return self._operator(np.array(v))
-
-
-class PreconditionerRows:
-    """An actor: rows of the preconditioner."""
-
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
-        self._scaled: Array | None = None
+        """Return these rows of K v; with a preconditioner, behind them their share of U^T B^(-1/2) A v, A = lam - K."""
+        v = np.array(v)
+        image = self._operator(v)
+        if self._rows is None:
+            return image
+        with blas_threads(1):
+            _, t = self._rows.project(self._lam * v[self._own] - image)
+        return np.concatenate([image, t])
 
     def project(self, r: Array) -> Array:
-        """Return U^T B^(-1/2) r for these rows of r, and keep B^(-1/2) r for `subtract`."""
-        self._scaled, t = self._rows.project(np.array(r))
-        return t
+        """Return the share of U^T B^(-1/2) r of these rows of r."""
+        assert self._rows is not None
+        with blas_threads(1):
+            return self._rows.project(np.array(r))[1]
 
-    def subtract(self, t: Array) -> Array:
-        """Return these rows of P^-1 r, of the r that `project` had."""
-        assert self._scaled is not None
-        return self._rows.subtract(np.array(t), self._scaled)
+    def apply(self, r: Array, t: Array) -> Array:
+        """Return these rows of P^-1 r, of these rows of r and (I + U^T U)^-1 U^T B^(-1/2) r."""
+        assert self._rows is not None
+        root = self._rows.root
+        with blas_threads(1):
+            b = np.matmul(root, r.reshape(len(root), -1, 1)).ravel()
+            return self._rows.subtract(np.array(t), b)

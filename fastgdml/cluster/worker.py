@@ -7,6 +7,7 @@ scheduler sends no second call where one runs.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from distributed.threadpoolexecutor import ThreadPoolExecutor
 from .. import memory
 from ..errors import FastGDMLError, InsufficientMemoryError
 from ..search_jobs import Trainer
+from ..threads import blas_threads
 
 # Name of the executor and of the resource.
 TEAM = "fastgdml"
@@ -35,12 +37,19 @@ class Team(WorkerPlugin):
         """Prepare a worker."""
         if TEAM not in worker.executors:
             worker.executors[TEAM] = ThreadPoolExecutor(1, thread_name_prefix=TEAM)
+        # Without a nanny BLAS would take all processors of the machine. Narrower limits within this one cost nothing.
+        self._limit = ExitStack()
+        self._limit.enter_context(blas_threads(worker.state.nthreads))
         await worker.set_resources(**{TEAM: 1})
         # A worker has joined before it has the resource, and for tasks that found no worker the scheduler looks only at
         # one that begins to run: it is told so again.
         if worker.status == Status.running:
             worker.status = Status.paused
             worker.status = Status.running
+
+    def teardown(self, worker: Worker) -> None:
+        """Leave BLAS as it was."""
+        self._limit.close()
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,41 @@ def test_a_training(cluster, ethanol, energies):
     assert other["solver_name"] == "cg"
 
 
+def test_a_step_calls_the_workers_twice(cluster, ethanol, monkeypatch):
+    """One broadcast of v and one gather of slices, with the projection; then one call for the preconditioner."""
+    called, gathered = [], cluster.gathered
+    monkeypatch.setattr(cluster, "gathered", lambda futures: called.append(len(futures)) or gathered(futures))
+    task = task_of(ethanol, 60)
+    for steps, more in ((20, 1), (60, 3)):  # the first residual, and one computed anew after 50 steps with a product
+        called.clear()
+        cut = ClusterTrain(cluster, max_processes=1).train(task, max_iter=steps, tol=1e-12)
+        assert cut["solver_iters"] == steps
+        assert called == [2] * (2 * steps + more)
+
+
+def test_projections_that_come_with_products(cluster, ethanol):
+    """Through fifty updates of a residual they stay what a call of their own finds, and no other vector is mistaken."""
+    task = task_of(ethanol, 61)
+    training = TrainingSet.from_R(task["R_train"], task["perms"], 20.0)
+    points, lam = np.arange(0, 61, 3), 1e-10
+    columns = [np.arange(i % 3, 20, 4) for i in range(len(points))]
+    machine = ClusterMachine(cluster, 1)
+    operator, P = machine.operator(training), machine.preconditioner(training, lam, points, columns)
+    rng = np.random.default_rng(0)
+    r = rng.normal(size=61 * training.n_coord)
+    for step in range(50):
+        z = P(r)
+        v = z * rng.uniform(0.5, 2)
+        image = lam * v - operator(v)
+        r = r - (r @ z) / (v @ image) * image
+        if step % 10 == 9:
+            expected = preconditioner.build(training, lam, points, columns, 1)(r)
+            assert np.abs(P(r) - expected).max() <= 1e-5 * np.abs(expected).max()
+    for other in (rng.normal(size=len(r)), 1.001 * r, r + 1e-6 * rng.normal(size=len(r)), np.zeros_like(r)):
+        blocks = P._blocks
+        assert np.array_equal(P._projection(other), blocks.project(other))
+
+
 def killer(processes, cluster, at, keep=0):
     """A callback that kills a worker at a step of the iteration, and starts `keep` others first."""
     killed = []
