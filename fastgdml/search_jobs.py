@@ -97,7 +97,8 @@ class Trainer:
             )
         if self.n_std and points is not None:
             predictor = GDMLPredict(model, max_processes=self.max_processes, backend=self.backend)
-            model = with_scale(model, predictor, points, callback)
+            if predictor.has_std:  # not of an iteration that did not converge
+                model = with_scale(model, predictor, points, callback)
         return model
 
     def _groups_of(self, task: Task) -> str | int | IntArray | None:

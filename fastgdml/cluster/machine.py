@@ -269,6 +269,10 @@ class ClusterPreconditioner:
         t[:k] = lapack.solve_cholesky(self.inner, t[:k])
         return self.blocks.subtract(r, t)
 
+    def without(self, points: IntArray) -> ClusterPreconditioner:
+        """Raise UsageError: standard deviations are not divided."""
+        raise UsageError("Standard deviations (n_std) are not divided among workers: one task a worker.")
+
 
 class ClusterMachine(Machine):
     """The workers of a cluster, for the iteration: `choice.choose` and `choice.run` as on the processor.
