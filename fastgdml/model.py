@@ -81,7 +81,7 @@ class Model(_Predictor, total=False):
     norm_y_train: Number  # cg: norm of the labels
     inducing_pts_idxs: Integers  # cg: columns of the kernel matrix in the preconditioner
     search_errors: Array  # (S, 5) of a search: sigma, force MAE and RMSE, energy MAE and RMSE of the validation, or NaN
-    search_trials: Array  # (S, 3) of a search for sigma by "auto": number of training points, sigma, force RMSE
+    search_trials: Array  # (S, 3) of a search for sigma by "auto": number of training points, sigma, error compared
     std_R_d_desc_alpha: Array  # (S, M, D) J alpha of the samples for standard deviations
     std_alphas_E: Array  # (S, M) their coefficients of energy constraints
     std_c: Array  # (S,) their constants of the energy

@@ -51,7 +51,7 @@ from .search_events import (
     progress_of,
 )
 from .search_jobs import Executor, Future, Trainer, checkpoint_saver, train_and_validate
-from .selection import forget, remove, select, selected
+from .selection import compared_error, forget, remove, select, selected
 from .sigma_trials import Trials, representative_part
 from .task import Task, load_task, part_of_task, save_task
 from .task_creation import TaskOptions
@@ -295,7 +295,7 @@ def run(
     overwrite: bool = False,
     stop_early: bool = True,
 ) -> list[Path]:
-    """Train one model for each task, in ascending order of sigma, until the validation error rises.
+    """Train one model for each task, in ascending order of sigma, until the error rises (`Trainer.by`: which).
 
     A search that finds its length scales ('auto') goes downhill among round numbers instead, first with a quarter of
     the points where these are enough, until the smallest error lies between two larger ones.
@@ -322,7 +322,7 @@ def run(
     overwrite : bool
         Train again where there is a model.
     stop_early : bool
-        Stop when the validation error rises; else all tasks are trained. Without effect on 'auto'.
+        Stop when the error rises; else all tasks are trained. Without effect on 'auto'.
 
     Returns
     -------
@@ -414,11 +414,11 @@ class _Search:
                     continue
                 if self._alone:
                     break
-                rmse = Outcome.of(model).rmse["force"]
-                if previous is not None and rmse > previous and self.stops_early:
+                error = compared_error(model, self._trainer.by)
+                if previous is not None and error > previous and self.stops_early:
                     self._on_event(SearchEnded(len(self.tasks) - i - 1))
                     break
-                previous = rmse
+                previous = error
         finally:
             for future in futures.values():
                 future.cancel()
@@ -426,7 +426,8 @@ class _Search:
     def find(self, executor: Executor | None) -> None:
         """Find the length scale with the smallest error, each trial in its turn."""
         gdml_train, first = self._trainer.start(), self.tasks[0]
-        trials = Trials(first.path.parent, first.task, anew=self._overwrite)
+        by = self._trainer.by
+        trials = Trials(first.path.parent, first.task, anew=self._overwrite, by=by)
         last: list[SolverError] = []
         number = 0
 
@@ -435,12 +436,12 @@ class _Search:
             if trial is None:
                 try:
                     model = self._tried({**part, "sig": sig}, first.validation, executor, gdml_train)
-                    trial = SigmaTried(len(part["R_train"]), sig, Outcome.of(model).rmse["force"])
+                    trial = SigmaTried(len(part["R_train"]), sig, compared_error(model, by), by)
                 except SolverError as error:
                     trial = self._failed(len(part["R_train"]), sig, error)
                 trials.add(trial)
             self._on_event(trial)
-            return math.inf if trial.rmse is None else trial.rmse
+            return math.inf if trial.error is None else trial.error
 
         def error(sig: float) -> float:
             nonlocal number
@@ -452,18 +453,18 @@ class _Search:
             future = None
             if executor is not None and not self._is_there(work) and not self._is_skipped(work):
                 future = executor.submit(train_and_validate, self._trainer, work.task, work.validation, True)
-            trial = SigmaTried(n_train, sig, None)
+            trial = SigmaTried(n_train, sig, None, by)
             try:
                 model = self._model(work, future, gdml_train)
                 if model is None:
                     self._on_event(TaskSkipped(sig, work.path))
                 else:
-                    trial = SigmaTried(n_train, sig, Outcome.of(model).rmse["force"])
+                    trial = SigmaTried(n_train, sig, compared_error(model, by), by)
             except SolverError as problem:
                 last.append(problem)
                 trial = self._failed(n_train, sig, problem)
             trials.add(trial)
-            return math.inf if trial.rmse is None else trial.rmse
+            return math.inf if trial.error is None else trial.error
 
         start, step, direction = START, WIDE, 1
         points = representative_part(first.task)
@@ -474,18 +475,18 @@ class _Search:
             start, step, direction = downhill(error_of_part, START, WIDE), NARROW, -1
         best = LADDER[downhill(error, start, step, direction)]
         found = trials.get(len(first.task["R_train"]), best)
-        if last and (found is None or found.rmse is None):
+        if last and (found is None or found.error is None):
             raise last[-1]
         self._on_event(SigmaFound(best, trials.all))
 
     def _failed(self, n_train: int, sig: float, error: SolverError) -> SigmaTried:
         _log.warning("There is no model with sigma %g: %s", sig, error)
-        return SigmaTried(n_train, sig, None)
+        return SigmaTried(n_train, sig, None, self._trainer.by)
 
     def _tried(self, task: Task, validation: Dataset | None, executor: Executor | None, gdml_train: GDMLTrain) -> Model:
         """Train a task with a part of the points, which leaves nothing behind, and return the validated model."""
         assert validation is not None
-        trainer = replace(self._trainer, n_std=0)
+        trainer = self._trainer if self._trainer.by == "loo" else replace(self._trainer, n_std=0)
         if executor is not None:
             return self._received(executor.submit(train_and_validate, trainer, task, validation, True))
         callback = progress_of(self._on_event)

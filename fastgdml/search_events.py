@@ -171,16 +171,17 @@ class TrialsBegun(Event):
 
 @dataclass(frozen=True)
 class SigmaTried(Event):
-    """The force error on the validation points (RMSE) of a model of `n_train` points; None: there is no model."""
+    """The error by which a model of `n_train` points is compared (`fastgdml.selection.BY`); None: there is no model."""
 
     n_train: int
     sig: float
-    rmse: float | None
+    error: float | None
+    by: str = "validation"
 
 
 @dataclass(frozen=True)
 class SigmaFound(Event):
-    """A search for sigma has found where the force error is smallest, by these trials, in order."""
+    """A search for sigma has found where the error is smallest, by these trials, in order."""
 
     sig: float
     trials: tuple[SigmaTried, ...]
@@ -188,7 +189,7 @@ class SigmaFound(Event):
 
 @dataclass(frozen=True)
 class SearchEnded(Event):
-    """The validation error has risen: `n_left` tasks are not trained."""
+    """The error by which models are compared has risen: `n_left` tasks are not trained."""
 
     n_left: int
 
@@ -198,11 +199,12 @@ class SearchEnded(Event):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to select from."""
+    """A model to select from. `loo`: mean absolute error of forces left out of training, if that is compared."""
 
     sig: float
     mae: dict[str, float]
     rmse: dict[str, float]
+    loo: float | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from .predict import GDMLPredict
 from .progress import Callback
 from .properties import Outcome, Properties
 from .search_events import CheckpointSaved, Event, OnEvent, Progress, nobody, progress_of
+from .selection import require_comparison
 from .task import Task
 from .threads import blas_threads, resolve_n_threads
 from .train import GDMLTrain
@@ -40,6 +41,14 @@ class Trainer:
         Samples for standard deviations; see `GDMLTrain.train`. They are scaled to the errors on the validation points.
     std_groups : 'auto', int, tuple of int, optional
         As of `GDMLTrain.train`; or the group of each geometry of the dataset that training points are drawn from.
+    by : {'validation', 'loo'}
+        What the models of a search are compared by: the root mean square error of forces on the validation points, or
+        the mean absolute error of forces left out of training, which needs `n_std`.
+
+    Raises
+    ------
+    UsageError
+        If models are to be compared by errors that they do not have.
     """
 
     max_memory: float | None = None
@@ -51,6 +60,12 @@ class Trainer:
     early_stop: bool = False
     n_std: int = 0
     std_groups: str | int | tuple[int, ...] | None = None
+    by: str = "validation"
+
+    def __post_init__(self) -> None:
+        require_comparison(self.by)
+        if self.by == "loo" and not self.n_std:
+            raise UsageError("Leave-one-out errors (by='loo', --by loo) need samples: n_std=16 (--std 16).")
 
     @property
     def needs_validation(self) -> bool:
@@ -97,7 +112,8 @@ class Trainer:
             )
         if self.n_std and points is not None:
             predictor = GDMLPredict(model, max_processes=self.max_processes, backend=self.backend)
-            model = with_scale(model, predictor, points, callback)
+            if predictor.has_std:  # not of an iteration that did not converge
+                model = with_scale(model, predictor, points, callback)
         return model
 
     def _groups_of(self, task: Task) -> str | int | IntArray | None:

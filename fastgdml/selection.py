@@ -1,4 +1,4 @@
-"""The selection of a model: the one with the lowest validation error is what remains of a search."""
+"""The selection of a model: the one with the lowest error is what remains of a search."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ from .sigma_trials import Trials
 from .task import Task
 from .task_folder import delete, delete_folder, delete_search, files_of, final_model_file_name, list_files, locked
 from .types import Array
+from .uncertainty import leave_one_out_errors
 from .units import Units, conversion
+
+# What models are compared by, and what messages call it.
+BY = {"validation": "force RMSE", "loo": "leave-one-out force MAE"}
 
 # In the folder of a search: that its final model is in place, and which one it is.
 _RECORD = ".selected.json"
@@ -34,8 +38,9 @@ def select(
     overwrite: bool = False,
     on_event: OnEvent = nobody,
     keep: bool = False,
+    by: str = "validation",
 ) -> Path:
-    """Write the model with the lowest validation error to its final file, then delete the search.
+    """Write the model with the lowest error to its final file, then delete the search.
 
     Nothing is deleted before the final model is in place and recorded in the folder: called again after a kill, at
     whatever moment, this returns the same model and deletes what is left.
@@ -52,6 +57,9 @@ def select(
         Gets the events.
     keep : bool
         Keep the search: `remove` deletes it.
+    by : {'validation', 'loo'}
+        Compare root mean square errors of forces on the validation points, or mean absolute errors of forces left out
+        of training (of models with samples for standard deviations).
 
     Returns
     -------
@@ -63,6 +71,7 @@ def select(
     UsageError
         If there are no models, or their errors cannot be compared; if the final file exists or lies in the folder.
     """
+    require_comparison(by)
     if isinstance(directory, str | os.PathLike):
         if path_type(directory) not in ("directory", "nothing"):
             raise UsageError(f"{directory} is one model; give the directory with the models to select from.")
@@ -79,30 +88,58 @@ def select(
             model = load_model(target)
             on_event(ModelSelected(target, Properties.of(model).sig, (), None, again=True))
         else:
-            target = _write_best(paths or files_of(folder, "model"), model_file, overwrite, on_event)
+            target = _write_best(paths or files_of(folder, "model"), model_file, overwrite, on_event, by)
     if not keep:
         remove(folder, on_event)
     return target
 
 
 def _write_best(
-    paths: list[Path], model_file: str | os.PathLike[str] | None, overwrite: bool, on_event: OnEvent
+    paths: list[Path], model_file: str | os.PathLike[str] | None, overwrite: bool, on_event: OnEvent, by: str
 ) -> Path:
     models = [load_model(path) for path in paths]
     if len(models) > 1:
         _require_comparable(paths, models)
     outcomes, sigs = [Outcome.of(model) for model in models], [Properties.of(model).sig for model in models]
-    number = min(range(len(models)), key=lambda i: outcomes[i].rmse["force"]) if len(models) > 1 else 0
+    errors = [compared_error(model, by) for model in models] if len(models) > 1 else [0.0]
+    number = min(range(len(models)), key=lambda i: errors[i])
     best, folder = models[number], paths[0].parent
     target = final_model_file(model_file, best)
     if not (path_type(target) == "file" and _is_final(target, best)):
         require_place(target, folder, overwrite)
-        save_model(target, _with_search(best, sigs, outcomes, Trials(folder, cast(Task, best)).as_array()))
+        save_model(target, _with_search(best, sigs, outcomes, Trials(folder, cast(Task, best), by=by).as_array()))
     _record(folder, target, best)
-    candidates = tuple(Candidate(sig, o.mae, o.rmse) for sig, o in zip(sigs, outcomes, strict=True))
+    loo = errors if by == "loo" else [None] * len(models)
+    found = zip(sigs, outcomes, loo, strict=True)
+    candidates = tuple(Candidate(sig, outcome.mae, outcome.rmse, error) for sig, outcome, error in found)
     edge = None if len(models) == 1 else {sigs[-1]: "larger", sigs[0]: "smaller"}.get(sigs[number])
     on_event(ModelSelected(target, sigs[number], candidates, edge, again=False))
     return target
+
+
+def require_comparison(by: str) -> None:
+    """Raise UsageError if `by` is not what models can be compared by."""
+    if by not in BY:
+        raise UsageError(f"Models are compared by {' or '.join(BY)}; got {by!r}.")
+
+
+def compared_error(model: Mapping[str, Any], by: str) -> float:
+    """Return the error by which a model of a search is compared; `by` as of `select`.
+
+    Raises
+    ------
+    UsageError
+        If it has no leave-one-out errors.
+    """
+    if by == "validation":
+        return Outcome.of(model).rmse["force"]
+    left_out = leave_one_out_errors(model)
+    if left_out is None:
+        raise UsageError(
+            f"The model with sigma {Properties.of(model).sig:g} has no leave-one-out errors to be compared by "
+            "(by='loo', --by loo): train it with n_std=16 (--std 16)."
+        )
+    return left_out[0]
 
 
 def _with_search(best: Model, sigs: Sequence[float], outcomes: Sequence[Outcome], trials: Array) -> Model:

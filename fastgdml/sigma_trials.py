@@ -32,10 +32,12 @@ class Trials:
         One of its tasks; the record of a search with other points is not read.
     anew : bool
         Whether to forget what is recorded.
+    by : str
+        What models are compared by (`fastgdml.selection.BY`); other trials are not read.
     """
 
-    def __init__(self, folder: Path, task: Task, anew: bool = False) -> None:
-        self._path, self._points = folder / TRIALS, _fingerprint(task)
+    def __init__(self, folder: Path, task: Task, anew: bool = False, by: str = "validation") -> None:
+        self._path, self._points, self._by = folder / TRIALS, _fingerprint(task), by
         self._found = {} if anew else self._read()
 
     def get(self, n_train: int, sig: float) -> SigmaTried | None:
@@ -58,7 +60,7 @@ class Trials:
 
     def as_array(self) -> Array:
         """Return number of points, sigma and error (NaN without a model) of all trials, shape (S, 3)."""
-        rows = [[each.n_train, each.sig, np.nan if each.rmse is None else each.rmse] for each in self.all]
+        rows = [[each.n_train, each.sig, np.nan if each.error is None else each.error] for each in self.all]
         return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
     def _read(self) -> dict[tuple[int, float], SigmaTried]:
@@ -69,7 +71,7 @@ class Trials:
             found = [SigmaTried(**each) for each in record["trials"]]
         except (OSError, ValueError, KeyError, TypeError):  # none, or no record: what is missing is tried again
             return {}
-        return {(each.n_train, each.sig): each for each in found}
+        return {(each.n_train, each.sig): each for each in found if each.by == self._by}
 
 
 def _fingerprint(entries: Task) -> str:

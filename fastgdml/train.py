@@ -211,8 +211,8 @@ class GDMLTrain:
             on them no longer falls, with the coefficients that had the smallest. A third element holds their lattice
             vectors, (3, 3) or (n, 3, 3), by default those of the model.
         n_std : int
-            Samples for standard deviations of predictions, 16 for example; see docs/theory/uncertainty.md. They need
-            the closed form, and a model grows by as many times the size of its coefficients.
+            Samples for standard deviations of predictions, 16 for example; see docs/theory/uncertainty.md. A model
+            grows by as many times the size of its coefficients; 'auto' takes the closed form wherever that fits.
         std_groups : array_like of int, shape (M,), or int, or 'auto', optional
             Points of one number are left out together; or so many blocks, or correlated ones: `fastgdml.correlation`.
         near : sequence of mapping

@@ -53,7 +53,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
             how = (trainer, tell, executor)
             models = run_search(task_dir, valid_dataset, *how, lazy=args.lazy, overwrite=args.overwrite)
             console.title("STEP 3", "Hyper-parameter selection")
-        model_file = select(models if done is None else task_dir, args.model_file, args.overwrite, tell, keep=True)
+        candidates = models if done is None else task_dir
+        model_file = select(candidates, args.model_file, args.overwrite, tell, keep=True, by=args.by)
 
         console.title("STEP 4", "Testing")
         try:

@@ -16,11 +16,11 @@ from ..types import IntArray
 
 
 def trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a `Trainer`."""
+    """Return the options of a `Trainer`; `resume`, which compares no models, lacks one."""
     groups = options["std_groups"]
     if groups is not None and not options["n_std"]:
         raise UsageError("--std_groups belongs to --std <n>, which is not given.")
-    found = {field.name: options[field.name] for field in fields(Trainer)}
+    found = {field.name: options[field.name] for field in fields(Trainer) if field.name in options}
     return found | {"std_groups": None if groups is None else _std_groups(groups)}
 
 

@@ -106,6 +106,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     for command in (everything, select):
         command.add_argument("--model_file", metavar="<file>", help="name of the final model file")
+    for command in (everything, train, select):
+        _add_comparison(command)
     for command in (everything, create, test):
         command.add_argument(
             "--seed",
@@ -115,10 +117,10 @@ def build_parser() -> argparse.ArgumentParser:
         )
     for command in (everything, train, resume):
         _add_solver_options(command)
+        _add_std_options(command)
     add_cluster_options(resume)
     for command in (everything, train):
         _add_search_options(command)
-    resume.set_defaults(n_std=0, std_groups=None)
     test.add_argument("--std", action="store_true", help="also compare standard deviations with errors")
     for command in (everything, train, resume, validate, test):
         _add_machine_options(command)
@@ -211,13 +213,27 @@ def _add_solver_options(command: argparse.ArgumentParser) -> None:
 
 def _add_search_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--lazy", action="store_true", help="skip tasks that were tried before")
+    add_cluster_options(command, distribute=True)
+
+
+def _add_comparison(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--by",
+        choices=("validation", "loo"),
+        default="validation",
+        help="what models of a search are compared by: the force RMSE on the validation points, or the force MAE of "
+        "leaving out training points, for which they need --std (default: validation)",
+    )
+
+
+def _add_std_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--std",
         dest="n_std",
         metavar="<n>",
         type=positive_int,
         default=0,
-        help="samples for standard deviations of predictions, as 16; needs the closed form (default: none)",
+        help="samples for standard deviations of predictions, as 16 (default: none)",
     )
     command.add_argument(
         "--std_groups",
@@ -225,7 +241,6 @@ def _add_search_options(command: argparse.ArgumentParser) -> None:
         help="training points to leave out together for --std: 'auto' finds correlated ones; a number of blocks in the "
         "order of the dataset; or a text file with the group of each geometry of the dataset (default: each alone)",
     )
-    add_cluster_options(command, distribute=True)
 
 
 def _add_machine_options(command: argparse.ArgumentParser) -> None:

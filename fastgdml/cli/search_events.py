@@ -8,6 +8,7 @@ from functools import singledispatch
 from rich.table import Table
 
 from .. import search_events as happened
+from ..selection import BY
 from .console import Console
 
 
@@ -95,17 +96,17 @@ def _(event: happened.TrialsBegun, console: Console) -> None:
 
 @_tell.register
 def _(event: happened.SigmaTried, console: Console) -> None:
-    error = "no model" if event.rmse is None else f"force RMSE {event.rmse:.4f}"
+    error = "no model" if event.error is None else f"{BY[event.by]} {event.error:.4f}"
     console.info(f"Sigma {event.sig:g} with {event.n_train:,} points: {error}")
 
 
 @_tell.register
 def _(event: happened.SigmaFound, console: Console) -> None:
     table = Table(title="Search for sigma", title_justify="left")
-    for column in ("points", "sigma", "force RMSE"):
+    for column in ("points", "sigma", BY[event.trials[0].by]):
         table.add_column(column, justify="right")
     for trial in event.trials:
-        error = "no model" if trial.rmse is None else f"{trial.rmse:.4f}"
+        error = "no model" if trial.error is None else f"{trial.error:.4f}"
         table.add_row(f"{trial.n_train:,}", f"{trial.sig:g}", error)
     console.text()
     console.table(table)
@@ -113,7 +114,7 @@ def _(event: happened.SigmaFound, console: Console) -> None:
 
 @_tell.register
 def _(event: happened.SearchEnded, console: Console) -> None:
-    console.info("The validation error rises again: the remaining tasks are skipped.")
+    console.info("The error rises again: the remaining tasks are skipped.")
 
 
 @_tell.register
@@ -130,7 +131,8 @@ def _(event: happened.ModelSelected, console: Console) -> None:
 
 def _table(event: happened.ModelSelected) -> Table:
     table = Table(title="Validation errors", title_justify="left")
-    for column in ("sigma", "energy MAE", "energy RMSE", "force MAE", "force RMSE", ""):
+    by_loo = event.candidates[0].loo is not None
+    for column in ("sigma", "energy MAE", "energy RMSE", "force MAE", "force RMSE", *["left-out MAE"] * by_loo, ""):
         table.add_column(column, justify="right")
     for candidate in event.candidates:
         cells = [
@@ -138,6 +140,8 @@ def _table(event: happened.ModelSelected) -> Table:
             for name in ("energy", "force")
             for errors in (candidate.mae, candidate.rmse)
         ]
+        if candidate.loo is not None:
+            cells.append(f"{candidate.loo:.4f}")
         chosen = candidate.sig == event.sig
         table.add_row(f"{candidate.sig:g}", *cells, "<- best" if chosen else "", style="bold" if chosen else "dim")
     return table

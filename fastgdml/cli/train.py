@@ -35,7 +35,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console.info("The only model needs no validation.")
         console.title("NEXT STEP", f"fastgdml test {models[0]} <test_dataset> [<n_test>]")
     else:
-        console.title("NEXT STEP", f"fastgdml select {tasks[0].parent}")
+        by = "" if args.by == "validation" else f" --by {args.by}"
+        console.title("NEXT STEP", f"fastgdml select {tasks[0].parent}{by}")
 
 
 @contextmanager

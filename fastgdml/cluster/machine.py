@@ -333,6 +333,10 @@ class ClusterPreconditioner:
                     return t - a * image.projection
         return self._blocks.project(r)
 
+    def without(self, points: IntArray) -> ClusterPreconditioner:
+        """Raise UsageError: standard deviations are not divided."""
+        raise UsageError("Standard deviations (n_std) are not divided among workers: one task a worker.")
+
 
 class ClusterMachine(Machine):
     """The workers of a cluster, for the iteration: `choice.choose` and `choice.run` as on the processor.

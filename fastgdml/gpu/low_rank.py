@@ -21,6 +21,8 @@ _STRIP = 1024
 _ALIGNMENT = 32
 # Rows that NumPy converts to double precision at once.
 _NUMPY_ROWS = 4096
+# Size of the pieces in double precision whose products are summed in `gram`.
+_GRAM_BYTES = 256 * 2**20
 
 
 class LowRank:
@@ -50,6 +52,16 @@ class LowRank:
         rounded = self._u[first : first + len(rows), : self._shape[1]]
         rounded[...] = rows
         return rounded.astype(self.xp.float64)
+
+    def gram(self, points: Any, n_coord: int) -> Any:
+        """Return the part of U^T U (k, k) of some points, of `n_coord` rows each."""
+        xp, k = self.xp, self._shape[1]
+        total, step = xp.zeros((k, k)), max(1, _GRAM_BYTES // (8 * n_coord * k))
+        for first in range(0, len(points), step):
+            rows = (points[first : first + step, None] * n_coord + xp.arange(n_coord)).ravel()
+            some = self._u[rows, :k].astype(xp.float64)
+            total += some.T @ some
+        return total
 
     def project(self, b: Any) -> Any:
         """Return U^T b, shape (k,), of b (n,)."""

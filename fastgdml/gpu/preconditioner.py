@@ -86,6 +86,25 @@ class Preconditioner:
             devices.fetch(out[self.divided.rows(k)], part, k)
         return out
 
+    def without(self, points: IntArray) -> Preconditioner:
+        """See `fastgdml.solvers.machine.Preconditioner.without`."""
+        devices, xp = self.divided.devices, self.divided.xp
+        factor = xp.tril(self.inner)
+        inner = factor @ factor.T
+        del factor
+        part = xp.empty(inner.shape)
+        for k, rows in enumerate(self.rows):
+            own = self.divided.points[k]
+            with devices.on(k):
+                here = xp.asarray(points[(points >= own.start) & (points < own.stop)] - own.start)
+                gram = rows.U.gram(here, rows.root.shape[1])
+            devices.fetch(part, gram, k)
+            inner -= part
+        inner = inner.T
+        if not cholesky(inner, xp):
+            raise SolverError(not_positive_definite())
+        return Preconditioner(self.divided, self.rows, inner)
+
 
 def memory(n_train: int, n_coord: int, n_columns: int) -> int:
     """Return the bytes of device memory that `n_train` points of a preconditioner of `n_columns` columns need.

@@ -18,6 +18,7 @@ from .cholesky import solve_closed_form
 from .cost import Cost, closed_form_seconds
 from .course import Course, Verdict
 from .equations import TrainingEquations
+from .folds import folds_of, leave_out
 from .iterative import IterativeSolution, IterativeSolver, least_columns, numbers_of_columns
 from .jackknife import Jackknife, groups_of, jackknife
 from .machine import Machine
@@ -32,6 +33,9 @@ _SMALL_ORDER = 3000
 _SHARE_OF_MEMORY = 0.9
 # The iteration is begun if its preconditioner takes less than this share of the time of the closed form.
 _SHARE_OF_START = 0.15
+
+# Steps without a fold of the points, which begin with the solution, as a share of those of the solution.
+_STEPS_OF_FOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class SolverOptions:
     near : sequence of tuple
         alphas_F and alphas_E of solutions with other length scales, to begin the iteration with.
     n_std : int
-        Samples for standard deviations, which need the closed form; 0: none.
+        Samples for standard deviations; 0: none. An iteration makes one of each fold of the training points, and
+        'auto' begins it only where the closed form does not fit, which costs less.
     std_groups : array_like of int, optional
         Training points with the same number are left out together.
     """
@@ -73,8 +78,6 @@ class SolverOptions:
     def __post_init__(self) -> None:
         if self.n_std < 0 or self.n_std == 1:
             raise UsageError(f"n_std is {self.n_std}: 0 for no standard deviations, or at least 2, as 16.")
-        if self.n_std and self.solver == "cg":
-            raise UsageError("Standard deviations (n_std, --std) need the closed form: solver='closed' or 'auto'.")
         if self.solver not in SOLVERS:
             raise UsageError(f"solver must be one of {', '.join(SOLVERS)}; got {self.solver!r}.")
         if not 0 < self.tol < 1 or (self.max_iter is not None and self.max_iter < 1):
@@ -181,28 +184,32 @@ def choose(equations: TrainingEquations, options: SolverOptions, machine: Machin
         If the solver does not fit into the memory limit.
     """
     limit, needed = machine.limit(options.max_memory), machine.closed_form_memory(equations)
-    fits = needed <= limit
+    fits, folds_only = needed <= limit, options.n_std > 0 and not machine.inverts
     memory = f"the closed form needs {needed / 2**30:.3g} GB, the limit{machine.of_memory} is {limit / 2**30:.3g} GB"
     small = equations.order <= _SMALL_ORDER
-    quick = options.solver == "auto" and fits and (small or not machine.compares)
-    if options.solver == "closed" or options.n_std or quick:
+    quick = small or options.n_std > 0 or not machine.compares
+    if options.solver == "closed" and folds_only:
+        raise UsageError(
+            "Here standard deviations (n_std, --std) come from the iterative solver: solver 'auto' or 'cg', or "
+            "backend='cpu' (--cpu)."
+        )
+    if options.solver == "closed" or (options.solver == "auto" and fits and quick and not folds_only):
         if not fits:
             training = equations.training
-            other = "no standard deviations" if options.n_std else "the iterative solver (solver='cg', --solver cg)"
             raise InsufficientMemoryError(
-                f"For {training.n_train} points of {training.n_atoms} atoms {memory}. Use {other}, "
-                "fewer training points or a larger limit (max_memory, -m)."
+                f"For {training.n_train} points of {training.n_atoms} atoms {memory}. Use the iterative solver "
+                "(solver='cg', --solver cg), fewer training points or a larger limit (max_memory, -m)."
             )
         _log.info("Memory: %s.", memory)
         reason = f"the matrix is small, of order {equations.order}" if small else memory
         if options.solver == "closed":
             reason = "asked for"
         elif options.n_std:
-            reason = "standard deviations need it"
+            reason = f"standard deviations cost least with it; {memory}"
         return Plan(equations, options, machine, reason)
 
-    iteration = IterativeSolver(equations, machine, options.near)
-    free_to_choose = options.solver == "auto" and fits
+    iteration = IterativeSolver(equations, machine, options.near, options.n_std)
+    free_to_choose = options.solver == "auto" and fits and not folds_only
     room = _SHARE_OF_MEMORY * limit - iteration.fixed_memory()
     n_train, n_coord = iteration.n_train, iteration.n // iteration.n_train
     try:
@@ -211,12 +218,14 @@ def choose(equations: TrainingEquations, options: SolverOptions, machine: Machin
         if not free_to_choose:
             raise InsufficientMemoryError(_least_limit(iteration, equations, limit, machine)) from None
         return Plan(equations, options, machine, memory)
-    reason = "asked for" if options.solver == "cg" else memory
+    reason = "asked for" if options.solver == "cg" else "standard deviations need it here" if folds_only else memory
     columns = _columns_of_earlier_run(iteration, options, machine, room)
     if columns is not None:
         return Plan(equations, options, machine, reason, iteration, columns)
     cost = Cost(iteration.n, iteration.product, machine.rates)
-    n_columns = min(counts, key=lambda k: cost.total(k, options.tol))
+    solutions = 1 + _STEPS_OF_FOLD * options.n_std
+    # Built once, for all solutions.
+    n_columns = min(counts, key=lambda k: solutions * cost.total(k, options.tol) - (solutions - 1) * cost.building(k))
     closed = closed_form_seconds(equations.order, machine.rates) if free_to_choose else math.inf
     if free_to_choose:
         reason = f"on two cores the closed form takes about {closed:.2g} s"
@@ -262,6 +271,8 @@ def run(
     ------
     SolverError
         If there is no solution.
+    UsageError
+        If groups for standard deviations are wrong, or they are wanted of an iteration with a monitor.
     """
     _log.info("%s", plan)
     if plan.iteration is None:
@@ -269,6 +280,7 @@ def run(
     _log.info("Memory: the iteration needs %.3g GB.", plan.memory() / 2**30)
     options, course = plan.options, replace(plan.course) if plan.course is not None else None
     columns, start, reasons, steps = plan.columns, options.start, [plan.reason], 0
+    folds = _folds_of(plan, monitor)
     best: IterativeSolution | None = None
     compared = course is not None and math.isfinite(course.closed_form)
 
@@ -305,14 +317,39 @@ def run(
         found = replace(found, alphas_F=best.alphas_F, alphas_E=best.alphas_E, residual=best.residual)
         _log.warning(
             "The iteration stopped after %d steps with a relative residual of %.1e; %.0e was asked for. `resume` "
-            "(create_task_from_model) goes on from there.",
+            "(create_task_from_model) goes on from there%s.",
             found.iterations,
             found.residual / found.norm_y,
             options.tol,
+            "; until then there are no standard deviations" if folds else "",
         )
     if compared:
         reasons.append(f"the iteration took {steps} steps with {len(columns)} columns")
-    return wrapped(found)
+    solution = wrapped(found)
+    if not folds or not found.converged:
+        return solution
+    if checkpoint is not None:  # who ends it now has the model, but for the samples
+        checkpoint(solution)
+    return replace(solution, jackknife=leave_out(plan.iteration, found, folds, options.tol, options.max_iter, callback))
+
+
+def _folds_of(plan: Plan, monitor: Callable[[Solution], bool] | None) -> list[IntArray]:
+    """Return the folds to leave out for standard deviations, if these are wanted.
+
+    Raises
+    ------
+    UsageError
+        If the groups are wrong, or the iteration may be stopped early.
+    """
+    if not plan.options.n_std:
+        return []
+    if monitor is not None:
+        raise UsageError(
+            "An iteration that stops early (--early_stop, held_out) has no standard deviations (--std, n_std): its "
+            "solutions without some of the points would have to stop alike. Leave out one of them."
+        )
+    groups = groups_of(plan.options.std_groups, plan.equations.training.n_train)
+    return folds_of(groups, plan.options.n_std)
 
 
 def _reviewed(course: Course, steps: int, n_columns: int) -> str:

@@ -23,7 +23,7 @@ from .conjugate_gradients import iterate
 from .convergence import Convergence
 from .cost import SHARES, Cost, column_counts
 from .equations import TrainingEquations
-from .machine import Machine
+from .machine import Machine, Preconditioner
 
 # Of each inducing point a quarter of the coordinates is taken, of four times as many points: fewer steps for the same
 # number of columns.
@@ -124,24 +124,38 @@ class IterativeSolver:
         and the solution at the end, for checkpoints, and for a monitor.
     near : sequence of tuple
         alphas_F and alphas_E of the same points with other length scales, to begin with.
+    n_samples : int
+        Samples that `folds.leave_out` is going to make of the solution: without any, the preconditioner goes when it
+        is found.
 
     Attributes
     ----------
+    equations : TrainingEquations
+        The equations.
+    machine : Machine
+        Where the iteration runs.
     operator : Operator
         v -> K v, without K.
     n_train : int
         Number of training points.
+    preconditioner : Preconditioner, optional
+        That of the last solution, with `n_samples`.
     """
 
     def __init__(
-        self, equations: TrainingEquations, machine: Machine, near: Sequence[tuple[Array, Array | None]] = ()
+        self,
+        equations: TrainingEquations,
+        machine: Machine,
+        near: Sequence[tuple[Array, Array | None]] = (),
+        n_samples: int = 0,
     ) -> None:
-        self._equations, self._machine, self._lam = equations, machine, equations.lam
+        self.equations, self.machine, self._lam = equations, machine, equations.lam
         training = self._training = equations.training
         self.n_train, self._n_force, self._n_coord = training.n_train, 3 * training.n_atoms, training.n_coord
-        self._y, self._near = equations.rigid_free, near
+        self._y, self._near, self._n_samples = equations.rigid_free, near, n_samples
         self._kept = equations.reduction.kept
         self.operator = machine.operator(training)
+        self.preconditioner: Preconditioner | None = None
 
     @property
     def n(self) -> int:
@@ -154,8 +168,22 @@ class IterativeSolver:
         return float(self.operator.flops)
 
     def fixed_memory(self) -> int:
-        """Return the bytes that are needed whatever the number of columns."""
-        return self._machine.iteration_memory(self._training)
+        """Return the bytes that are needed whatever the number of columns; samples are held as vectors and J alpha."""
+        samples = 8 * self._n_samples * (3 * self.n + self._training.x.size)
+        return self.machine.iteration_memory(self._training) + samples
+
+    @property
+    def y(self) -> Any:
+        """The labels, where the vectors are, shape (n,)."""
+        return self.machine.xp.asarray(self._y)
+
+    def product_with(self, v: Any) -> Any:
+        """Return (-K + lam I) v, both where the vectors are."""
+        return self._lam * v - self.operator(v)
+
+    def vector(self, alphas_F: Array, alphas_E: Array | None) -> Any:
+        """Return x of coefficients, where the vectors are."""
+        return self.machine.xp.asarray(-self._by_point(alphas_F, alphas_E))
 
     def choose_columns(self, n_columns: int) -> IntArray:
         """Return about `n_columns` columns, a quarter of the coordinates of randomly chosen points, in the point order.
@@ -223,15 +251,11 @@ class IterativeSolver:
         """
         max_iter = 10 * self.n if max_iter is None else max_iter
         x0, earlier = self._starting_point(start)
-        points, begin = np.unique(columns // self._n_coord, return_index=True)
-        building = Step(callback, f"Building preconditioner ({len(columns)} of {self.n} columns)")
-        coordinates = np.split(columns % self._n_coord, begin[1:])
-        P = self._machine.preconditioner(self._training, self._lam, points, coordinates, building)
-        building.done()
+        P = self._preconditioned(columns, callback)
 
         def solution(x: Any, residual: float, converged: bool = False) -> IterativeSolution:
             return IterativeSolution(
-                *self._equations.split(-self._machine.to_host(x).reshape(self.n_train, -1)),
+                *self.equations.split(-self.machine.to_host(x).reshape(self.n_train, -1)),
                 self._lam,
                 earlier + iterate_now.step,
                 iterate_now.step,
@@ -241,12 +265,12 @@ class IterativeSolver:
                 converged,
             )
 
-        xp, norm_y = self._machine.xp, float(np.linalg.norm(self._y))
+        xp, norm_y = self.machine.xp, float(np.linalg.norm(self._y))
         step = Step(callback, "Solving linear system (conjugate gradients)", total=100)
         saved = began = time.perf_counter()
         first, reviewed = None, False
         with blas_threads(1):  # the products are ours; BLAS would only get in the way
-            iterates = iterate(lambda v: self._lam * v - self.operator(v), P, xp.asarray(self._y), x0, xp)
+            iterates = iterate(self.product_with, P, self.y, x0, xp)
             iterate_now = next(iterates)
             # The residual may rise before it falls; a run that is cut short returns the best iterate.
             best_x, best_residual = iterate_now.x.copy(), iterate_now.residual
@@ -289,11 +313,23 @@ class IterativeSolver:
             return solution(iterate_now.x, iterate_now.residual)
         return solution(best_x, best_residual, converged)
 
+    def _preconditioned(self, columns: IntArray, callback: Callback | None) -> Preconditioner:
+        """Build the preconditioner, and keep it for samples."""
+        points, begin = np.unique(columns // self._n_coord, return_index=True)
+        building = Step(callback, f"Building preconditioner ({len(columns)} of {self.n} columns)")
+        coordinates = np.split(columns % self._n_coord, begin[1:])
+        self.preconditioner = None  # its memory comes first
+        P = self.machine.preconditioner(self._training, self._lam, points, coordinates, building)
+        if self._n_samples:
+            self.preconditioner = P
+        building.done()
+        return P
+
     def _starting_point(self, start: tuple[Array, Array | None, int] | None) -> tuple[Any, int]:
         """Return the vector to begin with, None for zero, and the number of steps that led to it."""
-        xp = self._machine.xp
+        xp = self.machine.xp
         if start is not None:
-            return xp.asarray(-self._by_point(*start[:2])), start[2]
+            return self.vector(*start[:2]), start[2]
         if not self._near:
             return None, 0
         # Coefficients of one length scale are a bad beginning for another, whatever their factor. But they depend
@@ -301,7 +337,7 @@ class IterativeSolver:
         tried = np.stack([-self._by_point(*alphas) for alphas in self._near], axis=1)
         images = np.empty_like(tried)
         for column, x in zip(images.T, tried.T, strict=True):
-            column[...] = self._lam * x - self._machine.to_host(self.operator(xp.asarray(x)))
+            column[...] = self.machine.to_host(self.product_with(xp.asarray(x)))
         with blas_threads(1):  # the bits of the result must not depend on their number
             found = tried @ np.linalg.lstsq(images, self._y, rcond=None)[0]
         return xp.asarray(found), 0
@@ -311,7 +347,7 @@ class IterativeSolver:
             alphas_E = None
         elif alphas_E is None:
             alphas_E = np.zeros(self.n_train)
-        return self._equations.by_point(np.asarray(alphas_F, dtype=np.float64), alphas_E).ravel()
+        return self.equations.by_point(np.asarray(alphas_F, dtype=np.float64), alphas_E).ravel()
 
     def _in_order_of_sgdml(self, columns: IntArray) -> IntArray:
         points, coordinates = columns // self._n_coord, columns % self._n_coord

@@ -28,6 +28,19 @@ class Operator(Protocol):
         """Return K v, shape (n,), of v (n,), where v is: point by point, n_coord elements each."""
 
 
+class Preconditioner(Protocol):
+    """Nearly the inverse of -K + lam I as a function: see `fastgdml.solvers.preconditioner`."""
+
+    def __call__(self, r: Any) -> Any:
+        """Return P^-1 r, shape (n,), where r is."""
+
+    def without(self, points: IntArray) -> Callable[[Any], Any]:
+        """Return the same for the equations without some training points, of r that is zero there.
+
+        What it returns at these points has no meaning.
+        """
+
+
 class Factor(ABC):
     """A Cholesky factor, in the memory of the machine that computed it.
 
@@ -83,12 +96,15 @@ class Machine(ABC):
         What the number of columns of the preconditioner follows from.
     compares : bool
         Whether 'auto' weighs the iteration against a closed form that fits; else it takes that.
+    inverts : bool
+        Whether factors can be inverted, which standard deviations by the closed form need.
     """
 
     xp: ModuleType
     of_memory: str
     rates: Rates
     compares: bool
+    inverts: bool = False
 
     @abstractmethod
     def limit(self, max_memory: float | None) -> float:
@@ -152,7 +168,7 @@ class Machine(ABC):
         points: IntArray,
         columns: Sequence[npt.ArrayLike],
         progress: Progress | None = None,
-    ) -> Callable[[Any], Any]:
+    ) -> Preconditioner:
         """Return r -> P^-1 r, P nearly -K + lam I; arguments and errors as of `preconditioner.build`."""
 
     def iteration_memory(self, training: TrainingSet) -> int:

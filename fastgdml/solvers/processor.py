@@ -75,6 +75,7 @@ class Processor(Machine):
     of_memory = ""
     rates = Rates()
     compares = True
+    inverts = True
 
     def __init__(self, n_threads: int) -> None:
         self._n_threads = n_threads

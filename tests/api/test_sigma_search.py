@@ -183,7 +183,7 @@ def test_a_failed_training_is_no_end(monkeypatch):
     directory = created()
     models = run(directory, "ethanol", ONE_THREAD, events.append)
     tried = next(each for each in events if isinstance(each, search_events.SigmaFound))
-    assert any(each.rmse is None and each.sig > limit for each in tried.trials)
+    assert any(each.error is None and each.sig > limit for each in tried.trials)
     assert tried.sig <= limit
     assert float(load_model(select(models))["sig"]) == tried.sig
     limit = 0

@@ -6,15 +6,18 @@ import pytest
 from support.gpu_checks import assert_close, check_low_rank
 from support.molecules import cyclic_group, random_molecules, symmetric_group_of_three
 
+from fastgdml.gpu import low_rank as gpu_low_rank
 from fastgdml.gpu import machine
 from fastgdml.gpu import preconditioner as gpu_preconditioner
 from fastgdml.gpu.devices import Devices, DividedTraining
 from fastgdml.gpu.low_rank import LowRank
 from fastgdml.gpu.operator import KernelOperator
 from fastgdml.operator import KernelOperator as NativeOperator
+from fastgdml.solvers import preconditioner
 from fastgdml.solvers.cholesky import solve_closed_form
 from fastgdml.solvers.conjugate_gradients import iterate
 from fastgdml.solvers.equations import TrainingEquations
+from fastgdml.solvers.folds import folds_of, leave_out
 from fastgdml.solvers.iterative import IterativeSolver
 from fastgdml.solvers.processor import processor
 from fastgdml.solvers.rigid import drop_rigid_motions
@@ -95,6 +98,36 @@ def test_the_preconditioner_is_that_of_one_device(xp, n_devices, host_cupy, monk
     assert traffic.between == 8 * (2 * 16 * others + 2 * 6 * (n_devices - 1))
     # The same bits whenever it is done.
     np.testing.assert_array_equal(ours(on_device).get(), z.get())
+
+
+def test_points_are_left_out_of_the_preconditioner(xp, n_devices, monkeypatch):
+    _, training = training_of(12)
+    arguments = (1e-8, np.array([2, 5, 9]), [[0, 4, 7], [1, 2], [15]])
+    monkeypatch.setattr(gpu_low_rank, "_GRAM_BYTES", 8 * 6 * 16 * 2)  # in pieces
+    ours = gpu_preconditioner.build(DividedTraining.of(training, xp, range(n_devices)), *arguments)
+    theirs = preconditioner.build(training, *arguments)
+    left_out = np.array([0, 1, 2, 7, 10])
+    r = np.random.default_rng(0).normal(size=(12, 16))
+    r[left_out] = 0.0
+    on_device = xp.asarray(r.ravel())
+    kept = np.setdiff1d(np.arange(12), left_out)
+    with cuda_on_host.counted() as traffic:
+        z = ours.without(left_out)(on_device)
+    assert traffic.to_host <= 8  # whether it could be factored
+    expected = theirs.without(left_out)(r.ravel()).reshape(12, 16)[kept]
+    assert_close(z.get().reshape(12, 16)[kept], expected, 1e-5)
+    again = ours.without(left_out[:2]).without(left_out[2:])(on_device)
+    assert_close(again.get().reshape(12, 16)[kept], expected, 1e-5)
+
+
+def test_folds_are_left_out_on_devices(xp, n_devices):
+    equations = equations_of()
+    ours, theirs = (IterativeSolver(equations, where, n_samples=3) for where in (machine.device(xp), processor()))
+    columns, folds = theirs.choose_columns(40), folds_of(np.arange(11), 3)
+    one, other = (leave_out(solver, solver.solve(columns, 1e-5), folds, 1e-5) for solver in (ours, theirs))
+    assert_close(one.residuals, other.residuals, 1e-2)
+    assert one.alphas_F.shape == other.alphas_F.shape == (3, 11 * 15)
+    assert one.alphas_E.shape == (3, 11)
 
 
 def test_of_a_step_only_the_residual_leaves_the_device(xp, n_devices):

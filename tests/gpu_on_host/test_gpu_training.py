@@ -278,6 +278,21 @@ def test_models_equal_those_of_the_processor(kind, solver, device, request, etha
     assert_same_predictions(model, expected, ethanol["R"][:50], tolerance)
 
 
+@pytest.mark.parametrize("xp", ["numpy"], indirect=True)
+def test_standard_deviations_come_from_folds(device, ethanol):
+    task = GDMLTrain().create_task(ethanol, 6, ethanol, 30, sig=20, lam=1e-6, seed=3, use_sym=False)
+    expected = GDMLTrain().train(task, solver="cg", tol=1e-5, n_std=3)
+    model = GDMLTrain(backend="gpu").train(task, tol=1e-5, n_std=3)
+    assert str(model["solver_reason"]) == "standard deviations need it here"
+    largest = np.abs(expected["loo_f"]).max()
+    np.testing.assert_allclose(model["loo_f"], expected["loo_f"], rtol=0, atol=0.03 * largest)
+    R = ethanol["R"][:5].reshape(5, -1)
+    ours, theirs = (GDMLPredict(m).predict(R, return_std=True)[3] for m in (model, expected))
+    np.testing.assert_allclose(ours, theirs, rtol=0.05)
+    with pytest.raises(UsageError, match="come from the iterative solver"):
+        GDMLTrain(backend="gpu").train(task, solver="closed", n_std=3)
+
+
 def test_periodic_systems(shared, device):
     with np.load(shared("reference/cu111_periodic.npz")) as arrays:
         reference = dict(arrays)
