@@ -39,6 +39,7 @@ _load("cython_lapack")
 
 from ._packed import (  # noqa: E402 (after its BLAS and LAPACK are in place)
     add_blocks,
+    add_gram,
     add_split_gram,
     cholesky,
     cholesky_dense,
@@ -53,6 +54,7 @@ from ._packed import (  # noqa: E402 (after its BLAS and LAPACK are in place)
 
 __all__ = [
     "add_blocks",
+    "add_gram",
     "add_split_gram",
     "cholesky",
     "cholesky_dense",

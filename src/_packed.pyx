@@ -328,6 +328,17 @@ def solve_triangular_right(const double[::1, :] factor not None, double[::1, :] 
             solve_right_in_halves(m, n, <double *> &factor[0, 0], n, &b[0, 0], m)
 
 
+def add_gram(const double[:, ::1] a not None, double[::1, :] c not None, int largest=LARGEST_WHOLE):
+    """Add A^T A, A (m, n), to the lower triangle of C (n, n)."""
+    require_square("c", c, a.shape[1])
+    require(largest > 0, f"largest is {largest}")
+    cdef int m = <int> a.shape[0], n = <int> a.shape[1]
+    if m and n:
+        with nogil:
+            # In Fortran's order A is A^T, (n, m).
+            add_product(1.0, b"L", b"N", n, m, <double *> &a[0, 0], n, &c[0, 0], n, largest)
+
+
 # ---- the low-rank part of the preconditioner --------------------------------------------------------------------
 
 cdef int threads_of(int n_threads, int n_blocks) noexcept nogil:

@@ -19,15 +19,16 @@ import numpy.typing as npt
 from .. import _core, lapack
 from ..types import Array, IntArray
 
-# The share of the columns that are floats.
+# The share of the columns that are floats, and the least number of these.
 _LARGE_SHARE = 1 / 8
+_LEAST_LARGE = 128
 # Columns are padded to a multiple of the widest vector.
 _PADDING = 8
 
 
 def n_large(n_columns: int) -> int:
-    """Return how many of the columns are floats, at least one."""
-    return max(1, int(_LARGE_SHARE * n_columns))
+    """Return how many of the columns are floats."""
+    return max(min(n_columns, _LEAST_LARGE), int(_LARGE_SHARE * n_columns))
 
 
 def memory(n: int, n_columns: int) -> int:
@@ -79,6 +80,13 @@ class LowRank:
         )  # fmt: skip
         return exact_large, exact_small
 
+    def exact(self, rows: IntArray) -> Array:
+        """Return some rows, their k columns in `order`, in double precision."""
+        first = n_large(len(self.order))
+        others = len(self.order) - first
+        small = self.small[rows, :others] * self.factor[rows, np.newaxis]
+        return np.concatenate([self.large[rows, :first].astype(np.float64), small], axis=1)
+
     def project(self, b: Array) -> Array:
         """Return U^T b, shape (k,), in `order`."""
         first = n_large(len(self.order))
@@ -105,7 +113,7 @@ class Gram:
 
     def __init__(self, total: Array) -> None:
         self._total, self._first = total, n_large(len(total))
-        # Small columns have products below 10^5: their sums need no more than single precision.
+        # Small columns have norms below 10^3: sums of their products need no more than single precision.
         others = len(total) - self._first
         self._small = np.zeros((others, others), dtype=np.float32, order="F")
 

@@ -97,15 +97,15 @@ class Preconditioner:
     def without(self, points: IntArray) -> Preconditioner:
         """See `machine.Preconditioner.without`: (2) of the rows that are left, with I + U^T U less their part."""
         k, n_coord = len(self.inner), self.rows.root.shape[1]
-        with blas_threads(self.rows.n_threads):
+        with blas_threads(self.rows.U.n_threads):
             factor = np.tril(self.inner)
             inner = (factor @ factor.T).T  # symmetric: this is a view in Fortran's order
             del factor
             left_out = np.zeros((k, k), order="F")
             step = max(1, _PIECE_BYTES // (8 * n_coord * k))
             for first in range(0, len(points), step):
-                U = self.rows.U.reshape(len(self.rows.root), n_coord, -1)[points[first : first + step], :, :k]
-                lapack.add_gram(U.reshape(-1, k).astype(np.float64), left_out)
+                rows = points[first : first + step, np.newaxis] * n_coord + np.arange(n_coord)
+                lapack.add_gram(self.rows.U.exact(rows.ravel()), left_out)
             inner -= left_out
             return Preconditioner(self.rows, factor_inner(inner))
 

@@ -145,6 +145,7 @@ CALLS = {
         _packed.solve_triangular_right,
         [positive(5), np.asfortranarray(np.ones((3, 5)))],
     ),
+    "add_gram": lambda: (_packed.add_gram, [np.ones((3, 5)), positive(5), 2]),
     "explained_blocks": lambda: (_packed.explained_blocks, [np.asfortranarray(np.ones((6, 5))), 3, 2]),
     "split_low_rank": lambda: (
         _packed.split_low_rank,
