@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -22,17 +23,24 @@ nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
 
 
-def try_out(session: nox.Session, *folders: str, env: dict[str, str] | None = None) -> None:
+def selection(session: nox.Session, folders: Sequence[str], root: Path = ROOT) -> list[str]:
+    """Return the tests to run, with whole paths, as they run outside the source folder."""
+    tests = session.posargs or [f"tests/{folder}" for folder in folders]
+    return [str(root / test) if (root / test.split("::")[0]).exists() else test for test in tests]
+
+
+def try_out(session: nox.Session, *folders: str, root: Path = ROOT, env: dict[str, str] | None = None) -> None:
     """Run tests outside the source folder; warnings are errors there (pyproject.toml)."""
-    tests = session.posargs or [str(ROOT / "tests" / folder) for folder in folders or CORE]
     session.chdir(session.create_tmp())
-    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *tests, env=env or {})
+    tests = selection(session, folders or CORE, root)
+    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={root}", *tests, env=env or {})
 
 
 @nox.session(python="3.11")
 def oldest(session: nox.Session) -> None:
-    """The oldest NumPy and SciPy that pyproject.toml allows."""
-    session.install("numpy==2.0.0", "scipy==1.13.0", f"{ROOT}[test]")
+    """The oldest NumPy and SciPy, and what else it depends on, that pyproject.toml allows."""
+    needed = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["dependencies"]
+    session.install(*[line.replace(">=", "==") for line in needed], f"{ROOT}[test]")
     try_out(session)
 
 
@@ -40,6 +48,15 @@ def oldest(session: nox.Session) -> None:
 def newest(session: nox.Session) -> None:
     """The newest NumPy and SciPy, on each version of Python."""
     session.install("--upgrade", "numpy", "scipy", f"{ROOT}[test]")
+    try_out(session)
+
+
+@nox.session(python=["3.13t", "3.14t"])
+def free_threaded(session: nox.Session) -> None:
+    """CPython without the global lock, which none of our modules brings back."""
+    session.install("pytest", "hypothesis", "ase", str(ROOT))
+    check = "import sys; from fastgdml import _core, _packed; assert not sys._is_gil_enabled()"
+    session.run("python", "-c", check)
     try_out(session)
 
 
@@ -86,7 +103,7 @@ def blanks(session: nox.Session) -> None:
     session.run(python, "-m", "pip", "install", "-q", f"{folder / 'source'}[test]", external=True)
     session.chdir(folder)
     session.run(python, str(folder / "source" / "tools" / "wheel_check.py"), external=True)
-    tests = session.posargs or [str(folder / "source" / "tests" / "native" / "test_c_library.py")]
+    tests = selection(session, ["native/test_c_library.py"], folder / "source")
     session.run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, external=True)
 
 
@@ -101,9 +118,7 @@ def sdist(session: nox.Session) -> None:
     shutil.unpack_archive(archive, folder)
     source = next(path for path in folder.iterdir() if path.is_dir())
     session.install(f"{source}[test]")
-    session.chdir(folder)
-    tests = session.posargs or [str(source / "tests" / name) for name in CORE]
-    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
+    try_out(session, root=source)
 
 
 @nox.session(python="3.11")
