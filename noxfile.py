@@ -23,6 +23,12 @@ nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
 
 
+def install(session: nox.Session, *what: str) -> None:
+    """Install, and leave the source folder, whose package has no compiled modules."""
+    session.install(*what)
+    session.chdir(session.create_tmp())
+
+
 def selection(session: nox.Session, folders: Sequence[str], root: Path = ROOT) -> list[str]:
     """Return the tests to run, with whole paths, as they run outside the source folder."""
     tests = session.posargs or [f"tests/{folder}" for folder in folders]
@@ -30,31 +36,31 @@ def selection(session: nox.Session, folders: Sequence[str], root: Path = ROOT) -
 
 
 def try_out(session: nox.Session, *folders: str, root: Path = ROOT, env: dict[str, str] | None = None) -> None:
-    """Run tests outside the source folder; warnings are errors there (pyproject.toml)."""
-    session.chdir(session.create_tmp())
+    """Run tests, in which warnings are errors (pyproject.toml)."""
     tests = selection(session, folders or CORE, root)
-    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={root}", *tests, env=env or {})
+    env = {"FASTGDML_SHARED": os.environ.get("FASTGDML_SHARED", str(ROOT.parent / "shared")), **(env or {})}
+    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={root}", *tests, env=env)
 
 
 @nox.session(python="3.11")
 def oldest(session: nox.Session) -> None:
     """The oldest NumPy and SciPy, and what else it depends on, that pyproject.toml allows."""
     needed = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["dependencies"]
-    session.install(*[line.replace(">=", "==") for line in needed], f"{ROOT}[test]")
+    install(session, *[line.replace(">=", "==") for line in needed], f"{ROOT}[test]")
     try_out(session)
 
 
 @nox.session(python=PYTHONS)
 def newest(session: nox.Session) -> None:
     """The newest NumPy and SciPy, on each version of Python."""
-    session.install("--upgrade", "numpy", "scipy", f"{ROOT}[test]")
+    install(session, "--upgrade", "numpy", "scipy", f"{ROOT}[test]")
     try_out(session)
 
 
 @nox.session(python=["3.13t", "3.14t"])
 def free_threaded(session: nox.Session) -> None:
     """CPython without the global lock, which none of our modules brings back."""
-    session.install("pytest", "hypothesis", "ase", str(ROOT))
+    install(session, "pytest", "hypothesis", "ase", str(ROOT))
     check = "import sys; from fastgdml import _core, _packed; assert not sys._is_gil_enabled()"
     session.run("python", "-c", check)
     try_out(session)
@@ -63,7 +69,7 @@ def free_threaded(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def serial(session: nox.Session) -> None:
     """Built without OpenMP."""
-    session.install("-Csetup-args=-Dopenmp=disabled", f"{ROOT}[test]")
+    install(session, "-Csetup-args=-Dopenmp=disabled", f"{ROOT}[test]")
     session.run("python", "-c", "from fastgdml import _core; assert _core.openmp_version() == 0", env={})
     try_out(session)
 
@@ -71,8 +77,7 @@ def serial(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def bare(session: nox.Session) -> None:
     """Without any optional package: what the README does first."""
-    session.install(str(ROOT))
-    session.chdir(session.create_tmp())
+    install(session, str(ROOT))
     session.run("python", str(ROOT / "tools" / "wheel_check.py"))
 
 
@@ -80,14 +85,14 @@ def bare(session: nox.Session) -> None:
 @nox.parametrize("extra", ["ase", "report", "get", "completion", "ipi", "openmm"])
 def extra(session: nox.Session, extra: str) -> None:
     """With one optional package only: tests of the others skip, none fails."""
-    session.install("pytest", "hypothesis", f"{ROOT}[{extra}]")
+    install(session, "pytest", "hypothesis", f"{ROOT}[{extra}]")
     try_out(session, "api", "cli", "drivers")
 
 
 @nox.session(python="3.11")
 def locale(session: nox.Session) -> None:
     """A locale that is not UTF-8."""
-    session.install(f"{ROOT}[test]")
+    install(session, f"{ROOT}[test]")
     try_out(session, "files", "cli", env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
 
 
@@ -117,7 +122,7 @@ def sdist(session: nox.Session) -> None:
     (archive,) = folder.glob("*.tar.gz")
     shutil.unpack_archive(archive, folder)
     source = next(path for path in folder.iterdir() if path.is_dir())
-    session.install(f"{source}[test]")
+    install(session, f"{source}[test]")
     try_out(session, root=source)
 
 
