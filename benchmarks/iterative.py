@@ -153,7 +153,7 @@ class Stopwatch:
             print(f"  {name}: {wall:.2f} s, processor {used:.2f} s, {calls:.0f} calls {', '.join(rates)}", flush=True)
 
 
-def measure_stages(name: str, dataset: Dataset, n_train: int, n_steps: int = 20) -> None:
+def measure_stages(name: str, dataset: Dataset, n_train: int, n_steps: int = 20, n_columns: int = 0) -> None:
     """Print where the time goes: building a preconditioner of the columns that a training begins with, and steps."""
     task = GDMLTrain().create_task(dataset, n_train, dataset, 10, SIGMA, lam=LAM, seed=0)
     training = TrainingSet.from_R(task["R_train"], task["perms"], SIGMA)
@@ -161,7 +161,7 @@ def measure_stages(name: str, dataset: Dataset, n_train: int, n_steps: int = 20)
     machine = processor()
     solver = IterativeSolver(TrainingEquations(task["R_train"], training, LAM, y), machine)
     n, n_coord = solver.n, solver.n // n_train
-    k = choose_n_columns(n_train, n_coord, solver.product, machine.limit(None), machine)
+    k = n_columns or choose_n_columns(n_train, n_coord, solver.product, machine.limit(None), machine)
     print(f"{name}, {n_train} points, n = {n}, k = {k}:")
     watch, A, b = Stopwatch(), np.ones((2000, 2000)), np.ones(2**26)
     for _ in range(3):
@@ -172,11 +172,15 @@ def measure_stages(name: str, dataset: Dataset, n_train: int, n_steps: int = 20)
         (preconditioner, "_diagonal_blocks", lambda *_: (0, 0)),
         (preconditioner, "inverse_roots", lambda *_: (0, 0)),
         (lapack, "solve_triangular_right", lambda factor, B: (float(B.shape[0] * len(factor) ** 2), 0)),
-        (lapack, "add_gram", lambda part, _: (float(part.shape[0] * part.shape[1] ** 2), 0)),
+        (lapack, "explained_blocks", lambda L, q, _: (float(L.size * q), 0)),
+        (lapack, "split_low_rank", lambda L, roots, *_: (2.0 * L.size * roots.shape[1], 0)),
+        (lapack, "add_split_gram", lambda one, other, *_: (float(len(one) * (one.shape[1] + other.shape[1]) ** 2), 0)),
         (lapack, "cholesky_dense", lambda matrix: (len(matrix) ** 3 / 3, 0)),
         (lapack, "solve_cholesky", lambda factor, _: (0, 16.0 * len(factor) ** 2 / 2)),
         (_core, "low_rank_project", lambda U, *_: (0, U.nbytes)),
         (_core, "low_rank_subtract", lambda U, *_: (0, U.nbytes)),
+        (_core, "low_rank_project_shorts", lambda U, *_: (0, U.nbytes)),
+        (_core, "low_rank_subtract_shorts", lambda U, *_: (0, U.nbytes)),
     )
     with ExitStack() as stack:
         for module, function, work in parts:

@@ -39,24 +39,28 @@ _load("cython_lapack")
 
 from ._packed import (  # noqa: E402 (after its BLAS and LAPACK are in place)
     add_blocks,
-    add_gram,
+    add_split_gram,
     cholesky,
     cholesky_dense,
+    explained_blocks,
     factor_columns,
     invert_factor,
     solve,
     solve_cholesky,
     solve_triangular_right,
+    split_low_rank,
 )
 
 __all__ = [
     "add_blocks",
-    "add_gram",
+    "add_split_gram",
     "cholesky",
     "cholesky_dense",
+    "explained_blocks",
     "factor_columns",
     "invert_factor",
     "solve",
     "solve_cholesky",
     "solve_triangular_right",
+    "split_low_rank",
 ]

@@ -9,7 +9,7 @@ trusts them. That numbers make sense is checked by the modules that call this on
 import os
 
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int16_t, int32_t, int64_t
 from libc.string cimport memset
 
 cimport numpy as cnp
@@ -914,7 +914,7 @@ def low_rank_project(const float[:, ::1] u not None, const double[::1] b not Non
     for i in prange(LOW_RANK_PIECES, nogil=True, num_threads=threads_of(n_threads), schedule="static"):
         first = n * i // LOW_RANK_PIECES
         last = n * (i + 1) // LOW_RANK_PIECES
-        if last > first:
+        if last > first and k > 0:
             kernels.project(last - first, k, &u[first, 0], &b[first], &sums[i, 0])
     return np.asarray(sums).sum(axis=0)
 
@@ -931,8 +931,43 @@ def low_rank_subtract(const float[:, ::1] u not None, const double[::1] t not No
     for i in prange(LOW_RANK_PIECES, nogil=True, num_threads=threads_of(n_threads), schedule="static"):
         first = n * i // LOW_RANK_PIECES
         last = n * (i + 1) // LOW_RANK_PIECES
-        if last > first:
+        if last > first and k > 0:
             kernels.subtract(last - first, k, &u[first, 0], &t[0], &b[first])
+
+
+def low_rank_project_shorts(const int16_t[:, ::1] u not None, const double[::1] factor not None,
+                            const double[::1] b not None, int n_threads):
+    """As `low_rank_project`, of U = factor[:, None] * u."""
+    cdef:
+        const gdml_low_rank *kernels = select_kernels().low_rank
+        int64_t n = u.shape[0], k = u.shape[1], i, first, last
+        double[:, ::1] sums = np.zeros((LOW_RANK_PIECES, k))
+    require(k % 8 == 0, f"u has {k} columns, no multiple of 8")
+    require_shape("factor", factor, (n,))
+    require_shape("b", b, (n,))
+    for i in prange(LOW_RANK_PIECES, nogil=True, num_threads=threads_of(n_threads), schedule="static"):
+        first = n * i // LOW_RANK_PIECES
+        last = n * (i + 1) // LOW_RANK_PIECES
+        if last > first and k > 0:
+            kernels.project_shorts(last - first, k, &u[first, 0], &factor[first], &b[first], &sums[i, 0])
+    return np.asarray(sums).sum(axis=0)
+
+
+def low_rank_subtract_shorts(const int16_t[:, ::1] u not None, const double[::1] factor not None,
+                             const double[::1] t not None, double[::1] b not None, int n_threads):
+    """As `low_rank_subtract`, of U = factor[:, None] * u."""
+    cdef:
+        const gdml_low_rank *kernels = select_kernels().low_rank
+        int64_t n = u.shape[0], k = u.shape[1], i, first, last
+    require(k % 8 == 0, f"u has {k} columns, no multiple of 8")
+    require_shape("factor", factor, (n,))
+    require_shape("t", t, (k,))
+    require_shape("b", b, (n,))
+    for i in prange(LOW_RANK_PIECES, nogil=True, num_threads=threads_of(n_threads), schedule="static"):
+        first = n * i // LOW_RANK_PIECES
+        last = n * (i + 1) // LOW_RANK_PIECES
+        if last > first and k > 0:
+            kernels.subtract_shorts(last - first, k, &u[first, 0], &factor[first], &t[0], &b[first])
 
 
 # ---- permutation search -----------------------------------------------------------------------------------------

@@ -6,11 +6,13 @@ A module of its own because SciPy's LAPACK takes as long to import as everything
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t
+from cython.parallel cimport prange, threadid
+from libc.math cimport fabsf, frexp, ldexp
+from libc.stdint cimport int16_t, int64_t
 
 import numpy as np
 
-from scipy.linalg.cython_blas cimport dgemm, dsyrk, dtrsm
+from scipy.linalg.cython_blas cimport dgemm, dsyrk, dtrsm, sgemm, ssyrk
 from scipy.linalg.cython_lapack cimport dpftrs, dpotrf, dpotrs, dtftri
 
 from gdml cimport gdml_rfp_index
@@ -133,6 +135,20 @@ cdef int add_product(double scale, char uplo, char trans, int n, int k, double *
     return 0
 
 
+cdef int add_product_small(int n, int k, float *a, int lda, float *c, int ldc, int largest) except -1 nogil:
+    """C += A A^T in single precision; of C, of order n, the lower triangle."""
+    cdef:
+        float one = 1.0
+        int n1 = n // 2, n2 = n - n // 2
+    if n <= largest:
+        ssyrk(b"L", b"N", &n, &k, &one, a, &lda, &one, c, &ldc)
+        return look_at_signals()
+    add_product_small(n1, k, a, lda, c, ldc, largest)
+    sgemm(b"N", b"T", &n2, &n1, &k, &one, a + n1, &lda, a, &lda, &one, c + n1, &ldc)
+    add_product_small(n2, k, a + n1, lda, c + n1 + <int64_t> n1 * ldc, ldc, largest)
+    return 0
+
+
 cdef int factor(char uplo, int n, double *a, int lda, int largest) except -1 nogil:
     """Cholesky factor of the triangle `uplo` of A in place: L L^T or U^T U. Returns LAPACK's info."""
     cdef:
@@ -244,22 +260,146 @@ def solve_cholesky(const double[::1, :] factor not None, const double[::1] rhs n
     return solution
 
 
+cdef int solve_right_in_halves(int m, int n, double *factor, int ldf, double *b, int ldb) except -1 nogil:
+    """B (m, n) := B F^-T. Nearly all of it is matrix products, which BLAS does faster than large triangular solves."""
+    cdef:
+        double one = 1.0, minus_one = -1.0
+        int n1 = n // 2 // 64 * 64, n2 = n - n1
+    if n <= 256:
+        dtrsm(b"R", b"L", b"T", b"N", &m, &n, &one, factor, &ldf, b, &ldb)
+        return 0
+    solve_right_in_halves(m, n1, factor, ldf, b, ldb)
+    dgemm(b"N", b"T", &m, &n2, &n1, &minus_one, b, &ldb, factor + n1, &ldf, &one, b + <int64_t> n1 * ldb, &ldb)
+    look_at_signals()
+    return solve_right_in_halves(m, n2, factor + n1 + <int64_t> n1 * ldf, ldf, b + <int64_t> n1 * ldb, ldb)
+
+
 def solve_triangular_right(const double[::1, :] factor not None, double[::1, :] b not None):
     """Replace B (m, n) by B F^-T, F a lower triangular factor (n, n)."""
     require_square("factor", factor, b.shape[1])
     cdef int m = <int> b.shape[0], n = <int> b.shape[1]
-    cdef double one = 1.0
     if m and n:
         with nogil:
-            dtrsm(b"R", b"L", b"T", b"N", &m, &n, &one, <double *> &factor[0, 0], &n, &b[0, 0], &m)
+            solve_right_in_halves(m, n, <double *> &factor[0, 0], n, &b[0, 0], m)
 
 
-def add_gram(const double[:, ::1] a not None, double[::1, :] c not None, int largest=LARGEST_WHOLE):
-    """Add A^T A, A (m, n), to the lower triangle of C (n, n)."""
-    require_square("c", c, a.shape[1])
+# ---- the low-rank part of the preconditioner --------------------------------------------------------------------
+
+cdef int threads_of(int n_threads, int n_blocks) noexcept nogil:
+    """Return how many threads are of use: at least one, and no more than there are blocks, or than machines have."""
+    return max(1, min(n_threads, n_blocks, 1024))
+
+
+def explained_blocks(const double[::1, :] low_rank not None, int q, int n_threads):
+    """L_i L_i^T of each block L_i of q rows of L (m q, k), shape (m, q, q)."""
+    require(q > 0 and low_rank.shape[0] % q == 0, f"{low_rank.shape[0]} rows are no blocks of {q}")
+    cdef:
+        int ld = <int> low_rank.shape[0], k = <int> low_rank.shape[1], m = ld // q, i, r, c
+        double one = 1.0, zero = 0.0
+        char lower = b"L", plain = b"N"
+    found = np.zeros((m, q, q))
+    cdef double[:, :, ::1] blocks = found
+    if k == 0:
+        return found
+    for i in prange(m, nogil=True, num_threads=threads_of(n_threads, m), schedule="static"):
+        dsyrk(&lower, &plain, &q, &k, &one, <double *> &low_rank[i * q, 0], &ld, &zero, &blocks[i, 0, 0], &q)
+        for c in range(q):  # the lower triangle in Fortran's order is the upper one here
+            for r in range(c):
+                blocks[i, c, r] = blocks[i, r, c]
+    return found
+
+
+cdef void split_row(int64_t k, int64_t n_large, const double *row, const int64_t *order, float *large, int16_t *small,
+                    double *factor, double *exact_large, float *exact_small) noexcept nogil:
+    """Round a row of U, its columns in an order, to floats and to integers times a power of two."""
+    cdef:
+        int64_t c
+        int exponent
+        float largest = 0.0, inverse, value
+        # Adding and subtracting it rounds a small number to an integer.
+        float shifter = 12582912.0
+    for c in range(n_large):
+        large[c] = <float> row[order[c]]
+        exact_large[c] = large[c]
+    for c in range(k - n_large):
+        value = <float> row[order[n_large + c]]
+        exact_small[c] = value
+        largest = max(largest, fabsf(value))
+    if largest < 1e-30:  # its inverse is no float
+        largest = 0.0
+    frexp(largest / 32767.0, &exponent)
+    factor[0] = ldexp(1.0, exponent)
+    inverse = <float> ldexp(1.0, -exponent)
+    for c in range(k - n_large):
+        value = (exact_small[c] * inverse + shifter) - shifter
+        small[c] = <int16_t> value
+        exact_small[c] = value * <float> factor[0]
+
+
+def split_low_rank(const double[::1, :] low_rank not None, const double[:, :, ::1] roots not None,
+                   const int64_t[::1] order not None, float[:, ::1] large not None, int16_t[:, ::1] small not None,
+                   double[::1] factor not None, double[:, ::1] exact_large not None, float[:, ::1] exact_small not None,
+                   int n_threads):
+    """Round U = B^(-1/2) L (m q, k), its columns in an order: the first as floats, the rest as integers.
+
+    roots (m, q, q) are the symmetric blocks of B^(-1/2). Written are `large`, then `factor` times `small`, whose
+    further columns are left alone, and the rounded numbers again, as `add_split_gram` needs them.
+    """
+    cdef:
+        int ld = <int> low_rank.shape[0], k = <int> low_rank.shape[1], q = <int> roots.shape[1]
+        int m = <int> roots.shape[0], i, r
+        int n_large = <int> exact_large.shape[1]
+        double one = 1.0, zero = 0.0
+        char plain = b"N", transposed = b"T"
+        int n_used = threads_of(n_threads, m)
+        double[:, :, ::1] scaled = np.empty((n_used, q, k))
+        double *rows
+    require(m * q == ld and roots.shape[2] == q, f"{ld} rows with {m} blocks of {q} by {roots.shape[2]}")
+    require(order.shape[0] == k and np.array_equal(np.sort(order), np.arange(k)), f"order is none of {k} columns")
+    for name, array, least in (("large", large, n_large), ("small", small, k - n_large)):
+        require(array.shape[0] == ld and array.shape[1] >= least, f"{name} has shape {tuple(array.shape[:2])}")
+    require(factor.shape[0] == ld and exact_large.shape[0] == ld and 0 < n_large <= k
+            and exact_small.shape[0] == ld and exact_small.shape[1] == k - n_large,
+            f"{ld} rows, {k} columns: {factor.shape[0]} factors, {exact_large.shape[0]} by {n_large} and "
+            f"{exact_small.shape[0]} by {exact_small.shape[1]} numbers")
+    cdef:
+        int16_t *small_data = &small[0, 0] if small.shape[1] else NULL
+        float *exact_small_data = &exact_small[0, 0] if k > n_large else NULL
+        int64_t n_small = small.shape[1], n_exact = k - n_large, at
+    for i in prange(m, nogil=True, num_threads=n_used, schedule="static"):
+        rows = &scaled[threadid(), 0, 0]
+        dgemm(&transposed, &plain, &k, &q, &q, &one, <double *> &low_rank[i * q, 0], &ld, <double *> &roots[i, 0, 0],
+              &q, &zero, rows, &k)
+        for r in range(q):
+            at = <int64_t> i * q + r
+            split_row(k, n_large, rows + <int64_t> r * k, &order[0], &large[at, 0], small_data + at * n_small,
+                      &factor[at], &exact_large[at, 0], exact_small_data + at * n_exact)
+
+
+def add_split_gram(const double[:, ::1] exact_large not None, const float[:, ::1] exact_small not None,
+                   double[::1, :] gram not None, float[::1, :] gram_small not None, int largest=LARGEST_WHOLE):
+    """Add U^T U, of U = [exact_large, exact_small], to the lower triangle of gram (k, k).
+
+    The products of small columns with each other, which need no more than single precision, go to gram_small instead.
+    """
+    cdef:
+        int m = <int> exact_large.shape[0], n1 = <int> exact_large.shape[1], n2 = <int> exact_small.shape[1]
+        int n = n1 + n2
+        double one = 1.0
     require(largest > 0, f"largest is {largest}")
-    cdef int m = <int> a.shape[0], n = <int> a.shape[1]
-    if m and n:
-        with nogil:
-            # In Fortran's order A is A^T, (n, m).
-            add_product(1.0, b"L", b"N", n, m, <double *> &a[0, 0], n, &c[0, 0], n, largest)
+    require(exact_small.shape[0] == m, f"{m} and {exact_small.shape[0]} rows")
+    require_square("gram", gram, n)
+    require_square("gram_small", gram_small, n2)
+    if m == 0 or n1 == 0:
+        return
+    with nogil:
+        add_product(1.0, b"L", b"N", n1, m, <double *> &exact_large[0, 0], n1, &gram[0, 0], n, largest)
+    if n2 == 0:
+        return
+    # Of a large with a small column, single precision would leave an error of 1e-7 times both norms, up to one.
+    cdef const double[:, ::1] widened = np.asarray(exact_small).astype(np.float64)
+    with nogil:
+        dgemm(b"N", b"T", &n2, &n1, &m, &one, <double *> &widened[0, 0], &n2, <double *> &exact_large[0, 0], &n1, &one,
+              &gram[n1, 0], &n)
+        look_at_signals()
+        add_product_small(n2, m, <float *> &exact_small[0, 0], n2, &gram_small[0, 0], n2, largest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..solvers import low_rank
 from ..solvers.preconditioner import piece_bytes
 from ..training_set import TrainingSet
 from .connection import WorkerFacts
@@ -48,7 +49,7 @@ def rows_memory(n_points: int, n_coord: int, n_columns: int) -> int:
     U, the blocks B^(-1/2), four matrices k x k (the factor of W, its own Gram matrix and two of the reduction), pieces.
     """
     n = n_points * n_coord
-    return 4 * n * n_columns + 8 * n * n_coord + 4 * 8 * n_columns**2 + 4 * piece_bytes(n_coord, n_columns)
+    return low_rank.memory(n, n_columns) + 8 * n * n_coord + 4 * 8 * n_columns**2 + 4 * piece_bytes(n_coord, n_columns)
 
 
 def plan_text(shares: Sequence[Share], training: TrainingSet, n_columns: int) -> str:

@@ -13,19 +13,21 @@ Blocks cost nothing beside L and save most of the steps that L alone would need.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core, lapack
+from .. import lapack
 from ..errors import SolverError
 from ..kernel import Coordinates, assemble_rows, assemble_selected
 from ..threads import blas_threads, resolve_n_threads
 from ..training_set import TrainingSet
 from ..types import Array, IntArray, Progress
+from . import low_rank
+from .low_rank import Gram, LowRank
 
 # Eigenvalues of a block below this fraction of its largest are raised to it: they belong to motions that the forces do
 # not see, or to rounding errors.
@@ -35,12 +37,12 @@ _JITTER = 1e-14
 _JITTER_TRIES = 8
 # A column whose diagonal element is below this share of the mean is zero.
 _ABSENT = 1e-24
-# Columns of U are padded to a multiple of the widest vector.
-_PADDING = 8
 # Size of the pieces of C that are in memory at once.
 _PIECE_BYTES = 16 * 2**20
 # Training points of a piece: a multiple of this, the widest vector of the assembly.
 _LEAST_POINTS = 8
+# Training points whose rows show which columns of U are large.
+_SAMPLE = 8
 
 
 @dataclass(frozen=True)
@@ -49,27 +51,23 @@ class Rows:
 
     Attributes
     ----------
-    U : ndarray of float32, shape (m q, K)
-        The low-rank part, columns from k on zero. Single precision, because applying it is all memory traffic; `inner`
-        belongs to the rounded U and sums are formed in double precision, which leaves the number of steps as it is.
+    U : LowRank
+        The low-rank part.
     root : ndarray, shape (m, q, q)
         The blocks of B^(-1/2).
-    n_threads : int
-        Number of threads.
     """
 
-    U: npt.NDArray[np.float32]
+    U: LowRank
     root: Array
-    n_threads: int
 
     def project(self, r: Array) -> tuple[Array, Array]:
-        """Return B^(-1/2) r and U^T B^(-1/2) r, shapes (m q,) and (K,), of these rows of r."""
+        """Return B^(-1/2) r and U^T B^(-1/2) r, shapes (m q,) and (k,), of these rows of r."""
         b = self._scale(r)
-        return b, _core.low_rank_project(self.U, b, self.n_threads)
+        return b, self.U.project(b)
 
     def subtract(self, t: Array, b: Array) -> Array:
-        """Return B^(-1/2) (b - U t), shape (m q,), for t of shape (K,); b is overwritten."""
-        _core.low_rank_subtract(self.U, t, b, self.n_threads)
+        """Return B^(-1/2) (b - U t), shape (m q,), for t of shape (k,); b is overwritten."""
+        self.U.subtract(t, b)
         return self._scale(b)
 
     def _scale(self, r: Array) -> Array:
@@ -94,9 +92,7 @@ class Preconditioner:
     def __call__(self, r: Array) -> Array:
         """Return P^-1 r, shape (n,)."""
         b, t = self.rows.project(r)
-        k = len(self.inner)
-        t[:k] = lapack.solve_cholesky(self.inner, t[:k])
-        return self.rows.subtract(t, b)
+        return self.rows.subtract(lapack.solve_cholesky(self.inner, t), b)
 
 
 @dataclass(frozen=True)
@@ -111,11 +107,14 @@ class Inducing:
         Their coordinates that are taken, k in all.
     factor : ndarray, shape (k, k)
         Lower Cholesky factor of W.
+    order : ndarray of int64, shape (k,)
+        The columns of U, the largest first: that of U^T U and of the inner matrix.
     """
 
     points: IntArray
     cols: Coordinates
     factor: Array
+    order: IntArray
 
     @classmethod
     def of(
@@ -129,7 +128,26 @@ class Inducing:
         """Assemble W and factor it; parameters and errors as of `build`."""
         cols = Coordinates.from_lists(columns)
         W = -assemble_selected(training.part(points), cols, n_threads)
-        return cls(points, cols, factor_with_jitter(W, lam, lambda matrix: lapack.cholesky_dense(matrix) == 0))
+        factor = factor_with_jitter(W, lam, lambda matrix: lapack.cholesky_dense(matrix) == 0)
+        inducing = cls(points, cols, factor, np.arange(cols.size))
+        sample = np.unique(np.linspace(0, training.n_train - 1, _SAMPLE).astype(np.int64))
+        norms = sum(inducing._squares(training, lam, range(i, i + 1), n_threads) for i in sample)
+        return replace(inducing, order=np.argsort(-norms, kind="stable"))
+
+    def explain(self, training: TrainingSet, lam: float, piece: range, n_threads: int | None) -> tuple[Array, Array]:
+        """Return the rows of L of some training points, in Fortran's order, and their blocks of B^(-1/2)."""
+        L = assemble_rows(training, piece, self.points, self.cols, n_threads)
+        L *= -1.0
+        lapack.solve_triangular_right(self.factor, L)
+        blocks = _diagonal_blocks(training.part(slice(piece.start, piece.stop)), n_threads)
+        with blas_threads(1):  # small matrices: its threads would only wait
+            blocks -= lapack.explained_blocks(L, training.n_coord, resolve_n_threads(n_threads))
+            return L, inverse_roots(blocks, lam)
+
+    def _squares(self, training: TrainingSet, lam: float, piece: range, n_threads: int | None) -> Array:
+        """Return the squared norms of the columns of U, its rows of some training points."""
+        L, roots = self.explain(training, lam, piece, n_threads)
+        return np.square(np.matmul(roots, L.reshape(len(piece), training.n_coord, -1))).sum(axis=(0, 1))
 
 
 def piece_bytes(n_coord: int, n_columns: int) -> int:
@@ -140,7 +158,7 @@ def piece_bytes(n_coord: int, n_columns: int) -> int:
 def memory(n_train: int, n_coord: int, n_columns: int) -> int:
     """Return the bytes that a preconditioner of `n_columns` columns needs while it is built."""
     n = n_train * n_coord
-    return 4 * n * n_columns + 3 * 8 * n_columns**2 + 8 * n * n_coord + 4 * piece_bytes(n_coord, n_columns)
+    return low_rank.memory(n, n_columns) + 3 * 8 * n_columns**2 + 8 * n * n_coord + 4 * piece_bytes(n_coord, n_columns)
 
 
 def build(
@@ -195,27 +213,22 @@ def build_rows(
 ) -> Rows:
     """Build the rows of a range of training points, and add their U^T U to `gram` (k, k), its lower triangle."""
     n_coord, k = training.n_coord, inducing.cols.size
-    U = np.zeros((len(part) * n_coord, -(-k // _PADDING) * _PADDING), dtype=np.float32)
+    U = LowRank.zeros(len(part) * n_coord, inducing.order, resolve_n_threads(n_threads))
     roots = np.empty((len(part), n_coord, n_coord))
+    sums = Gram(gram)
     step = max(_LEAST_POINTS, _PIECE_BYTES // (8 * n_coord * k) // _LEAST_POINTS * _LEAST_POINTS)
-    pieces = [range(first, min(first + step, part.stop)) for first in range(part.start, part.stop, step)]
-    for piece in pieces:
-        L = assemble_rows(training, piece, inducing.points, inducing.cols, n_threads)
-        L *= -1.0
-        lapack.solve_triangular_right(inducing.factor, L)
-        missed = _diagonal_blocks(training.part(slice(piece.start, piece.stop)), n_threads)
-        parts = np.ascontiguousarray(L).reshape(len(piece), n_coord, k)
-        with blas_threads(1):  # small matrices: threads would only wait
-            root = inverse_roots(missed - np.matmul(parts, parts.swapaxes(1, 2)), lam)
-            scaled = np.matmul(root, parts)
-        first = piece.start - part.start
-        roots[first : first + len(piece)] = root
-        rounded = U[first * n_coord : (first + len(piece)) * n_coord, :k]
-        rounded[:] = scaled.reshape(-1, k)
-        lapack.add_gram(rounded.astype(np.float64), gram)
+    for start in range(part.start, part.stop, step):
+        piece = range(start, min(start + step, part.stop))
+        first, last = piece.start - part.start, piece.stop - part.start
+        L, root = inducing.explain(training, lam, piece, n_threads)
+        roots[first:last] = root
+        with blas_threads(1):
+            rounded = U.set_rows(slice(first * n_coord, last * n_coord), L, root)
+        sums.add(*rounded)
         if progress is not None:
-            progress(piece.stop - part.start, len(part))
-    return Rows(U, roots, resolve_n_threads(n_threads))
+            progress(last, len(part))
+    sums.finish()
+    return Rows(U, roots)
 
 
 def factor_inner(inner: Array) -> Array:

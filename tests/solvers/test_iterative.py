@@ -25,6 +25,7 @@ from fastgdml.solvers import choice, cost, preconditioner
 from fastgdml.solvers.conjugate_gradients import iterate
 from fastgdml.solvers.equations import TrainingEquations
 from fastgdml.solvers.iterative import choose_n_columns
+from fastgdml.solvers.low_rank import Gram, LowRank, n_large
 from fastgdml.solvers.processor import processor
 from fastgdml.solvers.rigid import remove_rigid_motions
 from fastgdml.train import GDMLTrain
@@ -91,6 +92,53 @@ def test_low_rank_products(n, k, isa):
         _core.low_rank_subtract(u, t, left, n_threads)
         np.testing.assert_allclose(left, b - u.astype(float) @ t, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(_core.low_rank_project(u, b, 1), _core.low_rank_project(u, b, 2))
+    shorts, factor = rng.integers(-32767, 32768, (n, k)).astype(np.int16), 2.0 ** rng.integers(-15, 3, n)
+    product = factor[:, None] * shorts
+    bound = 1e-14 * np.abs(product).sum()
+    for n_threads in (1, 2):
+        found = _core.low_rank_project_shorts(shorts, factor, b, n_threads)
+        np.testing.assert_allclose(found, product.T @ b, rtol=0, atol=bound)
+        left = b.copy()
+        _core.low_rank_subtract_shorts(shorts, factor, t, left, n_threads)
+        np.testing.assert_allclose(left, b - product @ t, rtol=0, atol=bound)
+    one = _core.low_rank_project_shorts(shorts, factor, b, 1)
+    np.testing.assert_array_equal(one, found)
+
+
+@pytest.mark.parametrize("k", [1, 5, 8, 67])
+def test_low_rank_part_is_what_it_was_rounded_from(k):
+    rng = np.random.default_rng(k)
+    m, q = 6, 4
+    L = np.asfortranarray(rng.normal(size=(m * q, k)) * 10.0 ** rng.uniform(-3, 3, k))
+    roots = rng.normal(size=(m, q, q))
+    roots += roots.swapaxes(1, 2)
+    scaled = np.matmul(roots, np.ascontiguousarray(L).reshape(m, q, k)).reshape(m * q, k)
+    order = np.argsort(-np.linalg.norm(scaled, axis=0))
+    grams, b, t = [], rng.normal(size=m * q), rng.normal(size=k)
+    for n_threads in (1, 3):
+        U = LowRank.zeros(m * q, order, n_threads)
+        total = np.zeros((k, k), order="F")
+        gram = Gram(total)
+        for rows in (slice(0, 2 * q), slice(2 * q, m * q)):
+            gram.add(*U.set_rows(rows, np.asfortranarray(L[rows]), roots[rows.start // q : rows.stop // q]))
+        gram.finish()
+        grams.append(np.tril(total))
+    first = n_large(k)
+    rounded = np.hstack([U.large[:, :first], U.factor[:, None] * U.small[:, : k - first]])
+    others = np.abs(scaled[:, order[first:]])
+    row_bound = 2.0**-14 * others.max(axis=1, keepdims=True, initial=0.0)
+    error = np.abs(rounded - scaled[:, order])
+    assert (error[:, :first] <= 2.0**-23 * np.abs(scaled[:, order[:first]])).all()
+    assert (error[:, first:] <= row_bound).all()
+    np.testing.assert_array_equal(grams[0], grams[1])
+    wanted = rounded.T @ rounded
+    size = np.linalg.norm(rounded, axis=0)
+    assert (np.abs(grams[0] - np.tril(wanted)) <= 1e-6 * np.outer(size, size)).all()
+    assert (np.abs(grams[0] - np.tril(wanted))[:, :first] <= 1e-14 * np.outer(size, size[:first])).all()
+    np.testing.assert_allclose(U.project(b), rounded.T @ b, rtol=1e-10, atol=1e-12 * size.max())
+    left = b.copy()
+    U.subtract(t, left)
+    np.testing.assert_allclose(left, b - rounded @ t, rtol=1e-10, atol=1e-12 * size.max())
 
 
 @pytest.mark.parametrize("largest", [1, 7, 4096])
@@ -99,8 +147,11 @@ def test_dense_linear_algebra(largest):
     A = rng.normal(size=(40, 25))
     C = np.asfortranarray(np.diag(np.arange(1.0, 26.0)))
     wanted = C + A.T @ A
-    lapack.add_gram(A, C, largest)
-    np.testing.assert_allclose(np.tril(C), np.tril(wanted), rtol=1e-14)
+    small = np.zeros((15, 15), np.float32, order="F")
+    lapack.add_split_gram(np.ascontiguousarray(A[:, :10]), A[:, 10:].astype(np.float32), C, small, largest)
+    C[10:, 10:] += np.tril(small)
+    np.testing.assert_allclose(np.tril(C), np.tril(wanted), rtol=1e-5, atol=1e-5)
+    wanted = np.tril(C) + np.tril(C, -1).T
     assert lapack.cholesky_dense(C, largest) == 0
     L = np.tril(C)
     np.testing.assert_allclose(L @ L.T, wanted, rtol=0, atol=1e-12)

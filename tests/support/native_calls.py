@@ -112,6 +112,14 @@ CALLS = {
         _core.low_rank_subtract,
         [random(50, 16).astype(np.float32), random(16), random(50), 2],
     ),
+    "low_rank_project_shorts": lambda: (
+        _core.low_rank_project_shorts,
+        [np.ones((50, 16), np.int16), random(50), random(50), 2],
+    ),
+    "low_rank_subtract_shorts": lambda: (
+        _core.low_rank_subtract_shorts,
+        [np.ones((50, 16), np.int16), random(50), random(16), random(50), 2],
+    ),
     "match_all_pairs": lambda: (
         _core.match_all_pairs,
         [
@@ -137,7 +145,25 @@ CALLS = {
         _packed.solve_triangular_right,
         [positive(5), np.asfortranarray(np.ones((3, 5)))],
     ),
-    "add_gram": lambda: (_packed.add_gram, [np.ones((3, 5)), positive(5), 2]),
+    "explained_blocks": lambda: (_packed.explained_blocks, [np.asfortranarray(np.ones((6, 5))), 3, 2]),
+    "split_low_rank": lambda: (
+        _packed.split_low_rank,
+        [
+            np.asfortranarray(np.ones((6, 5))),
+            np.ones((2, 3, 3)),
+            np.arange(5),
+            np.zeros((6, 8), np.float32),
+            np.zeros((6, 8), np.int16),
+            np.ones(6),
+            np.zeros((6, 2)),
+            np.zeros((6, 3), np.float32),
+            2,
+        ],
+    ),
+    "add_split_gram": lambda: (
+        _packed.add_split_gram,
+        [np.ones((3, 2)), np.ones((3, 3), np.float32), positive(5), np.zeros((3, 3), np.float32, order="F"), 2],
+    ),
 }
 
 
@@ -149,6 +175,8 @@ def other_arrays(a):
     yield from (a[..., ::-1], np.asfortranarray(a), np.ascontiguousarray(a), np.repeat(a, 2, axis=-1)[..., ::2])
     yield from (a.astype(a.dtype.newbyteorder()), np.ones(a.shape, a.dtype), memoryview(a.tobytes()))
     for value in (-1, -(2**31), 0, 5, 10**6, 2**31 - 1):
+        if a.dtype.kind == "i" and not np.iinfo(a.dtype).min <= value <= np.iinfo(a.dtype).max:
+            continue
         b = a.copy(order="K")
         b.reshape(-1, order="A")[-1] = value
         yield b
