@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
 
 ROOT = Path(__file__).resolve().parent
 CORE = ["method", "native", "solvers", "files"]  # folders of tests that need no optional package
+REFERENCE = {"FASTGDML_SHARED": os.environ.get("FASTGDML_SHARED", str(ROOT.parent / "shared"))}
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
 nox.options.sessions = ["oldest", "newest", "serial", "bare", "locale", "blanks"]
@@ -22,31 +24,55 @@ nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
 
 
-def try_out(session: nox.Session, *folders: str, env: dict[str, str] | None = None) -> None:
-    """Run tests outside the source folder; warnings are errors there (pyproject.toml)."""
-    tests = session.posargs or [str(ROOT / "tests" / folder) for folder in folders or CORE]
+def install(session: nox.Session, *what: str) -> None:
+    """Install, and leave the source folder, whose package has no compiled modules."""
+    session.install(*what)
     session.chdir(session.create_tmp())
-    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *tests, env=env or {})
+
+
+def selection(session: nox.Session, folders: Sequence[str], root: Path = ROOT) -> list[str]:
+    """Return the tests to run, with whole paths, as they run outside the source folder."""
+    tests = session.posargs or [f"tests/{folder}" for folder in folders]
+    return [str(root / test) if (root / test.split("::")[0]).exists() else test for test in tests]
+
+
+def try_out(session: nox.Session, *folders: str, root: Path = ROOT, env: dict[str, str] | None = None) -> None:
+    """Run tests, in which warnings are errors (pyproject.toml)."""
+    tests = selection(session, folders or CORE, root)
+    env = REFERENCE | (env or {})
+    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={root}", *tests, env=env)
 
 
 @nox.session(python="3.11")
 def oldest(session: nox.Session) -> None:
-    """The oldest NumPy and SciPy that pyproject.toml allows."""
-    session.install("numpy==2.0.0", "scipy==1.13.0", f"{ROOT}[test]")
+    """The oldest NumPy and SciPy, and what else it depends on, that pyproject.toml allows."""
+    needed = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["dependencies"]
+    install(session, *[line.replace(">=", "==") for line in needed], f"{ROOT}[test]")
     try_out(session)
 
 
 @nox.session(python=PYTHONS)
 def newest(session: nox.Session) -> None:
     """The newest NumPy and SciPy, on each version of Python."""
-    session.install("--upgrade", "numpy", "scipy", f"{ROOT}[test]")
+    install(session, "--upgrade", "numpy", "scipy", f"{ROOT}[test]")
+    try_out(session)
+
+
+@nox.session(python=["3.13t", "3.14t"])
+def free_threaded(session: nox.Session) -> None:
+    """CPython without the global lock, which none of our modules brings back."""
+    # Of the newest versions there may be no wheels for it.
+    session.env["PIP_ONLY_BINARY"] = "numpy,scipy,hypothesis"
+    install(session, "pytest", "hypothesis", "-Csetup-args=-Dpython.allow_limited_api=false", str(ROOT))
+    check = "import sys; from fastgdml import _core, _packed; assert not sys._is_gil_enabled()"
+    session.run("python", "-c", check)
     try_out(session)
 
 
 @nox.session(python="3.11")
 def serial(session: nox.Session) -> None:
     """Built without OpenMP."""
-    session.install("-Csetup-args=-Dopenmp=disabled", f"{ROOT}[test]")
+    install(session, "-Csetup-args=-Dopenmp=disabled", f"{ROOT}[test]")
     session.run("python", "-c", "from fastgdml import _core; assert _core.openmp_version() == 0", env={})
     try_out(session)
 
@@ -54,8 +80,7 @@ def serial(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def bare(session: nox.Session) -> None:
     """Without any optional package: what the README does first."""
-    session.install(str(ROOT))
-    session.chdir(session.create_tmp())
+    install(session, str(ROOT))
     session.run("python", str(ROOT / "tools" / "wheel_check.py"))
 
 
@@ -63,14 +88,14 @@ def bare(session: nox.Session) -> None:
 @nox.parametrize("extra", ["ase", "report", "get", "completion", "ipi", "openmm"])
 def extra(session: nox.Session, extra: str) -> None:
     """With one optional package only: tests of the others skip, none fails."""
-    session.install("pytest", "hypothesis", f"{ROOT}[{extra}]")
+    install(session, "pytest", "hypothesis", f"{ROOT}[{extra}]")
     try_out(session, "api", "cli", "drivers")
 
 
 @nox.session(python="3.11")
 def locale(session: nox.Session) -> None:
     """A locale that is not UTF-8."""
-    session.install(f"{ROOT}[test]")
+    install(session, f"{ROOT}[test]")
     try_out(session, "files", "cli", env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
 
 
@@ -86,8 +111,8 @@ def blanks(session: nox.Session) -> None:
     session.run(python, "-m", "pip", "install", "-q", f"{folder / 'source'}[test]", external=True)
     session.chdir(folder)
     session.run(python, str(folder / "source" / "tools" / "wheel_check.py"), external=True)
-    tests = session.posargs or [str(folder / "source" / "tests" / "native" / "test_c_library.py")]
-    session.run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, external=True)
+    tests = selection(session, ["native/test_c_library.py"], folder / "source")
+    session.run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, external=True, env=REFERENCE)
 
 
 @nox.session(python="3.11")
@@ -100,10 +125,8 @@ def sdist(session: nox.Session) -> None:
     (archive,) = folder.glob("*.tar.gz")
     shutil.unpack_archive(archive, folder)
     source = next(path for path in folder.iterdir() if path.is_dir())
-    session.install(f"{source}[test]")
-    session.chdir(folder)
-    tests = session.posargs or [str(source / "tests" / name) for name in CORE]
-    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
+    install(session, f"{source}[test]")
+    try_out(session, root=source)
 
 
 @nox.session(python="3.11")

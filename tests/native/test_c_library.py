@@ -122,7 +122,7 @@ def with_flags(installation, language, sources, folder):
 def with_config(_, language, sources, folder):
     if language == "fortran":
         sources = [f"{config('--includedir')}/fastgdml.f90", *sources, f"-J{folder}"]
-    flags = config("--cflags", "--libs").split()
+    flags = shlex.split(config("--cflags", "--libs"))
     run(compiler(language), *STANDARDS[language], *sources, "-o", folder / "program", *flags, "-lm")
     return folder / "program"
 
@@ -132,7 +132,10 @@ def with_pkg_config(installation, language, sources, folder):
     path = config("--pkgconfigdir") if installation.in_package else str(installation.libdir / "pkgconfig")
 
     def ask(*options):
-        return run(tool, *options, "fastgdml", env={**os.environ, "PKG_CONFIG_PATH": path}).split()
+        # it puts a backslash before each byte of a letter beyond ASCII
+        env = {**os.environ, "PKG_CONFIG_PATH": path}
+        done = subprocess.run([tool, *options, "fastgdml"], capture_output=True, check=True, env=env)
+        return [os.fsdecode(word.encode("latin-1")) for word in shlex.split(done.stdout.decode("latin-1"))]
 
     flags = ask("--cflags", "--libs")
     if not installation.in_package:  # elsewhere than in the folders of the system
@@ -164,7 +167,8 @@ def with_cmake(installation, language, sources, folder):
     else:
         place = f"-DCMAKE_PREFIX_PATH={installation.libdir.parent}"
     text = CMAKE.format(
-        language={"c": "C", "cpp": "CXX", "fortran": "Fortran"}[language], sources=" ".join(map(str, sources))
+        language={"c": "C", "cpp": "CXX", "fortran": "Fortran"}[language],
+        sources=" ".join(f'"{path}"' for path in sources),
     )
     if language == "fortran":
         text += CMAKE_FORTRAN
