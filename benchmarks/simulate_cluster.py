@@ -82,7 +82,7 @@ def rounds(problem: Problem, n_workers: int, hardware: Hardware) -> list[Round]:
     """Return the two rounds of a step: K v and U^T B^(-1/2) A v; B^(-1/2) (B^(-1/2) r - U t)."""
     n, k, w = problem.n, problem.n_columns, n_workers
     # U is single precision, and read once in each; the blocks of B^(-1/2) once in the first, twice in the second.
-    low_rank, blocks = (size * n / w / hardware.memory for size in (4.0 * k, 8.0 * 3 * problem.n_atoms))
+    low_rank, blocks = (size * n / w / hardware.memory for size in (2.25 * k, 8.0 * 3 * problem.n_atoms))
     product = problem.flops / w / hardware.kernels
     return [
         Round("product", 8.0 * n, 8.0 * (n / w + k), {"K v": product, "U": low_rank + blocks}),
@@ -154,7 +154,7 @@ def main() -> int:
             events = simulated(problem, n_workers, hardware, speeds)
             if args.spread == 0:
                 worst = max(worst, abs(events / formula - 1))
-            memory = (4 * problem.n * n_columns / n_workers + 32.0 * n_columns**2) / 2**30
+            memory = (2.25 * problem.n * n_columns / n_workers + 32.0 * n_columns**2) / 2**30
             longest = max(found, key=lambda part: found[part])
             print(
                 f"{problem.n:8d} {n_columns:8d} {n_workers:8d} {formula:9.4f} {events:10.4f} {memory:10.2f}"
