@@ -13,8 +13,8 @@ known, and leaves as many large eigenvalues as F has rows. The residual of what 
 
     r_F = (y - A x^k)_F.                                                                                        (2)
 
-The variance of a prediction f(x), linear in x, is by the jackknife over K groups (K - 1) / K sum_k |f(x^k) - f(x)|^2,
-the mean over k of |f(dx_k)|^2 with the samples
+The variance of a prediction f(x), linear in x, is by the jackknife over K groups (K - 1) / K sum_k (f(x^k) - f(x))^2,
+the mean over k of f(dx_k)^2 with the samples
 
     dx_k = (K - 1)^(1/2) (x^k - x).                                                                             (3)
 """
