@@ -53,8 +53,10 @@ cdef extern from "gdml.h" nogil:
     ctypedef struct gdml_low_rank:
         void (*project)(int64_t, int64_t, const float *, const double *, double *) noexcept nogil
         void (*subtract)(int64_t, int64_t, const float *, const double *, double *) noexcept nogil
-        void (*project_shorts)(int64_t, int64_t, const int16_t *, const double *, const double *, double *) noexcept nogil
-        void (*subtract_shorts)(int64_t, int64_t, const int16_t *, const double *, const double *, double *) noexcept nogil
+        void (*project_shorts)(
+            int64_t, int64_t, const int16_t *, const double *, const double *, double *) noexcept nogil
+        void (*subtract_shorts)(
+            int64_t, int64_t, const int16_t *, const double *, const double *, double *) noexcept nogil
     ctypedef struct gdml_assembly:
         size_t (*scratch)(const gdml_group *) noexcept nogil
         void (*tile)(const gdml_kernel_job *, int64_t, int64_t, int64_t, void *) noexcept nogil
