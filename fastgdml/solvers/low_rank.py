@@ -5,7 +5,7 @@ only what those before have left. Rounding U to U + E changes the preconditioner
 beside the identity (equation (2) of `preconditioner`). So the largest eighth of the columns, norms up to 10^4, are
 floats, with rounding errors of 2^-24; the others, norms of 1 to 100, are 16-bit integers times a power of two for each
 row, with errors of 2^-16 of the largest element of that row. Conjugate gradients took the same number of steps within
-2% as with double precision, with sigma from 5 to 100 and lambda from 1e-15 to 1e-10. What belongs to U (the inner
+2% as with double precision, with sigma from 10 to 100 and lambda from 1e-15 to 1e-10. What belongs to U (the inner
 matrix) is computed from the rounded numbers, and sums are formed in double precision.
 """
 
