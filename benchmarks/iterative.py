@@ -3,7 +3,7 @@
     python benchmarks/iterative.py steps DATA_DIR
     python benchmarks/iterative.py sgdml DATA_DIR --peer-python PYTHON_WITH_SGDML
     python benchmarks/iterative.py crossover DATA_DIR [--points 200 400 800] [--molecule aspirin]
-    python benchmarks/iterative.py stages DATA_DIR --points 1000 [--molecule aspirin]
+    python benchmarks/iterative.py stages DATA_DIR --points 1000 [--molecule aspirin] [--columns 3095]
     python benchmarks/iterative.py auto DATA_DIR [--points 200 400 800] [--molecule aspirin]
     python benchmarks/iterative.py large DATA_DIR --points 3000 [--molecule ethanol]
 
@@ -154,7 +154,7 @@ class Stopwatch:
 
 
 def measure_stages(name: str, dataset: Dataset, n_train: int, n_steps: int = 20, n_columns: int = 0) -> None:
-    """Print where the time goes: building a preconditioner of the columns that a training begins with, and steps."""
+    """Print where the time goes: building a preconditioner, by default as a training begins with, and steps."""
     task = GDMLTrain().create_task(dataset, n_train, dataset, 10, SIGMA, lam=LAM, seed=0)
     training = TrainingSet.from_R(task["R_train"], task["perms"], SIGMA)
     y = task["F_train"].ravel() / task["F_train"].std()
@@ -224,6 +224,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--peer-python", help="interpreter that has sgdml and torch")
     parser.add_argument("--points", type=int, nargs="+", default=[200, 400, 800])
+    parser.add_argument("--columns", type=int, default=0, help="of `stages`; those that a training begins with")
     parser.add_argument("--molecule", default="aspirin", choices=("ethanol", "aspirin"))
     args = parser.parse_args()
     ethanol, aspirin = (args.data / f"md17_{name}.npz" for name in ("ethanol", "aspirin"))
@@ -234,7 +235,8 @@ def main() -> None:
         compare_with_sgdml(load_dataset(ethanol), 500, 1, args.peer_python)
     elif args.what == "stages":
         for n_train in args.points:
-            measure_stages(args.molecule, load_dataset(args.data / f"md17_{args.molecule}.npz"), n_train)
+            dataset = load_dataset(args.data / f"md17_{args.molecule}.npz")
+            measure_stages(args.molecule, dataset, n_train, n_columns=args.columns)
     else:
         dataset = load_dataset(args.data / f"md17_{args.molecule}.npz")
         solvers = {"crossover": ("cg", "closed"), "auto": ("auto", "cg", "closed"), "large": ("cg",)}[args.what]

@@ -926,11 +926,12 @@ def length_factor(str unit not None, str to not None):
 cdef int64_t LOW_RANK_PIECES = 32
 
 
-def low_rank_project(const float[:, ::1] u not None, const double[::1] b not None, int n_threads):
-    """U^T b of u (n, k), k a multiple of 8, and b (n,)."""
+cdef object project_pieces(const char *u, int64_t row_bytes, int64_t n, int64_t k, const double *factor,
+                           const double[::1] b, int n_threads):
+    """U^T b, of rows of so many bytes; factor is NULL for floats."""
     cdef:
         const gdml_low_rank *kernels = select_kernels().low_rank
-        int64_t n = u.shape[0], k = u.shape[1], i, first, last
+        int64_t i, first, last
         double[:, ::1] sums = np.zeros((LOW_RANK_PIECES, k))
     require(k % 8 == 0, f"u has {k} columns, no multiple of 8")
     require_shape("b", b, (n,))
@@ -938,59 +939,65 @@ def low_rank_project(const float[:, ::1] u not None, const double[::1] b not Non
         first = n * i // LOW_RANK_PIECES
         last = n * (i + 1) // LOW_RANK_PIECES
         if last > first and k > 0:
-            kernels.project(last - first, k, &u[first, 0], &b[first], &sums[i, 0])
+            kernels.project(last - first, k, u + first * row_bytes, factor + first if factor != NULL else NULL,
+                            &b[first], &sums[i, 0])
     return np.asarray(sums).sum(axis=0)
+
+
+cdef int subtract_pieces(const char *u, int64_t row_bytes, int64_t n, int64_t k, const double *factor,
+                         const double[::1] t, double[::1] b, int n_threads) except -1:
+    """b -= U t in place, of rows of so many bytes; factor is NULL for floats."""
+    cdef:
+        const gdml_low_rank *kernels = select_kernels().low_rank
+        int64_t i, first, last
+    require(k % 8 == 0, f"u has {k} columns, no multiple of 8")
+    require_shape("t", t, (k,))
+    require_shape("b", b, (n,))
+    for i in prange(LOW_RANK_PIECES, nogil=True, num_threads=threads_of(n_threads), schedule="static"):
+        first = n * i // LOW_RANK_PIECES
+        last = n * (i + 1) // LOW_RANK_PIECES
+        if last > first and k > 0:
+            kernels.subtract(last - first, k, u + first * row_bytes, factor + first if factor != NULL else NULL,
+                             &t[0], &b[first])
+    return 0
+
+
+cdef const char *floats_of(const float[:, ::1] u) noexcept:
+    return <const char *> &u[0, 0] if u.shape[0] and u.shape[1] else NULL
+
+
+cdef const char *shorts_of(const int16_t[:, ::1] u) noexcept:
+    return <const char *> &u[0, 0] if u.shape[0] and u.shape[1] else NULL
+
+
+cdef const double *factors_of(const double[::1] factor, int64_t n) except? NULL:
+    require_shape("factor", factor, (n,))
+    return &factor[0] if n else NULL
+
+
+def low_rank_project(const float[:, ::1] u not None, const double[::1] b not None, int n_threads):
+    """U^T b of u (n, k), k a multiple of 8, and b (n,)."""
+    return project_pieces(floats_of(u), 4 * u.shape[1], u.shape[0], u.shape[1], NULL, b, n_threads)
 
 
 def low_rank_subtract(const float[:, ::1] u not None, const double[::1] t not None, double[::1] b not None,
                       int n_threads):
     """b -= U t in place, of u (n, k), k a multiple of 8, t (k,) and b (n,)."""
-    cdef:
-        const gdml_low_rank *kernels = select_kernels().low_rank
-        int64_t n = u.shape[0], k = u.shape[1], i, first, last
-    require(k % 8 == 0, f"u has {k} columns, no multiple of 8")
-    require_shape("t", t, (k,))
-    require_shape("b", b, (n,))
-    for i in prange(LOW_RANK_PIECES, nogil=True, num_threads=threads_of(n_threads), schedule="static"):
-        first = n * i // LOW_RANK_PIECES
-        last = n * (i + 1) // LOW_RANK_PIECES
-        if last > first and k > 0:
-            kernels.subtract(last - first, k, &u[first, 0], &t[0], &b[first])
+    subtract_pieces(floats_of(u), 4 * u.shape[1], u.shape[0], u.shape[1], NULL, t, b, n_threads)
 
 
 def low_rank_project_shorts(const int16_t[:, ::1] u not None, const double[::1] factor not None,
                             const double[::1] b not None, int n_threads):
     """As `low_rank_project`, of U = factor[:, None] * u."""
-    cdef:
-        const gdml_low_rank *kernels = select_kernels().low_rank
-        int64_t n = u.shape[0], k = u.shape[1], i, first, last
-        double[:, ::1] sums = np.zeros((LOW_RANK_PIECES, k))
-    require(k % 8 == 0, f"u has {k} columns, no multiple of 8")
-    require_shape("factor", factor, (n,))
-    require_shape("b", b, (n,))
-    for i in prange(LOW_RANK_PIECES, nogil=True, num_threads=threads_of(n_threads), schedule="static"):
-        first = n * i // LOW_RANK_PIECES
-        last = n * (i + 1) // LOW_RANK_PIECES
-        if last > first and k > 0:
-            kernels.project_shorts(last - first, k, &u[first, 0], &factor[first], &b[first], &sums[i, 0])
-    return np.asarray(sums).sum(axis=0)
+    cdef int64_t n = u.shape[0], k = u.shape[1]
+    return project_pieces(shorts_of(u), 2 * k, n, k, factors_of(factor, n), b, n_threads)
 
 
 def low_rank_subtract_shorts(const int16_t[:, ::1] u not None, const double[::1] factor not None,
                              const double[::1] t not None, double[::1] b not None, int n_threads):
     """As `low_rank_subtract`, of U = factor[:, None] * u."""
-    cdef:
-        const gdml_low_rank *kernels = select_kernels().low_rank
-        int64_t n = u.shape[0], k = u.shape[1], i, first, last
-    require(k % 8 == 0, f"u has {k} columns, no multiple of 8")
-    require_shape("factor", factor, (n,))
-    require_shape("t", t, (k,))
-    require_shape("b", b, (n,))
-    for i in prange(LOW_RANK_PIECES, nogil=True, num_threads=threads_of(n_threads), schedule="static"):
-        first = n * i // LOW_RANK_PIECES
-        last = n * (i + 1) // LOW_RANK_PIECES
-        if last > first and k > 0:
-            kernels.subtract_shorts(last - first, k, &u[first, 0], &factor[first], &t[0], &b[first])
+    cdef int64_t n = u.shape[0], k = u.shape[1]
+    subtract_pieces(shorts_of(u), 2 * k, n, k, factors_of(factor, n), t, b, n_threads)
 
 
 # ---- permutation search -----------------------------------------------------------------------------------------

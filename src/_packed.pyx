@@ -200,14 +200,19 @@ cdef struct Parts:
     double *trailing
 
 
-cdef Parts parts_of(double *a, int n) noexcept nogil:
-    cdef Parts p
+cdef Parts parts_of(double[::1] a, int n, int largest) except *:
+    """Return the parts of a packed matrix that is to be worked on in blocks of an order up to `largest`."""
+    cdef:
+        Parts p
+        double *data = &a[0] if a.shape[0] else NULL
+    require_packed(a, n)
+    require(largest > 0, f"largest is {largest}")
     p.n1 = n - n // 2
     p.n2 = n // 2
     p.ld = n + 1 if n % 2 == 0 else n
-    p.leading = a + (1 if n % 2 == 0 else 0)
+    p.leading = data + (1 if n % 2 == 0 else 0)
     p.rectangle = p.leading + p.n1
-    p.trailing = a + (0 if n % 2 == 0 else n)
+    p.trailing = data + (0 if n % 2 == 0 else n)
     return p
 
 
@@ -218,13 +223,11 @@ def cholesky(double[::1] a not None, int n, int largest=LARGEST_WHOLE):
     The factorisation is one step of the blocked algorithm on the three parts of the packed matrix.
     Matrices of an order up to `largest` are left to LAPACK whole.
     """
-    require_packed(a, n)
-    require(largest > 0, f"largest is {largest}")
-    if n == 0:
-        return 0
     cdef:
         int info = 0
-        Parts p = parts_of(&a[0], n)
+        Parts p = parts_of(a, n, largest)
+    if n == 0:
+        return 0
     with nogil:
         info = factor(b"L", p.n1, p.leading, p.ld, largest)
         if info == 0 and p.n2 > 0:
@@ -249,13 +252,11 @@ def solve(double[::1] a not None, int n, double[::1] rhs not None):
 
 def invert_factor(double[::1] a not None, int n, int largest=LARGEST_WHOLE):
     """Replace a packed factor from `cholesky` by its inverse, block by block as there. Returns LAPACK's info."""
-    require_packed(a, n)
-    require(largest > 0, f"largest is {largest}")
-    if n == 0:
-        return 0
     cdef:
         int info = 0
-        Parts p = parts_of(&a[0], n)
+        Parts p = parts_of(a, n, largest)
+    if n == 0:
+        return 0
     with nogil:
         if p.n2 > 0:
             divide(b"L", b"U", b"T", p.n2, p.n1, -1.0, p.trailing, p.rectangle, p.ld)

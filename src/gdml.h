@@ -151,13 +151,13 @@ typedef struct {
     double energy;  /* unscaled */
 } gdml_query;
 
-/* Products with a matrix U [n][k], k a multiple of GDML_MAX_LANES, of floats or of integers times factor [n]: t [k] +=
- * U^T b, and b [n] -= U t; see low_rank.c. */
+/* Products with a matrix U [n][k], k a multiple of GDML_MAX_LANES: of floats, or of 16-bit integers times factor [n],
+ * NULL for floats; see low_rank.c. */
 typedef struct {
-    void (*project)(int64_t n, int64_t k, const float *u, const double *b, double *t);
-    void (*subtract)(int64_t n, int64_t k, const float *u, const double *t, double *b);
-    void (*project_shorts)(int64_t n, int64_t k, const int16_t *u, const double *factor, const double *b, double *t);
-    void (*subtract_shorts)(int64_t n, int64_t k, const int16_t *u, const double *factor, const double *t, double *b);
+    /* t [k] += U^T b */
+    void (*project)(int64_t n, int64_t k, const void *u, const double *factor, const double *b, double *t);
+    /* b [n] -= U t */
+    void (*subtract)(int64_t n, int64_t k, const void *u, const double *factor, const double *t, double *b);
 } gdml_low_rank;
 
 /* Blocks of the kernel matrix; see assembly.c. */

@@ -1,6 +1,6 @@
 """The native core as the extension modules see it: of each header what they use, documented there."""
 
-from libc.stdint cimport int16_t, int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t
 
 
 cdef extern from "gdml.h" nogil:
@@ -51,12 +51,8 @@ cdef extern from "gdml.h" nogil:
         const double *g
         gdml_kernel_target target
     ctypedef struct gdml_low_rank:
-        void (*project)(int64_t, int64_t, const float *, const double *, double *) noexcept nogil
-        void (*subtract)(int64_t, int64_t, const float *, const double *, double *) noexcept nogil
-        void (*project_shorts)(
-            int64_t, int64_t, const int16_t *, const double *, const double *, double *) noexcept nogil
-        void (*subtract_shorts)(
-            int64_t, int64_t, const int16_t *, const double *, const double *, double *) noexcept nogil
+        void (*project)(int64_t, int64_t, const void *, const double *, const double *, double *) noexcept nogil
+        void (*subtract)(int64_t, int64_t, const void *, const double *, const double *, double *) noexcept nogil
     ctypedef struct gdml_assembly:
         size_t (*scratch)(const gdml_group *) noexcept nogil
         void (*tile)(const gdml_kernel_job *, int64_t, int64_t, int64_t, void *) noexcept nogil

@@ -315,10 +315,8 @@ class ClusterPreconditioner:
     def __call__(self, r: Array) -> Array:
         """Return P^-1 r, shape (n,)."""
         t = self._projection(r)
-        self._before = r.copy(), t.copy()
-        k = len(self._inner)
-        t[:k] = lapack.solve_cholesky(self._inner, t[:k])
-        return self._blocks.apply(r, t)
+        self._before = r.copy(), t
+        return self._blocks.apply(r, lapack.solve_cholesky(self._inner, t))
 
     def _projection(self, r: Array) -> Array:
         """Return U^T B^(-1/2) r, by equation (1) where r is such a vector."""

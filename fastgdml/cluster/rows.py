@@ -105,7 +105,5 @@ class BlockRows:
     def apply(self, r: Array, t: Array) -> Array:
         """Return these rows of P^-1 r, of these rows of r and (I + U^T U)^-1 U^T B^(-1/2) r."""
         assert self._rows is not None
-        root = self._rows.root
         with blas_threads(1):
-            b = np.matmul(root, r.reshape(len(root), -1, 1)).ravel()
-            return self._rows.subtract(np.array(t), b)
+            return self._rows.subtract(np.array(t), self._rows.scale(r))

@@ -27,18 +27,21 @@ class Rates:
     entries : float
         Entries of the kernel matrix that are assembled.
     blas : float
-        Operations of the matrix products and factorisations of the preconditioner.
+        Operations of the matrix products and factorisations of the preconditioner, a third of them in single precision.
     kernels : float
         Operations of products with the matrix-free kernel.
     bytes : float
         Bytes read from memory.
+    element : float
+        Bytes of a number of the low-rank part of the preconditioner.
     """
 
     factor: float = 135e9
     entries: float = 55e6
-    blas: float = 90e9
+    blas: float = 112.5e9
     kernels: float = 55e9
     bytes: float = 15e9
+    element: float = 2.25
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,14 @@ class Cost:
 
     def building(self, k: int) -> float:
         """Return the time for a preconditioner of k columns."""
-        # Of U^T U, n k^2 operations, three quarters are in single precision, at twice the rate.
-        return self.n * k / self.rates.entries + (1.6 * self.n * k**2 + 2 / 3 * k**3) / self.rates.blas
+        return self.n * k / self.rates.entries + (2.0 * self.n * k**2 + 2 / 3 * k**3) / self.rates.blas
 
     def step(self, k: int) -> float:
         """Return the time for one step with k columns."""
-        return self.product / self.rates.kernels + (2 * 2.25 * self.n * k + 2 * 8.0 * k**2) / self.rates.bytes
+        return (
+            self.product / self.rates.kernels
+            + (2 * self.rates.element * self.n * k + 2 * 8.0 * k**2) / self.rates.bytes
+        )
 
     def total(self, k: int, tol: float, steps: float = STEPS) -> float:
         """Return the time from the beginning to the end with k columns and ``steps * n / k`` steps to 1e-4."""

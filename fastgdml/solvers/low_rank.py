@@ -22,6 +22,8 @@ from ..types import Array, IntArray
 # The share of the columns that are floats, and the least number of these.
 _LARGE_SHARE = 1 / 8
 _LEAST_LARGE = 128
+# Size of the pieces in double precision whose products are summed in `gram`.
+_GRAM_BYTES = 16 * 2**20
 # Columns are padded to a multiple of the widest vector.
 _PADDING = 8
 
@@ -33,8 +35,8 @@ def n_large(n_columns: int) -> int:
 
 def memory(n: int, n_columns: int) -> int:
     """Return the bytes of U, with n rows."""
-    first = _padded(n_large(n_columns))
-    return n * (4 * first + 2 * _padded(n_columns - n_large(n_columns)) + 8)
+    first = n_large(n_columns)
+    return n * (4 * _padded(first) + 2 * _padded(n_columns - first) + 8)
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class LowRank:
     factor: Array
     n_threads: int
 
+    @property
+    def _first(self) -> int:
+        return n_large(len(self.order))
+
     @classmethod
     def zeros(cls, n: int, order: IntArray, n_threads: int) -> LowRank:
         """Return a U of n rows that are zero, for `set_rows`."""
@@ -71,9 +77,8 @@ class LowRank:
 
     def set_rows(self, rows: slice, L: Array, roots: Array) -> tuple[Array, npt.NDArray[np.float32]]:
         """Set rows to B^(-1/2) L, L in Fortran's order, and return their rounded columns: the large, the small ones."""
-        first = n_large(len(self.order))
-        exact_large = np.empty((len(L), first))
-        exact_small = np.empty((len(L), len(self.order) - first), dtype=np.float32)
+        exact_large = np.empty((len(L), self._first))
+        exact_small = np.empty((len(L), len(self.order) - self._first), dtype=np.float32)
         lapack.split_low_rank(
             L, roots, self.order, self.large[rows], self.small[rows], self.factor[rows], exact_large, exact_small,
             self.n_threads,
@@ -82,24 +87,31 @@ class LowRank:
 
     def exact(self, rows: IntArray) -> Array:
         """Return some rows, their k columns in `order`, in double precision."""
-        first = n_large(len(self.order))
-        others = len(self.order) - first
+        others = len(self.order) - self._first
         small = self.small[rows, :others] * self.factor[rows, np.newaxis]
-        return np.concatenate([self.large[rows, :first].astype(np.float64), small], axis=1)
+        return np.concatenate([self.large[rows, : self._first].astype(np.float64), small], axis=1)
+
+    def gram(self, points: IntArray, n_coord: int) -> Array:
+        """Return the part of U^T U of some points, of `n_coord` rows each: its lower triangle, in Fortran's order."""
+        k = len(self.order)
+        total = np.zeros((k, k), order="F")
+        step = max(1, _GRAM_BYTES // (8 * n_coord * k))
+        for first in range(0, len(points), step):
+            rows = points[first : first + step, np.newaxis] * n_coord + np.arange(n_coord)
+            lapack.add_gram(self.exact(rows.ravel()), total)
+        return total
 
     def project(self, b: Array) -> Array:
         """Return U^T b, shape (k,), in `order`."""
-        first = n_large(len(self.order))
-        t = np.empty(len(self.order))
+        t, first = np.empty(len(self.order)), self._first
         t[:first] = _core.low_rank_project(self.large, b, self.n_threads)[:first]
         t[first:] = _core.low_rank_project_shorts(self.small, self.factor, b, self.n_threads)[: len(t) - first]
         return t
 
     def subtract(self, t: Array, b: Array) -> None:
         """Subtract U t, of t (k,) in `order`, from b."""
-        first = n_large(len(self.order))
-        _core.low_rank_subtract(self.large, _with_padding(t[:first]), b, self.n_threads)
-        _core.low_rank_subtract_shorts(self.small, self.factor, _with_padding(t[first:]), b, self.n_threads)
+        _core.low_rank_subtract(self.large, _with_padding(t[: self._first]), b, self.n_threads)
+        _core.low_rank_subtract_shorts(self.small, self.factor, _with_padding(t[self._first :]), b, self.n_threads)
 
 
 class Gram:

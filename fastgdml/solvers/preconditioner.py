@@ -62,15 +62,16 @@ class Rows:
 
     def project(self, r: Array) -> tuple[Array, Array]:
         """Return B^(-1/2) r and U^T B^(-1/2) r, shapes (m q,) and (k,), of these rows of r."""
-        b = self._scale(r)
+        b = self.scale(r)
         return b, self.U.project(b)
 
     def subtract(self, t: Array, b: Array) -> Array:
         """Return B^(-1/2) (b - U t), shape (m q,), for t of shape (k,); b is overwritten."""
         self.U.subtract(t, b)
-        return self._scale(b)
+        return self.scale(b)
 
-    def _scale(self, r: Array) -> Array:
+    def scale(self, r: Array) -> Array:
+        """Return B^(-1/2) r."""
         return np.matmul(self.root, r.reshape(len(self.root), -1, 1)).ravel()
 
 
@@ -96,17 +97,11 @@ class Preconditioner:
 
     def without(self, points: IntArray) -> Preconditioner:
         """See `machine.Preconditioner.without`: (2) of the rows that are left, with I + U^T U less their part."""
-        k, n_coord = len(self.inner), self.rows.root.shape[1]
         with blas_threads(self.rows.U.n_threads):
             factor = np.tril(self.inner)
             inner = (factor @ factor.T).T  # symmetric: this is a view in Fortran's order
             del factor
-            left_out = np.zeros((k, k), order="F")
-            step = max(1, _PIECE_BYTES // (8 * n_coord * k))
-            for first in range(0, len(points), step):
-                rows = points[first : first + step, np.newaxis] * n_coord + np.arange(n_coord)
-                lapack.add_gram(self.rows.U.exact(rows.ravel()), left_out)
-            inner -= left_out
+            inner -= self.rows.U.gram(points, self.rows.root.shape[1])
             return Preconditioner(self.rows, factor_inner(inner))
 
 
@@ -123,7 +118,7 @@ class Inducing:
     factor : ndarray, shape (k, k)
         Lower Cholesky factor of W.
     order : ndarray of int64, shape (k,)
-        The columns of U, the largest first: that of U^T U and of the inner matrix.
+        The columns of U, the largest first, which a few points show: also of U^T U and of the inner matrix.
     """
 
     points: IntArray
@@ -145,9 +140,12 @@ class Inducing:
         W = -assemble_selected(training.part(points), cols, n_threads)
         factor = factor_with_jitter(W, lam, lambda matrix: lapack.cholesky_dense(matrix) == 0)
         inducing = cls(points, cols, factor, np.arange(cols.size))
-        sample = np.unique(np.linspace(0, training.n_train - 1, _SAMPLE).astype(np.int64))
-        norms = sum(inducing._squares(training, lam, range(i, i + 1), n_threads) for i in sample)
-        return replace(inducing, order=np.argsort(-norms, kind="stable"))
+        if low_rank.n_large(cols.size) == cols.size:
+            return inducing
+        sample = range(min(_SAMPLE, training.n_train))
+        L, roots = inducing.explain(training, lam, sample, n_threads)
+        U = np.matmul(roots, L.reshape(len(sample), training.n_coord, -1))
+        return replace(inducing, order=np.argsort(-np.square(U).sum(axis=(0, 1)), kind="stable"))
 
     def explain(self, training: TrainingSet, lam: float, piece: range, n_threads: int | None) -> tuple[Array, Array]:
         """Return the rows of L of some training points, in Fortran's order, and their blocks of B^(-1/2)."""
@@ -158,11 +156,6 @@ class Inducing:
         with blas_threads(1):  # small matrices: its threads would only wait
             blocks -= lapack.explained_blocks(L, training.n_coord, resolve_n_threads(n_threads))
             return L, inverse_roots(blocks, lam)
-
-    def _squares(self, training: TrainingSet, lam: float, piece: range, n_threads: int | None) -> Array:
-        """Return the squared norms of the columns of U, its rows of some training points."""
-        L, roots = self.explain(training, lam, piece, n_threads)
-        return np.square(np.matmul(roots, L.reshape(len(piece), training.n_coord, -1))).sum(axis=(0, 1))
 
 
 def piece_bytes(n_coord: int, n_columns: int) -> int:

@@ -115,7 +115,7 @@ def test_costs():
     rates = Rates(factor=1e9, entries=1e6, blas=1e9, kernels=1e8, bytes=1e9)
     cost = Cost(1000, 2e8, rates)
     assert cost.step(100) == pytest.approx(2 + (4.5e5 + 1.6e5) / 1e9)
-    assert cost.building(100) == pytest.approx(0.1 + (1.6e7 + 2e6 / 3) / 1e9)
+    assert cost.building(100) == pytest.approx(0.1 + (2e7 + 2e6 / 3) / 1e9)
     assert cost.total(100, 1e-8, 5) == pytest.approx(cost.building(100) + 100 * cost.step(100))
     counts = list(column_counts(5000, 63))
     assert counts[0] == 63

@@ -14,7 +14,7 @@ from fastgdml.flat import export_flat
 from fastgdml.kernel import assemble_full
 from fastgdml.model import load_model, save_model
 from fastgdml.predict import GDMLPredict
-from fastgdml.solvers import choice, preconditioner
+from fastgdml.solvers import choice, low_rank, preconditioner
 from fastgdml.solvers.folds import folds_of
 from fastgdml.train import GDMLTrain
 from fastgdml.training_set import TrainingSet
@@ -71,7 +71,7 @@ def test_the_preconditioner_without_points_is_that_of_the_others(energies, monke
     training = TrainingSet.from_R(random_molecules(12, 5), GROUPS["three atoms"](5), 4.0, energies)
     q = training.n_coord
     P = preconditioner.build(training, lam, points, columns, 2)
-    monkeypatch.setattr(preconditioner, "_PIECE_BYTES", 8 * q * 6 * 2)  # in pieces
+    monkeypatch.setattr(low_rank, "_GRAM_BYTES", 8 * q * 6 * 2)  # in pieces
     left_out = np.array([1, 4, 5, 7, 11])
     U, root = P.rows.U.exact(np.arange(len(P.rows.U.factor))), P.rows.root
     B = np.zeros((12 * q, 12 * q))
