@@ -31,8 +31,10 @@ SOLVERS = ("auto", "closed", "cg")
 _SMALL_ORDER = 3000
 # Columns are chosen to fill this share of the memory limit; temporary arrays of libraries take the rest.
 _SHARE_OF_MEMORY = 0.9
-# The iteration is begun if its preconditioner takes less than this share of the time of the closed form.
-_SHARE_OF_START = 0.15
+# The iteration is begun if it is expected to take less than this share of the time of the closed form, with as many
+# columns as are built in the second share of that.
+_SHARE_OF_ITERATION = 0.7
+_SHARE_OF_START = 0.25
 
 # Steps without a fold of the points, which begin with the solution, as a share of those of the solution.
 _STEPS_OF_FOLD = 0.5
@@ -222,16 +224,16 @@ def choose(equations: TrainingEquations, options: SolverOptions, machine: Machin
     columns = _columns_of_earlier_run(iteration, options, machine, room)
     if columns is not None:
         return Plan(equations, options, machine, reason, iteration, columns)
-    cost = Cost(iteration.n, iteration.product, machine.rates)
+    cost = Cost(n_train, n_coord, iteration.product, machine.rates)
     solutions = 1 + _STEPS_OF_FOLD * options.n_std
     # Built once, for all solutions.
     n_columns = min(counts, key=lambda k: solutions * cost.total(k, options.tol) - (solutions - 1) * cost.building(k))
     closed = closed_form_seconds(equations.order, machine.rates) if free_to_choose else math.inf
     if free_to_choose:
-        reason = f"on two cores the closed form takes about {closed:.2g} s"
+        reason, total = f"on two cores the closed form takes about {closed:.2g} s", cost.total(n_columns, options.tol)
         affordable = [k for k in counts if k <= n_columns and cost.building(k) <= _SHARE_OF_START * closed]
-        if not affordable:
-            return Plan(equations, options, machine, f"{reason}, a preconditioner {cost.building(counts[0]):.2g} s")
+        if not affordable or total > _SHARE_OF_ITERATION * closed:
+            return Plan(equations, options, machine, f"{reason}, an iteration perhaps {total:.2g} s")
         n_columns = affordable[-1]
     course = Course(cost, counts, n_columns, closed)
     return Plan(equations, options, machine, reason, iteration, iteration.choose_columns(n_columns), course)

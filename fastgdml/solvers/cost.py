@@ -7,8 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Steps to a residual of 1e-4 are about this times n / k, before anything is known: 2 to 60 occur.
-STEPS = 5.0
+# Before anything is known, steps to a residual of 1e-4 are taken to be c n / k, of m points with q labels each,
+#
+#     c = _STEPS (q / 27)^1.5 (200 / m)^(1/3).                                                               (1)
+#
+# With k near the best, c was 0.4 to 16 for molecules of 8 to 12 atoms, 26 to 55 for 100 points of aspirin and 90 for
+# an alkane of 44 atoms, with sigma from 5 to 100 and lambda from 1e-15 to 1e-6. For aspirin it was 45, 36 and 21 with
+# 100, 200 and 1000 points.
+_STEPS = 5.0
 # Shares of the columns that are considered.
 SHARES = np.geomspace(1 / 400, 1 / 3, 24)
 
@@ -17,8 +23,8 @@ SHARES = np.geomspace(1 / 400, 1 / 3, 24)
 class Rates:
     """What a machine does in a second; only the ratios matter for the choices that are made.
 
-    They are fixed, those of two cores with AVX-512, and not measured on the spot: the same task has the same solution
-    wherever and whenever it is solved.
+    They are fixed, those of two cores with AVX-512 whose matrix products reach 150 Gflop/s, and not measured on the
+    spot: the same task has the same solution wherever and whenever it is solved.
 
     Attributes
     ----------
@@ -26,6 +32,8 @@ class Rates:
         Operations of the factorisation of the whole matrix.
     entries : float
         Entries of the kernel matrix that are assembled.
+    columns : float
+        Entries of the preconditioner's columns that are assembled, and rounded.
     blas : float
         Operations of the matrix products and factorisations of the preconditioner, a third of them in single precision.
     kernels : float
@@ -34,58 +42,68 @@ class Rates:
         Bytes read from memory.
     element : float
         Bytes of a number of the low-rank part of the preconditioner.
+    begin, turn : float
+        Seconds that a preconditioner and a step take, however small.
     """
 
-    factor: float = 135e9
-    entries: float = 55e6
-    blas: float = 112.5e9
-    kernels: float = 55e9
-    bytes: float = 15e9
+    factor: float = 115e9
+    entries: float = 150e6
+    columns: float = 80e6
+    blas: float = 115e9
+    kernels: float = 85e9
+    bytes: float = 25e9
     element: float = 2.25
+    begin: float = 0.02
+    turn: float = 3e-4
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Times of the iterative solver for n unknowns, in seconds of a machine of these rates.
+    """Times of the iterative solver, in seconds of a machine of these rates.
 
     Attributes
     ----------
-    n : int
-        Number of unknowns.
+    n_train, n_coord : int
+        Number of training points, and of labels of each.
     product : float
         Operations of one product K v.
     rates : Rates
         The machine.
     """
 
-    n: int
+    n_train: int
+    n_coord: int
     product: float
     rates: Rates
 
+    @property
+    def n(self) -> int:
+        """Number of unknowns."""
+        return self.n_train * self.n_coord
+
     def building(self, k: int) -> float:
         """Return the time for a preconditioner of k columns."""
-        return self.n * k / self.rates.entries + (2.0 * self.n * k**2 + 2 / 3 * k**3) / self.rates.blas
+        products = (2.0 * self.n * k**2 + 2 / 3 * k**3) / self.rates.blas
+        return self.rates.begin + self.n * k / self.rates.columns + products
 
     def step(self, k: int) -> float:
         """Return the time for one step with k columns."""
-        return (
-            self.product / self.rates.kernels
-            + (2 * self.rates.element * self.n * k + 2 * 8.0 * k**2) / self.rates.bytes
-        )
+        moved = 2 * self.rates.element * self.n * k + 2 * 8.0 * k**2
+        return self.rates.turn + self.product / self.rates.kernels + moved / self.rates.bytes
 
-    def total(self, k: int, tol: float, steps: float = STEPS) -> float:
-        """Return the time from the beginning to the end with k columns and ``steps * n / k`` steps to 1e-4."""
-        return self.building(k) + expected_steps(self.n, k, tol, steps) * self.step(k)
+    def steps(self, k: int, tol: float) -> float:
+        """Return the number of steps to the tolerance with k columns that is expected before there are any, by (1)."""
+        c = _STEPS * (self.n_coord / 27) ** 1.5 * (200 / self.n_train) ** (1 / 3)
+        return float(c * self.n / k * max(np.log10(1 / tol) / 4, 0.25))
+
+    def total(self, k: int, tol: float) -> float:
+        """Return the time from the beginning to the end that is expected with k columns."""
+        return self.building(k) + self.steps(k, tol) * self.step(k)
 
 
 def closed_form_seconds(n: int, rates: Rates) -> float:
     """Return the time that assembly and factorisation of a matrix of order n will take."""
     return n**2 / 2 / rates.entries + n**3 / 3 / rates.factor
-
-
-def expected_steps(n: int, k: int, tol: float, steps: float = STEPS) -> float:
-    """Return the number of steps to the tolerance with k of n columns."""
-    return float(steps * n / k * max(np.log10(1 / tol) / 4, 0.25))
 
 
 def column_counts(n: int, least: int) -> Iterator[int]:

@@ -15,15 +15,18 @@ from .convergence import Convergence
 from .cost import Cost
 
 # Steps before the first look; then each time that these have become a quarter more.
-_FIRST_LOOK = 16
+_FIRST_LOOK = 8
 _NEXT_LOOK = 1.25
 # Columns are added if that takes less than this share of the time that is left, at least this many times as many.
 _GAIN = 0.85
 _LEAST_GROWTH = 1.4
 # With more columns steps become fewer with this power.
-_STEPS_POWER = 1.4
-# The closed form takes over from an iteration that has taken as long as it, if more than this share of that is left.
-_LATE = 0.2
+_STEPS_POWER = 1.6
+# After t steps an estimate of what is left may be too large by this over t.
+_DOUBT = 8
+# The closed form takes over from an iteration that has taken this share of its time, if that share of it is left.
+_SPENT = 0.4
+_LEFT = 0.6
 # No columns are added if what is spent by then exceeds this share of the time of the closed form.
 _STAKE = 0.4
 
@@ -89,7 +92,9 @@ class Course:
         if more < _GAIN * self.left and more < self.closed_form:
             self.verdict, self.left = Verdict.ADD_COLUMNS, more
             self.n_columns = n_columns
-        elif self.left > self.closed_form or (spent > self.closed_form and self.left > _LATE * self.closed_form):
+        elif self.left > self.closed_form * (1 + _DOUBT / convergence.steps) or (
+            spent > _SPENT * self.closed_form and self.left > _LEFT * self.closed_form
+        ):
             self.verdict = Verdict.CLOSED_FORM
         else:
             return False

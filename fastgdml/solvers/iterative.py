@@ -107,7 +107,7 @@ def choose_n_columns(
     InsufficientMemoryError
         If there is no memory for the columns of a single training point.
     """
-    cost = Cost(n_train * n_coord, product, machine.rates)
+    cost = Cost(n_train, n_coord, product, machine.rates)
     counts = numbers_of_columns(n_train, n_coord, max_bytes, machine)
     return min(counts, key=lambda k: (cost.total(k, tol), k))
 

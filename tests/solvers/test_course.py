@@ -11,9 +11,9 @@ from fastgdml.solvers.cost import Cost, Rates, column_counts
 from fastgdml.solvers.course import Course, Verdict
 
 # 200 points of aspirin.
-COST = Cost(12600, 1.31e8, Rates())
+COST = Cost(200, 63, 1.31e8, Rates())
 COUNTS = tuple(column_counts(12600, 63))
-CLOSED_FORM = 4.8
+CLOSED_FORM = 4.7
 
 
 def course_of(falls, n_columns, steps, counts=COUNTS, closed_form=CLOSED_FORM):
@@ -112,11 +112,14 @@ def test_a_wrong_start_costs_little(power, c):
 
 
 def test_costs():
-    rates = Rates(factor=1e9, entries=1e6, blas=1e9, kernels=1e8, bytes=1e9)
-    cost = Cost(1000, 2e8, rates)
-    assert cost.step(100) == pytest.approx(2 + (4.5e5 + 1.6e5) / 1e9)
-    assert cost.building(100) == pytest.approx(0.1 + (2e7 + 2e6 / 3) / 1e9)
-    assert cost.total(100, 1e-8, 5) == pytest.approx(cost.building(100) + 100 * cost.step(100))
+    rates = Rates(factor=1e9, entries=1e7, columns=1e6, blas=1e9, kernels=1e8, bytes=1e9, begin=0.5, turn=0.25)
+    cost = Cost(25, 108, 2e8, rates)
+    assert cost.n == 2700
+    assert cost.step(100) == pytest.approx(0.25 + 2 + (2 * 2.25 * 2700 * 100 + 1.6e5) / 1e9)
+    assert cost.building(100) == pytest.approx(0.5 + 0.27 + (2 * 2700 * 1e4 + 2e6 / 3) / 1e9)
+    # 5 n / k steps, 8 times as many for four times as many labels, twice for an eighth of the points, twice for 1e-8
+    assert cost.steps(100, 1e-8) == pytest.approx(5 * 27 * 8 * 2 * 2)
+    assert cost.total(100, 1e-8) == pytest.approx(cost.building(100) + cost.steps(100, 1e-8) * cost.step(100))
     counts = list(column_counts(5000, 63))
     assert counts[0] == 63
     assert all(a < b for a, b in pairwise(counts))
