@@ -1,0 +1,37 @@
+"""The compiled module `_core`, loaded such that OpenMP's threads sleep soon after they have worked.
+
+GCC's OpenMP library lets a thread without work spin for some milliseconds before it sleeps. From one call of ours to
+the next that may be all the time, on a processor that BLAS, or another OpenMP library of the process (LAMMPS brings
+one), has threads for: each of their loops then waits for the scheduler of the system to take turns. To spin for about
+as long as it takes to put a thread to sleep and to wake it is never far from the best (it costs at most twice that).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SPINS = "2000"  # some tens of microseconds; GCC's own default is 300000, some milliseconds
+
+
+@contextmanager
+def short_waits() -> Iterator[None]:
+    """Libraries of OpenMP that are loaded in this block spin shortly, unless the user's environment says how to wait.
+
+    They read the environment once, when they are loaded; afterwards it is what it was, also for child processes.
+    """
+    if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        yield
+        return
+    os.environ["GOMP_SPINCOUNT"] = SPINS
+    try:
+        yield
+    finally:
+        os.environ.pop("GOMP_SPINCOUNT", None)
+
+
+with short_waits():
+    from . import _core
+
+__all__ = ["_core", "short_waits"]
