@@ -79,7 +79,7 @@ log "${stranger[@]}" fastgdml all ethanol 200 500 500 -s 20
 log "${stranger[@]}" fastgdml export ethanol-*-train200-*.npz model.fgdml
 
 # C, in the library of that wheel: the same numbers as in Python there
-cc "$source/examples/c/predict.c" -o predict $("$folder/stranger/bin/fastgdml-config" --cflags --libs)
+gcc "$source/examples/c/predict.c" -o predict $("$folder/stranger/bin/fastgdml-config" --cflags --libs)
 "${stranger[@]}" python - << 'PYTHON'
 import subprocess
 
