@@ -35,7 +35,7 @@ WAYS: list[dict[str, str]] = [
     {},
     {"GOMP_SPINCOUNT": "300000"},
     {"GOMP_SPINCOUNT": "20000"},
-    {"GOMP_SPINCOUNT": "500"},
+    {"GOMP_SPINCOUNT": "2000"},
     {"OMP_WAIT_POLICY": "passive"},
 ]
 PAUSE = 0.1  # seconds after which no thread spins

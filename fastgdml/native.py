@@ -2,8 +2,9 @@
 
 GCC's OpenMP library lets a thread without work spin for some milliseconds before it sleeps. From one call of ours to
 the next that may be all the time, on a processor that BLAS, or another OpenMP library of the process (LAMMPS brings
-one), has threads for: each of their loops then waits for the scheduler of the system to take turns. To spin for about
-as long as it takes to put a thread to sleep and to wake it is never far from the best (it costs at most twice that).
+one), has threads for: each of their loops then waits for the scheduler of the system to take turns. To sleep at once
+is not right either, as waking a thread takes longer (0.05 ms) than small predictions. Threads spin for some tenths of
+a millisecond: longer than the serial work between the loops of a program, shorter than a turn of the scheduler.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SPINS = "2000"  # some tens of microseconds; GCC's own default is 300000, some milliseconds
+SPINS = "8000"  # 0.2 to 0.4 ms; GCC's own default is 300000. benchmarks/two_runtimes.py tries others
 
 
 @contextmanager

@@ -177,8 +177,8 @@ def idle_times(folder, model, **environment):
 def test_threads_without_work_sleep_soon(tmp_path, ethanol_model):
     save_model(tmp_path / "model.npz", ethanol_model)
     least, _ = idle_times(tmp_path, tmp_path / "model.npz")
-    assert least < 1e-3
+    assert least < 2e-3
     _, most = idle_times(tmp_path, tmp_path / "model.npz", GOMP_SPINCOUNT="10000000")  # what the user says counts
     assert most > 1e-2
     least, _ = idle_times(tmp_path, tmp_path / "model.npz", OMP_WAIT_POLICY="passive")
-    assert least < 1e-3
+    assert least < 2e-3
