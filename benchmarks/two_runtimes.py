@@ -8,8 +8,8 @@ still wait for its next loop, spinning, on a processor that the other one needs.
 alone, of the same calls in the same round, the median of all rounds: 1 is no cost, 2 is half the speed. In some rows
 LAMMPS has one thread, so none that could wait: what is left is the cost of caches. The last rows have predictions
 alone, with and without time between them, in which their threads may fall asleep: what that costs. A process of its own
-for each way to wait, which the libraries read once; the first is what they do as fastgdml loads them, 300000 GCC's
-default. A hang is an error after ten minutes.
+for each way to wait, which the libraries read once; the first is what is without settings: short for fastgdml's,
+GCC's default, 300000, for LAMMPS's. A hang is an error after ten minutes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CELLS = 10  # 4000 atoms
 WAYS: list[dict[str, str]] = [
     {},
     {"GOMP_SPINCOUNT": "300000"},
-    {"GOMP_SPINCOUNT": "20000"},
+    {"GOMP_SPINCOUNT": "8000"},
     {"GOMP_SPINCOUNT": "2000"},
     {"OMP_WAIT_POLICY": "passive"},
 ]

