@@ -17,6 +17,7 @@ import nox
 ROOT = Path(__file__).resolve().parent
 CORE = ["method", "native", "solvers", "files"]  # folders of tests that need no optional package
 REFERENCE = {"FASTGDML_SHARED": os.environ.get("FASTGDML_SHARED", str(ROOT.parent / "shared"))}
+OF_EXTRA = {"report": ["report"], "get": ["files/test_catalog.py"]}  # tests that need one, beside those that may use it
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
 nox.options.sessions = ["oldest", "newest", "serial", "bare", "locale", "blanks"]
@@ -89,7 +90,7 @@ def bare(session: nox.Session) -> None:
 def extra(session: nox.Session, extra: str) -> None:
     """With one optional package only: tests of the others skip, none fails."""
     install(session, "pytest", "hypothesis", f"{ROOT}[{extra}]")
-    try_out(session, "api", "cli", "drivers")
+    try_out(session, "api", "cli", "drivers", *OF_EXTRA.get(extra, []))
 
 
 @nox.session(python="3.11")

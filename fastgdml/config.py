@@ -14,10 +14,8 @@ def configuration() -> dict[str, Any]:
     import scipy
     from threadpoolctl import threadpool_info
 
-    from . import (
-        _core,
-        lapack,  # noqa: F401 (loads the BLAS that training uses)
-    )
+    from . import lapack  # noqa: F401 (loads the BLAS that training uses)
+    from .native import _core
     from .threads import resolve_n_threads
 
     libraries = [

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _core
 from .cell import Cell
 from .errors import DataError
+from .native import _core
 from .threads import resolve_n_threads
 from .types import Array, IntArray
 

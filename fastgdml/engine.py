@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _core
 from .cell import Cell
 from .descriptor import Array, geometry_error, require_geometries
 from .errors import DataError, UsageError
 from .model_arrays import ModelArrays, cell_of
+from .native import _core
 
 
 class Engine(ABC):

@@ -29,9 +29,9 @@ from typing import Literal
 
 import numpy as np
 
-from . import _core
 from .descriptor import weighted
 from .kernel import assemble_selected
+from .native import _core
 from .solvers.rigid import Reduction, drop_rigid_motions
 from .threads import blas_threads
 from .training_set import TrainingSet

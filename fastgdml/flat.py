@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from . import _core
 from .errors import DataError, FileFormatError
 from .model_arrays import ModelArrays
+from .native import _core
 from .npz import FLAT_MODEL, replacing
 
 

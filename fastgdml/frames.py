@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _core
 from .cell import Cell
 from .descriptor import Array, IntArray, from_R
 from .diagnostics import (
@@ -29,6 +28,7 @@ from .diagnostics import (
     unit_factor,
 )
 from .elements import MASSES
+from .native import _core
 from .neighbours import Neighbours, relabelled
 
 # Distances between neighbours, in Angstrom, that atoms have; and those that no unit explains a little.

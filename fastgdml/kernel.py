@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from . import _core
 from .errors import UsageError
+from .native import _core
 from .threads import resolve_n_threads
 from .training_set import TrainingSet
 from .types import Array, IntArray, Progress

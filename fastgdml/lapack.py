@@ -14,6 +14,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from .native import short_waits
+
 
 def _load(module: str) -> None:
     import scipy
@@ -37,20 +39,21 @@ def _load(module: str) -> None:
 _load("cython_blas")
 _load("cython_lapack")
 
-from ._packed import (  # noqa: E402 (after its BLAS and LAPACK are in place)
-    add_blocks,
-    add_gram,
-    add_split_gram,
-    cholesky,
-    cholesky_dense,
-    explained_blocks,
-    factor_columns,
-    invert_factor,
-    solve,
-    solve_cholesky,
-    solve_triangular_right,
-    split_low_rank,
-)
+with short_waits():
+    from ._packed import (  # after its BLAS and LAPACK are in place
+        add_blocks,
+        add_gram,
+        add_split_gram,
+        cholesky,
+        cholesky_dense,
+        explained_blocks,
+        factor_columns,
+        invert_factor,
+        solve,
+        solve_cholesky,
+        solve_triangular_right,
+        split_low_rank,
+    )
 
 __all__ = [
     "add_blocks",

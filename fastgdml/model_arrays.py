@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _core
 from .cell import Cell
 from .descriptor import desc_weights_of, n_pairs, pair_perms_from_lin
 from .entries import MODEL
 from .errors import DataError
 from .model import Model, normalize_model
+from .native import _core
 from .npz import text
 from .samples import Samples, energy_coefficients
 from .types import Array

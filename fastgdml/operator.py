@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import _core
+from .native import _core
 from .threads import resolve_n_threads
 from .training_set import TrainingSet
 from .types import Array

@@ -13,10 +13,10 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from . import _core
 from .cell import Cell
 from .descriptor import from_R
 from .errors import DataError
+from .native import _core
 from .threads import resolve_n_threads
 from .types import Array, IntArray
 

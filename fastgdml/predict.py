@@ -12,7 +12,6 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from . import _core
 from .backend import array_module, require_precision, resolve_backend
 from .cell import Cell
 from .descriptor import jacobian_dot, n_pairs
@@ -22,6 +21,7 @@ from .flat import load_flat, load_image
 from .legacy import LegacyPredict, _predict_wkr, share_array  # noqa: F401 (old names of sgdml.predict)
 from .model import load_model
 from .model_arrays import ModelArrays, image_rule_of
+from .native import _core
 from .npz import is_flat
 from .samples import energy_coefficients
 from .threads import resolve_n_threads

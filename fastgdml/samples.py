@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _core
 from .errors import DataError
+from .native import _core
 from .types import Array
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import _core
 from .errors import DataError
+from .native import _core
 from .npz import text
 
 

@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from . import _core
 from .cell import Cell
 from .dataset import load_dataset, take_points
 from .descriptor import from_R, jacobian_dot, weighted
@@ -27,6 +26,7 @@ from .errors import UsageError
 from .evidence import Evidence, Kind
 from .group import GroupTables
 from .model_arrays import ModelArrays
+from .native import _core
 from .pair_types import PairClasses, orbits, types
 from .progress import Callback, Step
 from .properties import Properties

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
 from ..c_library import library_path
 from ..errors import DataError, FastGDMLError, InsufficientMemoryError, UsageError
 from ..model import normalize_model
+from ..native import _core
 from ..predict import GDMLPredict
 from ..types import Array
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
 from ..backend import array_module, require_precision
 from ..cell import Cell
 from ..descriptor import require_geometries
 from ..engine import Engine, missing_cell_error
 from ..errors import InsufficientMemoryError
 from ..model_arrays import ModelArrays
+from ..native import _core
 from .arrays import (
     copy_to_host,
     device_of,

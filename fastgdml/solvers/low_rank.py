@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core, lapack
+from .. import lapack
+from ..native import _core
 from ..types import Array, IntArray
 
 # The share of the columns that are floats, and the least number of these.

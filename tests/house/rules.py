@@ -13,6 +13,7 @@ from pathlib import Path
 # From the ground up. A new module gets its place here: the lowest floor above all that it imports.
 FLOORS = (
     "_version errors types elements length_scale _core _packed",
+    "native",
     "files memory plain_pickles progress backend c_library perms",
     "threads npz lapack",
     "ipi_client units entries config cell catalog search_events",
@@ -40,7 +41,13 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 # Heavy, or of use to some only: imported inside functions, but for each other.
 LATE = {"gpu", "cluster", "report"}
 # Who may import these at all.
-IMPORTED_BY = {"cli": {"compat"}, "drivers": {"compat", "labelling", "learning", "vibrations"}, "compat": set()}
+IMPORTED_BY = {
+    "_core": {"native"},
+    "_packed": {"lapack"},
+    "cli": {"compat"},
+    "drivers": {"compat", "labelling", "learning", "vibrations"},
+    "compat": set(),
+}
 # What prints, or reads a command line; the library logs and raises.
 CONSOLE = {"cli", "compat", "c_library", "ipi_client"}
 CONSOLE_MODULES = {"argparse", "rich"}

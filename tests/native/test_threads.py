@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_info
 import fastgdml
 from fastgdml import _core
 from fastgdml.errors import DataError
+from fastgdml.model import save_model
 from fastgdml.predict import GDMLPredict
 from fastgdml.threads import ThreadShare, blas_threads, prediction_threads, resolve_n_threads
 
@@ -138,3 +139,46 @@ def test_limits_of_blas_hold_in_every_thread_and_end():
         worker.join()
     assert seen == [{1}, {1}]
     assert blas_numbers() == before
+
+
+# Predicts on two threads, then sleeps; prints the processor time that was taken meanwhile, the least and the most.
+IDLE = """
+import os, sys, time
+from threadpoolctl import threadpool_info
+from fastgdml.dataset import load_dataset
+from fastgdml.predict import GDMLPredict
+predictor = GDMLPredict(sys.argv[1], max_processes=2)
+R = load_dataset("ethanol")["R"][:500].reshape(500, -1)
+times = []
+for _ in range(10):
+    predictor.predict(R)
+    start = time.process_time()
+    time.sleep(0.05)
+    times.append(time.process_time() - start)
+libraries = {library["prefix"] for library in threadpool_info() if library["user_api"] == "openmp"}
+print(min(times), max(times), "GOMP_SPINCOUNT" in os.environ, *libraries)
+"""
+
+
+def idle_times(folder, model, **environment):
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
+    command = [sys.executable, "-c", IDLE, str(model)]
+    env = kept | environment
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=folder, timeout=120)
+    assert done.returncode == 0, done.stderr
+    least, most, spins_in_environment, *libraries = done.stdout.split()
+    if libraries != ["libgomp"]:
+        pytest.skip(f"the OpenMP library is not GCC's, but {libraries}")
+    assert spins_in_environment == str("GOMP_SPINCOUNT" in environment)  # as it was
+    return float(least), float(most)
+
+
+@pytest.mark.skipif(resolve_n_threads() < 2, reason="needs two processors")
+def test_threads_without_work_sleep_soon(tmp_path, ethanol_model):
+    save_model(tmp_path / "model.npz", ethanol_model)
+    least, _ = idle_times(tmp_path, tmp_path / "model.npz")
+    assert least < 2e-3
+    _, most = idle_times(tmp_path, tmp_path / "model.npz", GOMP_SPINCOUNT="10000000")  # what the user says counts
+    assert most > 1e-2
+    least, _ = idle_times(tmp_path, tmp_path / "model.npz", OMP_WAIT_POLICY="passive")
+    assert least < 2e-3
