@@ -46,11 +46,8 @@ class ClusterTrain(GDMLTrain):
         monitor: Callable[[Solution], bool] | None,
     ) -> Solution:
         """Solve on the workers."""
-        if options.solver == "closed" or options.n_std:
-            raise UsageError(
-                "Rows are divided among workers for conjugate gradients; the closed form and standard deviations need "
-                "one machine. Give each worker tasks of its own instead (--distribute tasks)."
-            )
+        _require_iteration(options.solver, options.n_std)
+        self._cluster.wait_for_workers(callback)
         machine = ClusterMachine(self._cluster, self._most_threads, self._most_memory)
         try:
             plan = choose(equations, replace(options, solver="cg"), machine)
@@ -61,6 +58,14 @@ class ClusterTrain(GDMLTrain):
         training = equations.training
         _log.info("%s", plan_text(machine.shares(training.n_train), training, len(plan.columns)))
         return run(plan, callback, checkpoint, monitor)
+
+
+def _require_iteration(solver: str, n_std: int) -> None:
+    if solver == "closed" or n_std:
+        raise UsageError(
+            "Rows are divided among workers for conjugate gradients; the closed form and standard deviations need "
+            "one machine. Give each worker tasks of its own instead (--distribute tasks)."
+        )
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,10 @@ class ClusterTrainer(Trainer):
     """
 
     cluster: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_iteration(self.solver, self.n_std)
 
     def start(self) -> GDMLTrain:
         """Return what trains."""
