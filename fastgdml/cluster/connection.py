@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -160,14 +160,19 @@ class Cluster:
         """Call a function on this worker; on another one only where it is gone."""
         return Call(self, fn, args, address)
 
-    def gathered(self, futures: Iterable[Any]) -> list[Any]:
-        """Wait for calls of actors, and return what each of them returned or raised."""
-        waiting = list(futures)
+    def gathered(self, calls: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]:
+        """Make calls of actors, all at once, and return what each of them returned or raised.
 
-        async def all_of_them() -> list[Any]:  # in the thread that receives: one change of threads for all
-            return await asyncio.gather(*waiting, return_exceptions=True)
+        They begin and end in the thread that sends and receives: one change of threads there and one back for all.
+        """
 
-        return list(self.client.sync(all_of_them)) if waiting else []
+        async def result_of(start: Callable[[], Awaitable[Any]]) -> Any:
+            return await start()
+
+        async def all_of_them() -> list[Any]:
+            return await asyncio.gather(*map(result_of, calls), return_exceptions=True)
+
+        return list(self.client.sync(all_of_them)) if calls else []
 
     def reach_workers(self) -> None:
         """Find out whether calls of actors can go straight to the workers; else the scheduler passes them on."""

@@ -22,8 +22,13 @@ CONNECT_TIMEOUT = 10.0
 _JOBQUEUE = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster"}
 
 # Scheduler, workers and client share the processors of this machine. Dask would take a few hundredths of them to look
-# where threads are, every 10 ms, and whether each process keeps up, every 20 ms.
-_LOCAL_SETTINGS = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "1s"}
+# where threads are, every 10 ms, whether each process keeps up, every 20 ms, and what memory each takes, every 100 ms.
+_LOCAL_SETTINGS = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.worker.memory.monitor-interval": "1s",
+}
 
 # Of schedulers that are started here: not to be seen by others, and on a port of its own.
 _DASHBOARD = {"dashboard_address": "127.0.0.1:0"}
