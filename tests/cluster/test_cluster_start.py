@@ -103,7 +103,7 @@ def test_a_worker_that_comes_late_gets_chunks(cluster, late, ethanol_model, monk
 
 @pytest.fixture
 def queue(monkeypatch):
-    """A queue in place of SLURM's, which starts the worker of a job some seconds after it was submitted."""
+    """A queue in place of SLURM's, which starts a job at once, and others when workers are waited for."""
     jobqueue = pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed: pip install '.[jobqueue]'")
     from dask_jobqueue.local import LocalJob
 
@@ -111,7 +111,8 @@ def queue(monkeypatch):
 
     class Job(LocalJob):
         async def _submit_job(self, script_filename):
-            command = f"sleep {3 * len(running)}; exec {Path(script_filename).read_text().strip()}"
+            turn = "until [ -e turn ]; do sleep 0.1; done; " if running else ""
+            command = f"{turn}exec {Path(script_filename).read_text().strip()}"
             process = subprocess.Popen(["sh", "-c", command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             running[str(process.pid)] = process
             return str(process.pid)
@@ -123,6 +124,13 @@ def queue(monkeypatch):
     class Queue(jobqueue.JobQueueCluster):
         job_cls = Job
 
+    wait_for_workers = connection.Cluster.wait_for_workers
+
+    def waiting(*arguments):
+        Path("turn").touch()
+        wait_for_workers(*arguments)
+
+    monkeypatch.setattr(connection.Cluster, "wait_for_workers", waiting)
     monkeypatch.setattr(jobqueue, "SLURMCluster", Queue)
     Path("slurm.yaml").write_text("jobs: 2\ncores: 1\nprocesses: 1\nmemory: 2GB\ninterface: lo\nlocal_directory: .\n")
     yield
