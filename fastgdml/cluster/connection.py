@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -87,7 +87,8 @@ class Cluster:
         self.generation = 0
         self._own: list[Client] = []
         # Workers that may still be starting, and how long to wait for them.
-        self._expected, self._rest = scheduler.n_workers, REST_TIMEOUT if wait is None else wait
+        self._expected, self._wait = scheduler.n_workers, wait
+        self._rest = REST_TIMEOUT if wait is None else wait
         first = QUEUE_TIMEOUT if scheduler.queued else WORKER_TIMEOUT
         with _quiet():
             self._check(first if wait is None else wait)
@@ -119,18 +120,8 @@ class Cluster:
         ClusterError
             If those that have come cannot be used, or the scheduler is lost for good.
         """
-        expected, there = self._expected, self.n_workers()
-        self._expected = 0
-        if there >= expected:
-            return
-        step, deadline = Step(callback, "Waiting for workers", total=expected), time.monotonic() + self._rest
-        while there < expected and time.monotonic() < deadline:
-            step(there, expected, f"{there} of {expected}, {deadline - time.monotonic():.0f} s left (--wait)")
-            time.sleep(0.2)
-            self.require_connection()
-            with suppress(*LOST, OSError):
-                there = self.n_workers()
-        step.done(f"{there} of {expected}", warn=there < expected)
+        expected, self._expected = self._expected, 0
+        there = self._there_after(expected, self._rest, callback)
         if there < expected:
             _log.warning(
                 "%d of %d workers came within %.3g s: the work is divided among these. --wait waits longer, --workers "
@@ -139,9 +130,29 @@ class Cluster:
                 expected,
                 self._rest,
             )
+
+    def wait_for_more(self, callback: Callback | None = None) -> bool:
+        """Wait for one worker more, where there is a time to wait; return whether one has come."""
+        there = self.n_workers()
+        return self._wait is not None and self._there_after(there + 1, self._wait, callback) > there
+
+    def _there_after(self, expected: int, seconds: float, callback: Callback | None) -> int:
+        """Wait for so many workers, at most so long; return how many there are."""
+        there = self.n_workers()
+        if there >= expected:
+            return there
+        step, deadline = Step(callback, "Waiting for workers", total=expected), time.monotonic() + seconds
+        while there < expected and time.monotonic() < deadline:
+            step(there, expected, f"{there} of {expected}, {deadline - time.monotonic():.0f} s left (--wait)")
+            time.sleep(0.2)
+            self.require_connection()
+            with suppress(*LOST, OSError):
+                there = self.n_workers()
+        step.done(f"{there} of {expected}", warn=there < expected)
         with _quiet():
             require_versions(self.client)
         require_memory(self.workers(), LEAST_MEMORY, "Python and fastgdml")
+        return there
 
     def workers(self) -> list[WorkerFacts]:
         """Return the workers that there are now, in the order of their addresses."""
@@ -394,7 +405,8 @@ def connect(
         schedulers those that are there.
     wait : float, optional
         Seconds to wait for the first worker (by default a minute, for jobs in a queue a day), and then for the others
-        (ten minutes); when they are over, rows are divided among those that have come.
+        (ten minutes); when they are over, rows are divided among those that have come. Where it is given, rows that do
+        not fit into the memory of the workers wait for more of them.
 
     Yields
     ------
@@ -409,15 +421,13 @@ def connect(
     """
     with ExitStack() as stack:
         if client is not None:
-            found = scheduler_of_client(client)
+            found = scheduler_of_client(client, n_workers)
         elif scheduler is None:
             raise UsageError("connect() needs the address of a scheduler, or a client.")
         else:
-            found = scheduler_of(scheduler, stack)
+            found = scheduler_of(scheduler, stack, n_workers)
             client = _opened(found, scheduler)
             stack.callback(_closed, client)
-        if n_workers is not None:
-            found = replace(found, n_workers=n_workers)
         cluster = Cluster(client, found, patience, wait)
         stack.callback(cluster.close)
         workers = cluster.workers()

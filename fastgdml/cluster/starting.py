@@ -43,42 +43,49 @@ class Scheduler:
     open : callable
         Returns a client; raises OSError if there is no scheduler.
     n_workers : int
-        Workers that are going to be there.
+        Workers to wait for, where all are needed.
     queued : bool
         Whether they are jobs, which begin when a batch system has room for them.
     """
 
     open: Callable[[], Client]
-    n_workers: int = 1
+    n_workers: int
     queued: bool = False
 
 
-def scheduler_of(where: str, stack: ExitStack) -> Scheduler:
+def scheduler_of(where: str, stack: ExitStack, n_workers: int | None = None) -> Scheduler:
     """Return the scheduler that a text names, see `connect`; what has to be started is stopped with the stack."""
     kind, _, rest = where.partition(":")
     if kind == "local":
-        local = stack.enter_context(_local(_number(rest)))
-        return Scheduler(lambda: Client(local, timeout=CONNECT_TIMEOUT), _number(rest))
+        number = _number(rest)
+        _require_so_many(where, number, n_workers)
+        local = stack.enter_context(_local(number))
+        return Scheduler(lambda: Client(local, timeout=CONNECT_TIMEOUT), n_workers or number)
     if kind in _JOBQUEUE:
-        jobs, n_workers = _jobs(kind, rest, stack)
-        return Scheduler(lambda: Client(jobs, timeout=CONNECT_TIMEOUT), n_workers, queued=True)
+        jobs, number = _jobs(kind, rest, stack, n_workers)
+        return Scheduler(lambda: Client(jobs, timeout=CONNECT_TIMEOUT), n_workers or number, queued=True)
     if kind == "file":
         if not Path(rest).is_file():
             raise ClusterError(f"'{rest}' is not there: `dask scheduler --scheduler-file {rest}` writes it.")
-        return Scheduler(lambda: Client(scheduler_file=rest, timeout=CONNECT_TIMEOUT))
-    return Scheduler(lambda: Client(where, timeout=CONNECT_TIMEOUT))
+        return Scheduler(lambda: Client(scheduler_file=rest, timeout=CONNECT_TIMEOUT), n_workers or 1)
+    return Scheduler(lambda: Client(where, timeout=CONNECT_TIMEOUT), n_workers or 1)
 
 
-def scheduler_of_client(client: Client) -> Scheduler:
+def scheduler_of_client(client: Client, n_workers: int | None = None) -> Scheduler:
     """Return the scheduler of a client that there is."""
     address, security = client.scheduler.address, client.security
-    return Scheduler(lambda: Client(address, timeout=CONNECT_TIMEOUT, security=security))
+    return Scheduler(lambda: Client(address, timeout=CONNECT_TIMEOUT, security=security), n_workers or 1)
 
 
 def _number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"'local:{text}': give a number of processes, as local:4.")
     return int(text)
+
+
+def _require_so_many(where: str, number: int, n_workers: int | None) -> None:
+    if n_workers is not None and n_workers > number:
+        raise UsageError(f"'{where}' starts {number} workers; {n_workers} are to be waited for (--workers).")
 
 
 def _local(n_workers: int) -> Any:
@@ -92,7 +99,7 @@ def _local(n_workers: int) -> Any:
         )
 
 
-def _jobs(kind: str, file: str, stack: ExitStack) -> tuple[Any, int]:
+def _jobs(kind: str, file: str, stack: ExitStack, n_workers: int | None) -> tuple[Any, int]:
     """Submit jobs; return their cluster, and how many workers they are going to be."""
     try:
         jobqueue: Any = importlib.import_module("dask_jobqueue")
@@ -114,6 +121,8 @@ def _jobs(kind: str, file: str, stack: ExitStack) -> tuple[Any, int]:
         stack.callback(_stopped, cluster)
         for _ in range(int(jobs)):  # what scale() does, but for waiting: it would only log what is raised
             cluster.worker_spec.update(cluster.new_worker_spec())
+        number = sum(len(spec.get("group", [""])) for spec in cluster.worker_spec.values())
+        _require_so_many(f"{kind}:{file}", number, n_workers)
 
         async def submitted() -> None:
             await cluster
@@ -121,7 +130,7 @@ def _jobs(kind: str, file: str, stack: ExitStack) -> tuple[Any, int]:
         cluster.sync(submitted)
     except (TypeError, ValueError, OSError, RuntimeError) as error:
         raise UsageError(f"{file}: {name} cannot start jobs ({' '.join(str(error).split())}).") from None
-    return cluster, sum(len(spec.get("group", [""])) for spec in cluster.worker_spec.values())
+    return cluster, number
 
 
 def _stopped(cluster: Any) -> None:

@@ -11,7 +11,7 @@ from support.rows import SERIAL, assert_same, task_of
 import fastgdml.cluster.connection as connection
 from fastgdml.cli import main
 from fastgdml.cluster import Chunks, ClusterTrain, connect
-from fastgdml.errors import UsageError
+from fastgdml.errors import InsufficientMemoryError, UsageError
 from fastgdml.labelling import PredictOptions, predict
 from fastgdml.model import load_model
 from fastgdml.search import SearchOptions, create
@@ -77,6 +77,33 @@ def test_rows_go_on_with_those_that_came_in_time(cluster, ethanol, caplog):
         told.clear()
         trainer.train(task_of(ethanol, 20), callback=callback, max_iter=1)  # which does not wait again
         assert told == []
+
+
+def test_rows_that_do_not_fit_wait_for_more_workers(cluster, late, ethanol, monkeypatch):
+    """What two have room for is too little; with three the rows of each are fewer."""
+    from fastgdml.cluster import machine
+
+    needed = machine.rows_memory
+    monkeypatch.setattr(
+        machine, "rows_memory", lambda n_points, *more: needed(n_points, *more) + (n_points > 40) * 2**40
+    )
+    task, told = task_of(ethanol), []
+
+    def callback(current, total=1, disp_str="", sec_disp_str=None, done_with_warning=False):
+        if disp_str == TITLE:
+            told.append(sec_disp_str)
+            if len(told) == 1:
+                late()
+
+    with connect(cluster.client.scheduler.address, wait=60) as asked:
+        model = ClusterTrain(asked, max_processes=1).train(task, callback=callback, max_iter=1)
+    assert told[-1] == "3 of 3"
+    assert model["solver_iters"] == 1
+    monkeypatch.setattr(machine, "rows_memory", lambda *_: 2**50)
+    with connect(cluster.client.scheduler.address, wait=0.3) as asked:
+        trainer = ClusterTrain(asked, max_processes=1)
+        with pytest.raises(InsufficientMemoryError, match=r"with --wait they are waited for"):
+            trainer.train(task)
 
 
 def test_a_worker_that_comes_late_gets_chunks(cluster, late, ethanol_model, monkeypatch):
@@ -183,6 +210,14 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_made(options, te
     assert main(["all", "ethanol", "20", "20", "-s", "20", "--task_dir", "search", *options]) == 1
     assert text in " ".join(capsys.readouterr().err.split())
     assert [path.name for path in Path().iterdir()] == ["groups.txt"]
+
+
+def test_more_workers_than_are_started():
+    with (
+        pytest.raises(UsageError, match="'local:1' starts 1 workers; 2 are to be waited for"),
+        connect("local:1", n_workers=2),
+    ):
+        pass
 
 
 def test_one_sample_is_refused_before_anything_is_made(capsys):
