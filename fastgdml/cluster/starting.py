@@ -128,6 +128,8 @@ def _jobs(kind: str, file: str, stack: ExitStack, n_workers: int | None) -> tupl
             await cluster
 
         cluster.sync(submitted)
+    except UsageError:
+        raise
     except (TypeError, ValueError, OSError, RuntimeError) as error:
         raise UsageError(f"{file}: {name} cannot start jobs ({' '.join(str(error).split())}).") from None
     return cluster, number

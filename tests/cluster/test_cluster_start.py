@@ -185,6 +185,9 @@ def test_jobs_that_cannot_be_submitted(monkeypatch):
     pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed: pip install '.[jobqueue]'")
     monkeypatch.setenv("PATH", "")
     Path("slurm.yaml").write_text("jobs: 2\ncores: 1\nprocesses: 1\nmemory: 2GB\ninterface: lo\n")
+    text = "^'slurm:slurm.yaml' starts 2 workers; 3 are to be waited for"
+    with pytest.raises(UsageError, match=text), connect("slurm:slurm.yaml", n_workers=3):
+        pass
     with pytest.raises(UsageError, match=r"SLURMCluster cannot start jobs \(.*sbatch"), connect("slurm:slurm.yaml"):
         pass
 
