@@ -12,8 +12,8 @@ from libc.stdint cimport int16_t, int64_t
 
 import numpy as np
 
-from scipy.linalg.cython_blas cimport dgemm, dsyrk, dtrsm, sgemm, ssyrk
-from scipy.linalg.cython_lapack cimport dpftrs, dpotrf, dpotrs, dtrtri
+from scipy.linalg.cython_blas cimport dgemm, dgemv, dsyrk, dtrsm, dtrsv, sgemm, ssyrk
+from scipy.linalg.cython_lapack cimport dpftrs, dpotrf, dtrtri
 
 from gdml cimport gdml_rfp_index
 
@@ -74,6 +74,25 @@ cdef int stripe(int whole, double operations, int least) noexcept nogil:
     return whole if n >= whole else max(least, <int> n // 64 * 64)
 
 
+# Sums of many small products are divided among threads of our own, each of which calls BLAS with one thread: threads of
+# BLAS that wait for work would keep processors busy. What one thread does at a time does not depend on their number.
+cdef enum:
+    STRIP = 256  # rows
+    TILE = 512  # rows and columns of a product
+    CHUNK = 512  # terms of its sums
+    COLUMNS = 32  # of a matrix that is multiplied by a vector
+
+
+cdef int threads_of(int n_threads, int n_tasks) noexcept nogil:
+    """Return how many threads are of use: at least one, and no more than there are tasks, or than machines have."""
+    return max(1, min(n_threads, n_tasks, 1024))
+
+
+cdef int between_signals(int n_threads, int n_tasks, double operations) noexcept nogil:
+    """Return how many tasks, of so many operations each, to do between two looks at signals."""
+    return min(n_tasks, max(threads_of(n_threads, n_tasks), <int> min(STRIDE / operations, <double> n_tasks)))
+
+
 cdef int multiply(char trans_a, char trans_b, int m, int n, int k, double scale, double *a, double *b, int ld,
                   double *c, int ldc) except -1 nogil:
     """C (m, n) += scale op(A) op(B), some columns at a time. Each element is summed alike in any of the pieces."""
@@ -125,20 +144,6 @@ cdef int add_product(double scale, char uplo, char trans, int n, int k, double *
     else:
         multiply(trans, other, n1, n2, k, scale, a, a2, lda, c + <int64_t> n1 * ldc, ldc)
     add_product(scale, uplo, trans, n2, k, a2, lda, c + n1 + <int64_t> n1 * ldc, ldc, largest)
-    return 0
-
-
-cdef int add_product_small(int n, int k, float *a, int lda, float *c, int ldc, int largest) except -1 nogil:
-    """C += A A^T in single precision; of C, of order n, the lower triangle."""
-    cdef:
-        float one = 1.0
-        int n1 = n // 2, n2 = n - n // 2
-    if n <= largest:
-        ssyrk(b"L", b"N", &n, &k, &one, a, &lda, &one, c, &ldc)
-        return look_at_signals()
-    add_product_small(n1, k, a, lda, c, ldc, largest)
-    sgemm(b"N", b"T", &n2, &n1, &k, &one, a + n1, &lda, a, &lda, &one, c + n1, &ldc)
-    add_product_small(n2, k, a + n1, lda, c + n1 + <int64_t> n1 * ldc, ldc, largest)
     return 0
 
 
@@ -294,39 +299,76 @@ def cholesky_dense(double[::1, :] a not None, int largest=LARGEST_WHOLE):
     return info
 
 
-def solve_cholesky(const double[::1, :] factor not None, const double[::1] rhs not None):
-    """Solve with a factor from `cholesky_dense`."""
+def solve_cholesky(const double[::1, :] factor not None, const double[::1] rhs not None, int n_threads):
+    """Solve with a factor from `cholesky_dense`, which is read once forwards and once backwards."""
     require_square("factor", factor, rhs.shape[0])
-    cdef int n = <int> factor.shape[0], one = 1, info = 0
+    cdef:
+        int n = <int> factor.shape[0], one = 1, first, size, rows, n_tasks, i
+        double *f = <double *> &factor[0, 0] if n else NULL
+        double *below
     solution = np.array(rhs)
     cdef double[::1] x = solution
-    if n:
-        with nogil:
-            dpotrs(b"L", &n, &one, <double *> &factor[0, 0], &n, &x[0], &n, &info)
+    for first in range(0, n, STRIP):
+        size = min(STRIP, n - first)
+        dtrsv(b"L", b"N", b"N", &size, f + first + <int64_t> first * n, &n, &x[first], &one)
+        rows = n - first - size
+        n_tasks = (rows + STRIP - 1) // STRIP
+        below = f + first + size + <int64_t> first * n
+        for i in prange(n_tasks, nogil=True, num_threads=threads_of(n_threads, n_tasks), schedule="static"):
+            add_rows(min(STRIP, rows - i * STRIP), size, n, below + i * STRIP, &x[first], &x[first + size + i * STRIP])
+    for first in range((n - 1) // STRIP * STRIP if n else -1, -1, -STRIP):
+        size = min(STRIP, n - first)
+        rows = n - first - size
+        n_tasks = (size + COLUMNS - 1) // COLUMNS if rows else 0
+        below = f + first + size + <int64_t> first * n
+        for i in prange(n_tasks, nogil=True, num_threads=threads_of(n_threads, n_tasks), schedule="static"):
+            add_columns(rows, min(COLUMNS, size - i * COLUMNS), n, below + <int64_t> i * COLUMNS * n, &x[first + size],
+                        &x[first + i * COLUMNS])
+        dtrsv(b"L", b"T", b"N", &size, f + first + <int64_t> first * n, &n, &x[first], &one)
     return solution
 
 
-cdef int solve_right_in_halves(int m, int n, double *factor, int ldf, double *b, int ldb) except -1 nogil:
+cdef void add_rows(int m, int n, int ld, double *a, double *x, double *y) noexcept nogil:
+    """y (m) -= A x, A (m, n)."""
+    cdef:
+        int one = 1
+        double plus_one = 1.0, minus_one = -1.0
+    dgemv(b"N", &m, &n, &minus_one, a, &ld, x, &one, &plus_one, y, &one)
+
+
+cdef void add_columns(int m, int n, int ld, double *a, double *x, double *y) noexcept nogil:
+    """y (n) -= A^T x, A (m, n)."""
+    cdef:
+        int one = 1
+        double plus_one = 1.0, minus_one = -1.0
+    dgemv(b"T", &m, &n, &minus_one, a, &ld, x, &one, &plus_one, y, &one)
+
+
+cdef void solve_right_in_halves(int m, int n, double *factor, int ldf, double *b, int ldb) noexcept nogil:
     """B (m, n) := B F^-T. Nearly all of it is matrix products, which BLAS does faster than large triangular solves."""
     cdef:
         double one = 1.0, minus_one = -1.0
         int n1 = n // 2 // 64 * 64, n2 = n - n1
     if n <= 256:
         dtrsm(b"R", b"L", b"T", b"N", &m, &n, &one, factor, &ldf, b, &ldb)
-        return 0
+        return
     solve_right_in_halves(m, n1, factor, ldf, b, ldb)
     dgemm(b"N", b"T", &m, &n2, &n1, &minus_one, b, &ldb, factor + n1, &ldf, &one, b + <int64_t> n1 * ldb, &ldb)
-    look_at_signals()
-    return solve_right_in_halves(m, n2, factor + n1 + <int64_t> n1 * ldf, ldf, b + <int64_t> n1 * ldb, ldb)
+    solve_right_in_halves(m, n2, factor + n1 + <int64_t> n1 * ldf, ldf, b + <int64_t> n1 * ldb, ldb)
 
 
-def solve_triangular_right(const double[::1, :] factor not None, double[::1, :] b not None):
+def solve_triangular_right(const double[::1, :] factor not None, double[::1, :] b not None, int n_threads):
     """Replace B (m, n) by B F^-T, F a lower triangular factor (n, n)."""
     require_square("factor", factor, b.shape[1])
-    cdef int m = <int> b.shape[0], n = <int> b.shape[1]
-    if m and n:
-        with nogil:
-            solve_right_in_halves(m, n, <double *> &factor[0, 0], n, &b[0, 0], m)
+    cdef:
+        int m = <int> b.shape[0], n = <int> b.shape[1], n_strips = (m + STRIP - 1) // STRIP, first = 0, last, i
+        double *f = <double *> &factor[0, 0] if n else NULL
+    while n and first < n_strips:
+        last = first + between_signals(n_threads, n_strips - first, <double> STRIP * n * n)
+        for i in prange(first, last, nogil=True, num_threads=threads_of(n_threads, last - first), schedule="dynamic"):
+            solve_right_in_halves(min(STRIP, m - i * STRIP), n, f, n, &b[i * STRIP, 0], m)
+        first = last
+        PyErr_CheckSignals()
 
 
 def add_gram(const double[:, ::1] a not None, double[::1, :] c not None, int largest=LARGEST_WHOLE):
@@ -341,11 +383,6 @@ def add_gram(const double[:, ::1] a not None, double[::1, :] c not None, int lar
 
 
 # ---- the low-rank part of the preconditioner --------------------------------------------------------------------
-
-cdef int threads_of(int n_threads, int n_blocks) noexcept nogil:
-    """Return how many threads are of use: at least one, and no more than there are blocks, or than machines have."""
-    return max(1, min(n_threads, n_blocks, 1024))
-
 
 def explained_blocks(const double[::1, :] low_rank not None, int q, int n_threads):
     """L_i L_i^T of each block L_i of q rows of L (m q, k), shape (m, q, q)."""
@@ -433,30 +470,86 @@ def split_low_rank(const double[::1, :] low_rank not None, const double[:, :, ::
                       &factor[at], &exact_large[at, 0], exact_small_data + at * n_exact)
 
 
+cdef struct Split:
+    # m rows of U: n1 large columns of doubles and n2 small ones of floats, both stored by rows.
+    int m, n1, n2
+    double *large
+    float *small
+
+
+cdef void add_tile(const Split *u, int row, int column, double *gram, float *gram_small,
+                   double *widened) noexcept nogil:
+    """Add U^T U of the columns from `row` and those from `column` on to the lower triangles of gram, or gram_small."""
+    cdef:
+        int n = u.n1 + u.n2, ns = u.n2, height, width = min(TILE, (u.n1 if column < u.n1 else n) - column)
+        int first, here, r, c
+        double one = 1.0
+        float one_small = 1.0
+        float *small
+        float *other
+        double *to = gram + row + <int64_t> column * n
+    if row < u.n1:  # both are large
+        height = min(TILE, u.n1 - row)
+        if row == column:
+            dsyrk(b"L", b"N", &height, <int *> &u.m, &one, u.large + row, <int *> &u.n1, &one, to, &n)
+        else:
+            dgemm(b"N", b"T", &height, &width, <int *> &u.m, &one, u.large + row, <int *> &u.n1, u.large + column,
+                  <int *> &u.n1, &one, to, &n)
+        return
+    height = min(TILE, n - row)
+    small = u.small + (row - u.n1)
+    if column >= u.n1:  # both are small
+        other = u.small + (column - u.n1)
+        gram_small += row - u.n1 + <int64_t> (column - u.n1) * ns
+        if row == column:
+            ssyrk(b"L", b"N", &height, <int *> &u.m, &one_small, small, &ns, &one_small, gram_small, &ns)
+        else:
+            sgemm(b"N", b"T", &height, &width, <int *> &u.m, &one_small, small, &ns, other, &ns, &one_small,
+                  gram_small, &ns)
+        return
+    # Of a small with a large column single precision would leave an error of 1e-7 times both norms, up to one.
+    first = 0
+    while first < u.m:
+        here = min(CHUNK, u.m - first)
+        for r in range(here):
+            for c in range(height):
+                widened[r * height + c] = small[<int64_t> (first + r) * ns + c]
+        dgemm(b"N", b"T", &height, &width, &here, &one, widened, &height,
+              u.large + <int64_t> first * u.n1 + column, <int *> &u.n1, &one, to, &n)
+        first += here
+
+
 def add_split_gram(const double[:, ::1] exact_large not None, const float[:, ::1] exact_small not None,
-                   double[::1, :] gram not None, float[::1, :] gram_small not None, int largest=LARGEST_WHOLE):
+                   double[::1, :] gram not None, float[::1, :] gram_small not None, int n_threads):
     """Add U^T U, of U = [exact_large, exact_small], to the lower triangle of gram (k, k).
 
     The products of small columns with each other, which need no more than single precision, go to gram_small instead.
     """
     cdef:
-        int m = <int> exact_large.shape[0], n1 = <int> exact_large.shape[1], n2 = <int> exact_small.shape[1]
-        int n = n1 + n2
-        double one = 1.0
-    require(largest > 0, f"largest is {largest}")
-    require(exact_small.shape[0] == m, f"{m} and {exact_small.shape[0]} rows")
+        Split u
+        int n, t, first = 0, last
+        double operations
+        double *total
+        float *total_small
+    require(exact_small.shape[0] == exact_large.shape[0], f"{exact_large.shape[0]} and {exact_small.shape[0]} rows")
+    u.m, u.n1, u.n2 = <int> exact_large.shape[0], <int> exact_large.shape[1], <int> exact_small.shape[1]
+    n = u.n1 + u.n2
     require_square("gram", gram, n)
-    require_square("gram_small", gram_small, n2)
-    if m == 0 or n1 == 0:
+    require_square("gram_small", gram_small, u.n2)
+    if u.m == 0 or n == 0:
         return
-    with nogil:
-        add_product(1.0, b"L", b"N", n1, m, <double *> &exact_large[0, 0], n1, &gram[0, 0], n, largest)
-    if n2 == 0:
-        return
-    # Of a large with a small column, single precision would leave an error of 1e-7 times both norms, up to one.
-    cdef const double[:, ::1] widened = np.asarray(exact_small).astype(np.float64)
-    with nogil:
-        dgemm(b"N", b"T", &n2, &n1, &m, &one, <double *> &widened[0, 0], &n2, <double *> &exact_large[0, 0], &n1, &one,
-              &gram[n1, 0], &n)
-        look_at_signals()
-        add_product_small(n2, m, <float *> &exact_small[0, 0], n2, &gram_small[0, 0], n2, largest)
+    u.large = <double *> &exact_large[0, 0] if u.n1 else NULL
+    u.small = <float *> &exact_small[0, 0] if u.n2 else NULL
+    total, total_small = &gram[0, 0], &gram_small[0, 0] if u.n2 else NULL
+    starts = [*range(0, u.n1, TILE), *range(u.n1, n, TILE)]
+    cdef:
+        int[:, ::1] tiles = np.array([(r, c) for c in starts for r in starts if r >= c], dtype=np.intc)
+        int n_tiles = <int> tiles.shape[0], n_used = threads_of(n_threads, n_tiles)
+        double[:, ::1] widened = np.empty((n_used, TILE * CHUNK))
+    operations = 2.0 * u.m * n * n / n_tiles
+    while first < n_tiles:
+        last = first + between_signals(n_used, n_tiles - first, operations)
+        for t in prange(first, last, nogil=True, num_threads=n_used, schedule="dynamic"):
+            add_tile(&u, tiles[t, 0], tiles[t, 1], total, total_small, &widened[threadid(), 0])
+        first = last
+        PyErr_CheckSignals()

@@ -25,46 +25,71 @@ INLINE vd widen(int integers, const void *u, int64_t at)
     return __builtin_convertvector(v, vd);
 }
 
+/* Rows that are worked on together: their sums fit into registers. Those of the next group are fetched meanwhile; the
+ * processor itself looks ahead within a page of memory only, which is hardly longer than a row. */
+#define GROUP 4
+#define LINE 64
+
+INLINE void fetch_next(int integers, int rows, int64_t k, const void *u, int64_t at)
+{
+    const int64_t size = integers ? 2 : 4;
+    UNROLL
+    for (int m = 0; m < rows; ++m) __builtin_prefetch((const char *)u + size * (at + (rows + m) * k), 0, 2);
+}
+
+/* t [k] += U^T b of `rows` rows of U, from row on */
+INLINE void project_rows(int integers, int rows, int64_t k, const void *u, int64_t row, const double *factor,
+                         const double *b, double *t)
+{
+    const int64_t line = LINE / (integers ? 2 : 4);
+    vd each[GROUP];
+    for (int m = 0; m < rows; ++m) each[m] = splat(integers ? factor[row + m] * b[row + m] : b[row + m]);
+    for (int64_t c = 0; c < k;) {
+        const int64_t end = c + line < k ? c + line : k;
+        fetch_next(integers, rows, k, u, row * k + c);
+        for (; c < end; c += W) {
+            vd sum = load(t + c);
+            UNROLL
+            for (int m = 0; m < rows; ++m) sum += each[m] * widen(integers, u, (row + m) * k + c);
+            store(t + c, sum);
+        }
+    }
+}
+
 /* t [k] += U^T b */
 INLINE void project_elements(int integers, int64_t n, int64_t k, const void *u, const double *factor, const double *b,
                              double *t)
 {
-    int64_t i = 0, row = 0;
-    for (; i + 4 <= n; i += 4, row += 4 * k) {
-        vd each[4];
-        for (int m = 0; m < 4; ++m) each[m] = splat(integers ? factor[i + m] * b[i + m] : b[i + m]);
-        for (int64_t c = 0; c < k; c += W) {
-            vd sum = load(t + c);
+    int64_t i = 0;
+    for (; i + GROUP <= n; i += GROUP) project_rows(integers, GROUP, k, u, i, factor, b, t);
+    for (; i < n; ++i) project_rows(integers, 1, k, u, i, factor, b, t);
+}
+
+/* b -= U t of `rows` rows of U, from row on */
+INLINE void subtract_rows(int integers, int rows, int64_t k, const void *u, int64_t row, const double *factor,
+                          const double *t, double *b)
+{
+    const int64_t line = LINE / (integers ? 2 : 4);
+    vd sum[GROUP] = {0};
+    for (int64_t c = 0; c < k;) {
+        const int64_t end = c + line < k ? c + line : k;
+        fetch_next(integers, rows, k, u, row * k + c);
+        for (; c < end; c += W) {
+            const vd tc = load(t + c);
             UNROLL
-            for (int m = 0; m < 4; ++m) sum += each[m] * widen(integers, u, row + m * k + c);
-            store(t + c, sum);
+            for (int m = 0; m < rows; ++m) sum[m] += widen(integers, u, (row + m) * k + c) * tc;
         }
     }
-    for (; i < n; ++i, row += k) {
-        const vd each = splat(integers ? factor[i] * b[i] : b[i]);
-        for (int64_t c = 0; c < k; c += W) store(t + c, load(t + c) + each * widen(integers, u, row + c));
-    }
+    for (int m = 0; m < rows; ++m) b[row + m] -= integers ? factor[row + m] * vsum(sum[m]) : vsum(sum[m]);
 }
 
 /* b [n] -= U t */
 INLINE void subtract_elements(int integers, int64_t n, int64_t k, const void *u, const double *factor, const double *t,
                               double *b)
 {
-    int64_t i = 0, row = 0;
-    for (; i + 4 <= n; i += 4, row += 4 * k) {
-        vd sum[4] = {0};
-        for (int64_t c = 0; c < k; c += W) {
-            const vd tc = load(t + c);
-            UNROLL
-            for (int m = 0; m < 4; ++m) sum[m] += widen(integers, u, row + m * k + c) * tc;
-        }
-        for (int m = 0; m < 4; ++m) b[i + m] -= integers ? factor[i + m] * vsum(sum[m]) : vsum(sum[m]);
-    }
-    for (; i < n; ++i, row += k) {
-        vd sum = {0};
-        for (int64_t c = 0; c < k; c += W) sum += widen(integers, u, row + c) * load(t + c);
-        b[i] -= integers ? factor[i] * vsum(sum) : vsum(sum);
-    }
+    int64_t i = 0;
+    for (; i + GROUP <= n; i += GROUP) subtract_rows(integers, GROUP, k, u, i, factor, t, b);
+    for (; i < n; ++i) subtract_rows(integers, 1, k, u, i, factor, t, b);
 }
 
 static void project(int64_t n, int64_t k, const void *u, const double *factor, const double *b, double *t)

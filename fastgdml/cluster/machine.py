@@ -21,6 +21,7 @@ from ..solvers.equations import TrainingEquations
 from ..solvers.machine import Factor, Machine
 from ..solvers.preconditioner import factor_inner
 from ..solvers.processor import memory_estimate
+from ..threads import resolve_n_threads
 from ..training_set import TrainingSet
 from ..types import Array, IntArray, Progress
 from .connection import LOST, Call, Cluster, WorkerFacts
@@ -320,7 +321,7 @@ class ClusterPreconditioner:
         """Return P^-1 r, shape (n,)."""
         t = self._projection(r)
         self._before = r.copy(), t
-        return self._blocks.apply(r, lapack.solve_cholesky(self._inner, t))
+        return self._blocks.apply(r, lapack.solve_cholesky(self._inner, t, resolve_n_threads()))
 
     def _projection(self, r: Array) -> Array:
         """Return U^T B^(-1/2) r, by equation (1) where r is such a vector."""

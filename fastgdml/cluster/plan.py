@@ -49,7 +49,8 @@ def rows_memory(n_points: int, n_coord: int, n_columns: int) -> int:
     U, the blocks B^(-1/2), four matrices k x k (the factor of W, its own Gram matrix and two of the reduction), pieces.
     """
     n = n_points * n_coord
-    return low_rank.memory(n, n_columns) + 8 * n * n_coord + 4 * 8 * n_columns**2 + 4 * piece_bytes(n_coord, n_columns)
+    fixed = low_rank.memory(n, n_columns) + 8 * n * n_coord + 4 * 8 * n_columns**2
+    return fixed + 4 * piece_bytes(n_points, n_coord, n_columns)
 
 
 def plan_text(shares: Sequence[Share], training: TrainingSet, n_columns: int) -> str:

@@ -165,7 +165,7 @@ def cholesky_solve(matrix: Any, rhs: Any, xp: ModuleType, block: int | None = No
 def solve_right(factor: Any, panel: Any, xp: ModuleType) -> None:
     """Replace a panel B (m, k) by B L^-T, with L (k, k) from `cholesky`; both in Fortran order."""
     if xp is np:
-        solve_triangular_right(factor, panel)
+        solve_triangular_right(factor, panel, 1)
     else:
         _Blas(factor, xp).divide(0, len(factor), int(panel.data.ptr), len(panel), len(panel))
 

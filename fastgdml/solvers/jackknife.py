@@ -108,7 +108,7 @@ def jackknife(found: ClosedForm, n_samples: int, groups: IntArray) -> Jackknife:
             lapack.add_gram(T, gram)
             if lapack.cholesky_dense(gram) != 0:
                 raise SolverError("The residuals of leaving points out are undetermined: raise lambda.")
-            residual[rows] = lapack.solve_cholesky(gram, found.z[rows])
+            residual[rows] = lapack.solve_cholesky(gram, found.z[rows], 1)
             product += np.outer(T @ residual[rows], signs[g])
         for g in range(len(signs)):
             rows, T = columns(g)

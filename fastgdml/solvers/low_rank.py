@@ -121,17 +121,19 @@ class Gram:
     ----------
     total : ndarray, shape (k, k)
         What it is added to, in Fortran's order.
+    n_threads : int
+        Number of threads.
     """
 
-    def __init__(self, total: Array) -> None:
-        self._total, self._first = total, n_large(len(total))
+    def __init__(self, total: Array, n_threads: int) -> None:
+        self._total, self._n_threads, self._first = total, n_threads, n_large(len(total))
         # Small columns have norms below 10^3: sums of their products need no more than single precision.
         others = len(total) - self._first
         self._small = np.zeros((others, others), dtype=np.float32, order="F")
 
     def add(self, exact_large: Array, exact_small: npt.NDArray[np.float32]) -> None:
         """Add that of some rows, from `LowRank.set_rows`."""
-        lapack.add_split_gram(exact_large, exact_small, self._total, self._small)
+        lapack.add_split_gram(exact_large, exact_small, self._total, self._small, self._n_threads)
 
     def finish(self) -> None:
         """Add what has been summed up to the total."""

@@ -38,7 +38,7 @@ _JITTER_TRIES = 8
 # A column whose diagonal element is below this share of the mean is zero.
 _ABSENT = 1e-24
 # Size of the pieces of C that are in memory at once.
-_PIECE_BYTES = 16 * 2**20
+_PIECE_BYTES = 64 * 2**20
 # Training points of a piece: a multiple of this, the widest vector of the assembly.
 _LEAST_POINTS = 8
 # Training points whose rows show which columns of U are large.
@@ -93,7 +93,7 @@ class Preconditioner:
     def __call__(self, r: Array) -> Array:
         """Return P^-1 r, shape (n,)."""
         b, t = self.rows.project(r)
-        return self.rows.subtract(lapack.solve_cholesky(self.inner, t), b)
+        return self.rows.subtract(lapack.solve_cholesky(self.inner, t, self.rows.U.n_threads), b)
 
     def without(self, points: IntArray) -> Preconditioner:
         """See `machine.Preconditioner.without`: (2) of the rows that are left, with I + U^T U less their part."""
@@ -149,24 +149,30 @@ class Inducing:
 
     def explain(self, training: TrainingSet, lam: float, piece: range, n_threads: int | None) -> tuple[Array, Array]:
         """Return the rows of L of some training points, in Fortran's order, and their blocks of B^(-1/2)."""
+        used = resolve_n_threads(n_threads)
         L = assemble_rows(training, piece, self.points, self.cols, n_threads)
         L *= -1.0
-        lapack.solve_triangular_right(self.factor, L)
-        blocks = _diagonal_blocks(training.part(slice(piece.start, piece.stop)), n_threads)
-        with blas_threads(1):  # small matrices: its threads would only wait
-            blocks -= lapack.explained_blocks(L, training.n_coord, resolve_n_threads(n_threads))
+        with blas_threads(1):  # in each thread of ours
+            lapack.solve_triangular_right(self.factor, L, used)
+            blocks = _diagonal_blocks(training.part(slice(piece.start, piece.stop)), n_threads)
+            blocks -= lapack.explained_blocks(L, training.n_coord, used)
             return L, inverse_roots(blocks, lam)
 
 
-def piece_bytes(n_coord: int, n_columns: int) -> int:
+def piece_bytes(n_train: int, n_coord: int, n_columns: int) -> int:
     """Return the bytes that a piece of C takes, of which there are up to four while rows are built."""
-    return max(_PIECE_BYTES, 8 * _LEAST_POINTS * n_coord * n_columns)
+    return 8 * min(n_train, _points_of_piece(n_coord, n_columns)) * n_coord * n_columns
+
+
+def _points_of_piece(n_coord: int, n_columns: int) -> int:
+    return max(_LEAST_POINTS, _PIECE_BYTES // (8 * n_coord * n_columns) // _LEAST_POINTS * _LEAST_POINTS)
 
 
 def memory(n_train: int, n_coord: int, n_columns: int) -> int:
     """Return the bytes that a preconditioner of `n_columns` columns needs while it is built."""
     n = n_train * n_coord
-    return low_rank.memory(n, n_columns) + 3 * 8 * n_columns**2 + 8 * n * n_coord + 4 * piece_bytes(n_coord, n_columns)
+    fixed = low_rank.memory(n, n_columns) + 3 * 8 * n_columns**2 + 8 * n * n_coord
+    return fixed + 4 * piece_bytes(n_train, n_coord, n_columns)
 
 
 def build(
@@ -221,18 +227,17 @@ def build_rows(
 ) -> Rows:
     """Build the rows of a range of training points, and add their U^T U to `gram` (k, k), its lower triangle."""
     n_coord, k = training.n_coord, inducing.cols.size
-    U = LowRank.zeros(len(part) * n_coord, inducing.order, resolve_n_threads(n_threads))
+    used = resolve_n_threads(n_threads)
+    U, sums = LowRank.zeros(len(part) * n_coord, inducing.order, used), Gram(gram, used)
     roots = np.empty((len(part), n_coord, n_coord))
-    sums = Gram(gram)
-    step = max(_LEAST_POINTS, _PIECE_BYTES // (8 * n_coord * k) // _LEAST_POINTS * _LEAST_POINTS)
+    step = _points_of_piece(n_coord, k)
     for start in range(part.start, part.stop, step):
         piece = range(start, min(start + step, part.stop))
         first, last = piece.start - part.start, piece.stop - part.start
         L, root = inducing.explain(training, lam, piece, n_threads)
         roots[first:last] = root
         with blas_threads(1):
-            rounded = U.set_rows(slice(first * n_coord, last * n_coord), L, root)
-        sums.add(*rounded)
+            sums.add(*U.set_rows(slice(first * n_coord, last * n_coord), L, root))
         if progress is not None:
             progress(last, len(part))
     sums.finish()

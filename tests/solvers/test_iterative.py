@@ -119,7 +119,7 @@ def test_low_rank_part_is_what_it_was_rounded_from(k, monkeypatch):
     for n_threads in (1, 3):
         U = LowRank.zeros(m * q, order, n_threads)
         total = np.zeros((k, k), order="F")
-        gram = Gram(total)
+        gram = Gram(total, n_threads)
         for rows in (slice(0, 2 * q), slice(2 * q, m * q)):
             gram.add(*U.set_rows(rows, np.asfortranarray(L[rows]), roots[rows.start // q : rows.stop // q]))
         gram.finish()
@@ -149,7 +149,7 @@ def test_dense_linear_algebra(largest):
     C = np.asfortranarray(np.diag(np.arange(1.0, 26.0)))
     wanted = C + A.T @ A
     small = np.zeros((15, 15), np.float32, order="F")
-    lapack.add_split_gram(np.ascontiguousarray(A[:, :10]), A[:, 10:].astype(np.float32), C, small, largest)
+    lapack.add_split_gram(np.ascontiguousarray(A[:, :10]), A[:, 10:].astype(np.float32), C, small, 2)
     C[10:, 10:] += np.tril(small)
     np.testing.assert_allclose(np.tril(C), np.tril(wanted), rtol=1e-5, atol=1e-5)
     wanted = np.tril(C) + np.tril(C, -1).T
@@ -157,12 +157,49 @@ def test_dense_linear_algebra(largest):
     L = np.tril(C)
     np.testing.assert_allclose(L @ L.T, wanted, rtol=0, atol=1e-12)
     b = rng.normal(size=25)
-    np.testing.assert_allclose(lapack.solve_cholesky(C, b), np.linalg.solve(wanted, b), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(lapack.solve_cholesky(C, b, 2), np.linalg.solve(wanted, b), rtol=0, atol=1e-13)
     B = np.asfortranarray(rng.normal(size=(6, 25)))
     wanted = np.linalg.solve(L, B.T).T
-    lapack.solve_triangular_right(C, B)
+    lapack.solve_triangular_right(C, B, 2)
     np.testing.assert_allclose(B, wanted, rtol=0, atol=1e-13)
     assert lapack.cholesky_dense(np.asfortranarray(-np.eye(3)), largest) > 0
+
+
+@pytest.mark.parametrize("n", [0, 1, 256, 257, 700])
+def test_solving_with_a_factor_of_several_strips(n):
+    rng = np.random.default_rng(n)
+    L = np.tril(rng.normal(size=(n, n)) / max(n, 1)) + np.eye(n)
+    b = rng.normal(size=n)
+    one, other = (lapack.solve_cholesky(np.asfortranarray(L + np.triu(b[:, None], 1)), b, t) for t in (1, 3))
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(L @ (L.T @ one), b, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("m", "n_large", "n_small"), [(600, 400, 500), (530, 128, 0), (3, 5, 390), (520, 0, 20)])
+def test_sums_of_several_tiles_and_strips(m, n_large, n_small):
+    rng = np.random.default_rng(0)
+    k = n_large + n_small
+    U = rng.normal(size=(m, k))
+    U[:, n_large:] = U[:, n_large:].astype(np.float32)
+    F = np.tril(0.01 * rng.normal(size=(k, k))) + np.eye(k)
+    found = []
+    for n_threads in (1, 3):
+        C, small = np.zeros((k, k), order="F"), np.zeros((n_small, n_small), np.float32, order="F")
+        parts = np.ascontiguousarray(U[:, :n_large]), U[:, n_large:].astype(np.float32, order="C")
+        lapack.add_split_gram(*parts, C, small, n_threads)
+        B = U.copy(order="F")
+        lapack.solve_triangular_right(np.asfortranarray(F), B, n_threads)
+        found.append((C, small, B))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    C, small, B = found[0]
+    assert not np.triu(C, 1).any()
+    assert not np.triu(small, 1).any()
+    assert not C[n_large:, n_large:].any()
+    wanted = np.tril(U.T @ U)
+    np.testing.assert_allclose(C[:, :n_large], wanted[:, :n_large], rtol=0, atol=1e-12 * m)
+    np.testing.assert_allclose(small, wanted[n_large:, n_large:], rtol=0, atol=1e-5 * m)
+    np.testing.assert_allclose(B @ F.T, U, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("energies", [False, True])
@@ -388,7 +425,7 @@ def test_auto_iterates_when_the_closed_form_does_not_fit(ethanol):
 
 def test_auto_takes_the_closed_form_when_only_that_fits(task, monkeypatch):
     monkeypatch.setattr(choice, "_SMALL_ORDER", 10)
-    monkeypatch.setattr(preconditioner, "_PIECE_BYTES", 10**12)
+    monkeypatch.setattr(low_rank, "memory", lambda n, n_columns: 10**13)
     assert GDMLTrain().train(task)["solver_name"] == "analytic"
     with pytest.raises(InsufficientMemoryError, match="iterative solver needs a memory limit of at least"):
         GDMLTrain().train(task, solver="cg")

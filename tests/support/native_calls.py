@@ -140,10 +140,10 @@ CALLS = {
     "invert_factor": lambda: (_packed.invert_factor, [factor(), 5]),
     "factor_columns": lambda: (_packed.factor_columns, [factor(), 5, 1, 4, np.zeros((5, 3))]),
     "cholesky_dense": lambda: (_packed.cholesky_dense, [positive(5), 2]),
-    "solve_cholesky": lambda: (_packed.solve_cholesky, [positive(5), np.ones(5)]),
+    "solve_cholesky": lambda: (_packed.solve_cholesky, [positive(5), np.ones(5), 2]),
     "solve_triangular_right": lambda: (
         _packed.solve_triangular_right,
-        [positive(5), np.asfortranarray(np.ones((3, 5)))],
+        [positive(5), np.asfortranarray(np.ones((3, 5))), 2],
     ),
     "add_gram": lambda: (_packed.add_gram, [np.ones((3, 5)), positive(5), 2]),
     "explained_blocks": lambda: (_packed.explained_blocks, [np.asfortranarray(np.ones((6, 5))), 3, 2]),
