@@ -185,8 +185,8 @@ def test_the_limit_is_kept_and_said(cluster, ethanol, caplog):
     text = next(record.message for record in caplog.records if record.message.startswith("Memory with"))
     assert f"{len(tight['inducing_pts_idxs'])} columns" in text
     assert "0.075 GB" in text
-    with pytest.raises(InsufficientMemoryError, match=r"limit of the smallest worker is 0.01 GB.*More workers"):
-        ClusterTrain(cluster, max_processes=1, max_memory=0.01).train(task)
+    with pytest.raises(InsufficientMemoryError, match=r"limit of the smallest worker is 0.001 GB.*More workers"):
+        ClusterTrain(cluster, max_processes=1, max_memory=0.001).train(task)
 
 
 def test_the_plan_covers_what_is_allocated(ethanol):
