@@ -183,7 +183,7 @@ def _load(path: Path, names: tuple[str, ...]) -> tuple[Array, ...] | None:
     try:
         entries = load_npz(path)
         return tuple(np.asarray(entries[name]) for name in names)
-    except FastGDMLError:
+    except (FastGDMLError, KeyError):
         path.unlink()
         return None
 

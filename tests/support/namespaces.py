@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 
-SUBNET = "10.231.77"
+SUBNET = f"10.231.{os.getpid() % 250}"  # several runs of the tests do not meet
 
 
 def _ip(*arguments):
