@@ -18,6 +18,7 @@ import logging
 import statistics
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from common import best_of
@@ -105,7 +106,7 @@ def in_turn(task: dict, n: int, n_pairs: int) -> tuple[list[Run], list[Run]]:
 class Echo:
     """An actor that answers with so many bytes."""
 
-    def answer(self, _: np.ndarray, n_bytes: int) -> np.ndarray:
+    async def answer(self, _: np.ndarray, n_bytes: int) -> np.ndarray:
         return np.zeros(n_bytes // 8)
 
 
@@ -122,7 +123,7 @@ def messages() -> tuple[float, float, float]:
 
             def some() -> None:
                 for _ in range(rounds):
-                    cluster.gathered([actor.answer(sent, n_bytes) for actor in actors[:n_workers]])
+                    cluster.gathered([partial(actor.answer, sent, n_bytes) for actor in actors[:n_workers]])
 
             return best_of(some, 5) / rounds
 
@@ -145,7 +146,7 @@ def rates(task: dict, columns: np.ndarray, problem: Problem, n: int) -> tuple[fl
     with blas_threads(1):
         t = rows.project(v)[1]
         low_rank = best_of(lambda: (rows.project(v), rows.subtract(t, v.copy())))
-    n_bytes = 8.0 * problem.n * (len(columns) + 2 * training.n_coord)  # of U and of the blocks, twice
+    n_bytes = 2 * problem.n * (2.25 * len(columns) + 8.0 * training.n_coord)  # of U and of the blocks, twice
     return problem.flops / product / n, n_bytes / low_rank / n
 
 

@@ -81,7 +81,7 @@ class Round:
 def rounds(problem: Problem, n_workers: int, hardware: Hardware) -> list[Round]:
     """Return the two rounds of a step: K v and U^T B^(-1/2) A v; B^(-1/2) (B^(-1/2) r - U t)."""
     n, k, w = problem.n, problem.n_columns, n_workers
-    # U is single precision, and read once in each; the blocks of B^(-1/2) once in the first, twice in the second.
+    # U has 2.25 bytes a number, and is read once in each; the blocks of B^(-1/2) once in the first, then twice.
     low_rank, blocks = (size * n / w / hardware.memory for size in (2.25 * k, 8.0 * 3 * problem.n_atoms))
     product = problem.flops / w / hardware.kernels
     return [

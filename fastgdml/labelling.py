@@ -51,6 +51,29 @@ class Asked:
         return self.frames.R.reshape(len(self.frames), -1)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is predicted of frames, wherever that is.
+
+    Attributes
+    ----------
+    virial, std : bool
+        Whether virials and standard deviations are wanted beside energies and forces.
+    """
+
+    virial: bool = False
+    std: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the arrays, in their order."""
+        return ("E", "F", *(("virial",) if self.virial else ()), *(("E_std", "F_std") if self.std else ()))
+
+    def predicted(self, predictor: GDMLPredict, R: Array, lattice: Array | None) -> tuple[Array, ...]:
+        """Predict them for positions (n, 3 N)."""
+        return predictor.predict(R, lattice=lattice, return_virial=self.virial, return_std=self.std)
+
+
 @dataclass
 class Prediction:
     """What `predict` did.
@@ -75,9 +98,9 @@ class Elsewhere(Protocol):
     """Where chunks are predicted, if not here: see `fastgdml.cluster.Chunks`."""
 
     def __call__(
-        self, predictor: GDMLPredict, virial: bool, asked: Iterator[Asked]
+        self, predictor: GDMLPredict, wanted: Wanted, asked: Iterator[Asked]
     ) -> Iterator[tuple[Asked, tuple[Array, ...]]]:
-        """Yield chunks with what `GDMLPredict.predict` returns for them, in their order; few are held at once."""
+        """Yield chunks with what `Wanted.predicted` returns for them, in their order; few are held at once."""
 
 
 @dataclass(frozen=True)
@@ -243,11 +266,9 @@ class ModelLabels:
 
     def __init__(self, model: AnyModel, options: PredictOptions, units: UnitOptions, kind: str) -> None:
         self._predictor = predictor = open_model(model, options.max_processes, options.backend)
-        self._options = options
+        self._options, self._wanted = options, Wanted(options.virial, options.std)
         if options.std:
             predictor.require_std()
-        if options.std and options.elsewhere is not None:
-            raise UsageError("Standard deviations are predicted here only: leave out --scheduler or --std.")
         self._known = bool(predictor.e_unit and predictor.r_unit)
         to_e_unit, to_r_unit = units.to_e_unit, units.to_r_unit
         if kind == "traj":
@@ -291,16 +312,12 @@ class ModelLabels:
             yield from map(stage, chunks)
             return
         asked = (self._asked(frames) for frames in chunks)
-        for one, predicted in self._options.elsewhere(self._predictor, self._options.virial, asked):
+        for one, predicted in self._options.elsewhere(self._predictor, self._wanted, asked):
             yield self._labelled(one.frames, predicted)
 
     def _label(self, frames: Frames) -> Frames:
         asked = self._asked(frames)
-        options = self._options
-        predicted = self._predictor.predict(
-            asked.R, lattice=asked.lattice, return_virial=options.virial, return_std=options.std
-        )
-        return self._labelled(frames, predicted)
+        return self._labelled(frames, self._wanted.predicted(self._predictor, asked.R, asked.lattice))
 
     def _asked(self, frames: Frames) -> Asked:
         predictor = self._predictor
@@ -311,11 +328,10 @@ class ModelLabels:
         return Asked(frames, self._lattice(frames))
 
     def _labelled(self, frames: Frames, predicted: tuple[Array, ...]) -> Frames:
-        options = self._options
-        E, F, *more = predicted
-        F = F.reshape(frames.R.shape)
+        found = dict(zip(self._wanted.names, predicted, strict=True))
+        E, F = found["E"], found["F"].reshape(frames.R.shape)
         e, r = self._e, self._r
-        E_std, F_std = (more[-2] * e, more[-1] * (e / r)) if options.std else (None, None)
+        E_std, F_std = (found["E_std"] * e, found["F_std"] * (e / r)) if self._wanted.std else (None, None)
         if E_std is not None and F_std is not None:
             self.std_sums.add(E_std, F_std)
         result = replace(
@@ -324,7 +340,7 @@ class ModelLabels:
             E=E * e,
             F=F * (e / r),
             lattice=None if frames.lattice is None else frames.lattice * r,
-            virial=more[0] * e if options.virial else None,
+            virial=found["virial"] * e if self._wanted.virial else None,
             E_std=E_std,
             F_std=F_std,
         )

@@ -18,6 +18,7 @@ from .progress import Callback
 from .properties import Outcome, Properties
 from .search_events import CheckpointSaved, Event, OnEvent, Progress, nobody, progress_of
 from .selection import require_comparison
+from .solvers.choice import STOPS_EARLY, SolverOptions
 from .task import Task
 from .threads import blas_threads, resolve_n_threads
 from .train import GDMLTrain
@@ -48,7 +49,8 @@ class Trainer:
     Raises
     ------
     UsageError
-        If models are to be compared by errors that they do not have.
+        If an option of the solver is wrong, options exclude each other, or models are to be compared by errors that
+        they do not have.
     """
 
     max_memory: float | None = None
@@ -63,6 +65,9 @@ class Trainer:
     by: str = "validation"
 
     def __post_init__(self) -> None:
+        SolverOptions(self.solver, self.tol, self.max_iter, n_std=self.n_std)  # says what is wrong with them
+        if self.solver == "cg" and self.n_std and self.early_stop:
+            raise UsageError(STOPS_EARLY)
         require_comparison(self.by)
         if self.by == "loo" and not self.n_std:
             raise UsageError("Leave-one-out errors (by='loo', --by loo) need samples: n_std=16 (--std 16).")
@@ -107,7 +112,7 @@ class Trainer:
                 max_iter=self.max_iter,
                 held_out=held_out,
                 n_std=self.n_std,
-                std_groups=self._groups_of(task) if self.n_std else None,
+                std_groups=self.groups_of(task) if self.n_std else None,
                 near=near,
             )
         if self.n_std and points is not None:
@@ -116,8 +121,8 @@ class Trainer:
                 model = with_scale(model, predictor, points, callback)
         return model
 
-    def _groups_of(self, task: Task) -> str | int | IntArray | None:
-        """Return the groups of the training points of a task.
+    def groups_of(self, task: Task) -> str | int | IntArray | None:
+        """Return the groups of the training points of a task, for standard deviations.
 
         Raises
         ------

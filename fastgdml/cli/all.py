@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ..dataset import check_same_system, load_dataset
 from ..errors import NoPointsLeftError, UsageError
@@ -10,9 +11,10 @@ from ..npz import MODEL, require_target
 from ..search import create
 from ..search import run as run_search
 from ..selection import final_model_file, remove, require_final_place, select, selected
-from .cluster import connected, placed
+from ..task import Task
+from .cluster import placed
 from .console import Console
-from .options import load_dataset_argument, search_options, sigmas, trainer_options
+from .options import load_dataset_argument, search_options, sigmas
 from .search_events import printer
 from .show import dataset_properties
 from .test import test_model
@@ -34,8 +36,13 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if args.use_E and "E" not in test_dataset:
         raise UsageError("The test dataset has no energies (key 'E'); use --no_E or another dataset.")
 
-    with interrupted_by_sigterm(), connected(args.scheduler) as cluster:
-        trainer, executor = placed(cluster, args.distribute, trainer_options(vars(args)))
+    with interrupted_by_sigterm(), placed(vars(args), args.distribute) as (trainer, executor):
+
+        def check(task: Task, folder: Path) -> None:  # what is wrong is found out now rather than after the training
+            require_final_place(args.model_file, task, folder, args.overwrite)
+            if trainer.n_std:
+                trainer.groups_of(task)
+
         console.title("STEP 1", "Task creation")
         task_dir = create(
             dataset,
@@ -44,8 +51,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
             sigmas(args.sigs),
             options,
             tell,
-            # an existing model is found out now rather than after the training
-            check=lambda task, folder: require_final_place(args.model_file, task, folder, args.overwrite),
+            check=check,
         )
         done = selected(task_dir)
         if done is None:

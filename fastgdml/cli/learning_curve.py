@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console.result(asdict(point))
 
     how = (options, trainer, console.progress, on_point)
-    with connected(args.scheduler) as cluster:
+    with connected(vars(args)) as cluster:
         points = learning_curve(load_dataset(args.dataset), sizes, *how, executor=cluster)
     save_curve(args.output, points)
     _print(points, console)

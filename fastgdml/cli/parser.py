@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._version import __version__
-from .cluster_options import add_cluster_options
+from .cluster_options import add_training_options
 from .data_parser import add_data_commands, add_output_options, add_threads, add_vibrations
 from .learn_parser import add_learn_commands
 from .report_parser import add_report_commands
-from .values import positive_float, positive_int, seed, sigma
+from .values import positive_float, positive_int, seed, several, sigma
 
 _DATASET_HELP = "dataset file (.npz), name of a shipped example (ethanol), or fingerprint"
 
@@ -118,7 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (everything, train, resume):
         _add_solver_options(command)
         _add_std_options(command)
-    add_cluster_options(resume)
+    add_training_options(resume, distribute=False)
     for command in (everything, train):
         _add_search_options(command)
     test.add_argument("--std", action="store_true", help="also compare standard deviations with errors")
@@ -213,7 +213,7 @@ def _add_solver_options(command: argparse.ArgumentParser) -> None:
 
 def _add_search_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--lazy", action="store_true", help="skip tasks that were tried before")
-    add_cluster_options(command, distribute=True)
+    add_training_options(command, distribute=True)
 
 
 def _add_comparison(command: argparse.ArgumentParser) -> None:
@@ -231,7 +231,7 @@ def _add_std_options(command: argparse.ArgumentParser) -> None:
         "--std",
         dest="n_std",
         metavar="<n>",
-        type=positive_int,
+        type=several,
         default=0,
         help="samples for standard deviations of predictions, as 16 (default: none)",
     )

@@ -15,7 +15,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """Predict, and print errors where the input has labels."""
     options = PredictOptions(args.virial, args.any_cell, args.max_processes, args.backend, args.std)
     how = (read_options(args), unit_options(args), write_options(args), console.progress)
-    with connected(args.scheduler) as cluster:
+    with connected(vars(args)) as cluster:
         if cluster is None:
             result = predict(args.model, args.sources, args.output, options, *how)
         else:

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from ..dataset import load_dataset
 from ..search import run as run_search
 from ..task_folder import files_of
-from .cluster import connected, placed
+from .cluster import placed
 from .console import Console
-from .options import trainer_options
 from .search_events import printer
 
 
@@ -20,8 +19,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """Train and say what comes next."""
     console.title("MODEL TRAINING")
     tasks = files_of(args.task_dir, "task")
-    with interrupted_by_sigterm(), connected(args.scheduler) as cluster:
-        trainer, executor = placed(cluster, args.distribute, trainer_options(vars(args)))
+    with interrupted_by_sigterm(), placed(vars(args), args.distribute) as (trainer, executor):
         models = run_search(
             args.task_dir,
             load_dataset(args.valid_dataset),

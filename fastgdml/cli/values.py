@@ -18,6 +18,14 @@ def positive_int(text: str) -> int:
     return value
 
 
+def several(text: str) -> int:
+    """Parse an integer > 1."""
+    value = positive_int(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError(f"{text} is not more than 1")
+    return value
+
+
 def seed(text: str) -> int:
     """Parse a seed, 0 <= seed < 2**32."""
     value = int(text)

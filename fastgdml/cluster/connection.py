@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, Future, LocalCluster, wait
+from distributed import Client, Future, wait
 from distributed.comm import CommClosedError
 from distributed.protocol import pickle
 from distributed.scheduler import KilledWorker, NoValidWorkerError
 
 from .._version import __version__
 from ..errors import ClusterError, UsageError
-from ..threads import resolve_n_threads
+from ..progress import Callback, Step
+from .starting import Scheduler, scheduler_of, scheduler_of_client
 from .worker import TEAM, Failed, Here, Slot, Team, call
 
 _log = logging.getLogger(__name__)
 
-# Seconds to wait for a scheduler, for its first worker, and for a scheduler that is lost and may come back.
-CONNECT_TIMEOUT = 10.0
+# Seconds to wait for the first worker; for that of jobs, which a batch system begins some time; then for the others, if
+# there are to be more; and for a scheduler that is lost and may come back.
 WORKER_TIMEOUT = 60.0
+QUEUE_TIMEOUT = 86400.0
+REST_TIMEOUT = 600.0
 PATIENCE = 300.0
 # Bytes that a worker must have left to do anything.
 LEAST_MEMORY = 32 * 2**20
@@ -38,15 +39,8 @@ LEAST_MEMORY = 32 * 2**20
 # What is raised for calls whose scheduler is gone.
 LOST = (CancelledError, CommClosedError, TimeoutError)
 
-# Kinds of clusters that dask-jobqueue starts, by the prefix of --scheduler.
-_JOBQUEUE = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster"}
-
 # Calls carry their arrays with them, so that the scheduler can repeat them: that is meant, and no cause for a warning.
 _SETTINGS = {"distributed.admin.large-graph-warning-threshold": "10GB"}
-
-# Scheduler, workers and client share the processors of this machine. Dask would take a few hundredths of them to look
-# where threads are, every 10 ms, and whether each process keeps up, every 20 ms.
-_LOCAL_SETTINGS = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "1s"}
 
 
 @dataclass(frozen=True)
@@ -78,30 +72,87 @@ class Cluster:
     ----------
     client : distributed.Client
         Connected.
-    reopen : callable
-        Returns another client of the same scheduler, when this one has lost it; raises OSError if there is none.
+    scheduler : Scheduler
+        Its scheduler, which is opened again when this client has lost it.
     patience : float
         Seconds to wait for a scheduler that is lost, and for workers where there are none.
+    wait : float, optional
+        Seconds to wait for the first worker, and then for the others; see `connect`.
     """
 
-    def __init__(self, client: Client, reopen: Callable[[], Client], patience: float = PATIENCE) -> None:
-        self.client, self._reopen, self.patience = client, reopen, patience
+    def __init__(
+        self, client: Client, scheduler: Scheduler, patience: float = PATIENCE, wait: float | None = None
+    ) -> None:
+        self.client, self._scheduler, self.patience = client, scheduler, patience
         self.generation = 0
         self._own: list[Client] = []
+        # Workers that may still be starting, and how long to wait for them.
+        self._expected, self._wait = scheduler.n_workers, wait
+        self._rest = REST_TIMEOUT if wait is None else wait
+        first = QUEUE_TIMEOUT if scheduler.queued else WORKER_TIMEOUT
         with _quiet():
-            self._check(WORKER_TIMEOUT)
+            self._check(first if wait is None else wait)
 
     def _check(self, timeout: float) -> None:
         """Wait for a worker, and see whether the workers can be used."""
+        if self._scheduler.queued and not self.n_workers():
+            _log.info("The jobs are in the queue. Waiting for the first worker, at most %.0f s (--wait).", timeout)
         try:
             self.client.wait_for_workers(1, timeout=timeout)
         except TimeoutError:
-            raise ClusterError(
-                f"The scheduler {self.client.scheduler.address} has no workers after {timeout:.0f} s. Start some: "
-                f"dask worker {self.client.scheduler.address}"
-            ) from None
+            address = self.client.scheduler.address
+            what = f"Start some: dask worker {address}"
+            if self._scheduler.queued:
+                what = "See what the queue says of the jobs, and what they print; --wait waits longer"
+            raise ClusterError(f"The scheduler {address} has no workers after {timeout:.0f} s. {what}") from None
         require_versions(self.client)
         self.client.register_plugin(Team())
+
+    def n_workers(self) -> int:
+        """Return the number of workers that there are now."""
+        return len(self.client.nthreads())
+
+    def wait_for_workers(self, callback: Callback | None = None) -> None:
+        """Wait, once, for the workers that were asked for; go on with those that there are when time is up.
+
+        Raises
+        ------
+        ClusterError
+            If those that have come cannot be used, or the scheduler is lost for good.
+        """
+        expected, self._expected = self._expected, 0
+        there = self._there_after(expected, self._rest, callback)
+        if there < expected:
+            _log.warning(
+                "%d of %d workers came within %.3g s: the work is divided among these. --wait waits longer, --workers "
+                "for fewer.",
+                there,
+                expected,
+                self._rest,
+            )
+
+    def wait_for_more(self, callback: Callback | None = None) -> bool:
+        """Wait for one worker more, where there is a time to wait; return whether one has come."""
+        there = self.n_workers()
+        return self._wait is not None and self._there_after(there + 1, self._wait, callback) > there
+
+    def _there_after(self, expected: int, seconds: float, callback: Callback | None) -> int:
+        """Wait for so many workers, at most so long; return how many there are."""
+        there = self.n_workers()
+        if there >= expected:
+            return there
+        step, deadline = Step(callback, "Waiting for workers", total=expected), time.monotonic() + seconds
+        while there < expected and time.monotonic() < deadline:
+            step(there, expected, f"{there} of {expected}, {deadline - time.monotonic():.0f} s left (--wait)")
+            time.sleep(0.2)
+            self.require_connection()
+            with suppress(*LOST, OSError):
+                there = self.n_workers()
+        step.done(f"{there} of {expected}", warn=there < expected)
+        with _quiet():
+            require_versions(self.client)
+        require_memory(self.workers(), LEAST_MEMORY, "Python and fastgdml")
+        return there
 
     def workers(self) -> list[WorkerFacts]:
         """Return the workers that there are now, in the order of their addresses."""
@@ -120,14 +171,19 @@ class Cluster:
         """Call a function on this worker; on another one only where it is gone."""
         return Call(self, fn, args, address)
 
-    def gathered(self, futures: Iterable[Any]) -> list[Any]:
-        """Wait for calls of actors, and return what each of them returned or raised."""
-        waiting = list(futures)
+    def gathered(self, calls: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]:
+        """Make calls of actors, all at once, and return what each of them returned or raised.
 
-        async def all_of_them() -> list[Any]:  # in the thread that receives: one change of threads for all
-            return await asyncio.gather(*waiting, return_exceptions=True)
+        They begin and end in the thread that sends and receives: one change of threads there and one back for all.
+        """
 
-        return list(self.client.sync(all_of_them)) if waiting else []
+        async def result_of(start: Callable[[], Awaitable[Any]]) -> Any:
+            return await start()
+
+        async def all_of_them() -> list[Any]:
+            return await asyncio.gather(*map(result_of, calls), return_exceptions=True)
+
+        return list(self.client.sync(all_of_them)) if calls else []
 
     def reach_workers(self) -> None:
         """Find out whether calls of actors can go straight to the workers; else the scheduler passes them on."""
@@ -166,7 +222,7 @@ class Cluster:
         while True:
             try:
                 with _quiet():
-                    self.client = self._reopen()
+                    self.client = self._scheduler.open()
                     self._own.append(self.client)
                     self._check(max(1.0, deadline - time.monotonic()))
                 break
@@ -326,7 +382,11 @@ def _relevant(versions: Mapping[str, Any]) -> dict[str, str]:
 
 @contextmanager
 def connect(
-    scheduler: str | None = None, client: Client | None = None, patience: float = PATIENCE
+    scheduler: str | None = None,
+    client: Client | None = None,
+    patience: float = PATIENCE,
+    n_workers: int | None = None,
+    wait: float | None = None,
 ) -> Iterator[Cluster]:
     """Connect to a cluster, or start one, while the context lasts.
 
@@ -340,6 +400,13 @@ def connect(
         A connection that there is already, in place of `scheduler`. It is left open.
     patience : float
         Seconds to wait for a scheduler that is lost in the middle.
+    n_workers : int, optional
+        Workers that a training by rows waits for before it divides the rows. By default those of the jobs; of other
+        schedulers those that are there.
+    wait : float, optional
+        Seconds to wait for the first worker (by default a minute, for jobs in a queue a day), and then for the others
+        (ten minutes); when they are over, rows are divided among those that have come. Where it is given, rows that do
+        not fit into the memory of the workers wait for more of them.
 
     Yields
     ------
@@ -353,17 +420,15 @@ def connect(
         If `scheduler` names none.
     """
     with ExitStack() as stack:
-        reopen: Callable[[], Client]
         if client is not None:
-            address, security = client.scheduler.address, client.security
-            reopen = lambda: Client(address, timeout=CONNECT_TIMEOUT, security=security)  # noqa: E731
+            found = scheduler_of_client(client, n_workers)
         elif scheduler is None:
             raise UsageError("connect() needs the address of a scheduler, or a client.")
         else:
-            reopen = _opener(scheduler, stack)
-            client = _opened(reopen, scheduler)
+            found = scheduler_of(scheduler, stack, n_workers)
+            client = _opened(found, scheduler)
             stack.callback(_closed, client)
-        cluster = Cluster(client, reopen, patience)
+        cluster = Cluster(client, found, patience, wait)
         stack.callback(cluster.close)
         workers = cluster.workers()
         require_memory(workers, LEAST_MEMORY, "Python and fastgdml")
@@ -392,64 +457,13 @@ def _closed(client: Client) -> None:
         client.close(timeout=5)
 
 
-def _opened(reopen: Callable[[], Client], scheduler: str) -> Client:
+def _opened(found: Scheduler, scheduler: str) -> Client:
     try:
         with _quiet():
-            return reopen()
+            return found.open()
     except (OSError, ValueError) as error:
         text = " ".join(str(error).split())
         raise ClusterError(
             f"No scheduler answers at '{scheduler}' ({type(error).__name__}: {text}). Give the address that "
             "`dask scheduler` prints, as tcp://node1:8786, or local:N."
         ) from None
-
-
-def _opener(scheduler: str, stack: ExitStack) -> Callable[[], Client]:
-    """Return what connects to a scheduler; what has to be started is started, and stopped with the stack."""
-    kind, _, rest = scheduler.partition(":")
-    if kind == "local":
-        local = stack.enter_context(_local(rest))
-        return lambda: Client(local, timeout=CONNECT_TIMEOUT)
-    if kind in _JOBQUEUE:
-        jobs = stack.enter_context(_jobs(kind, rest))
-        return lambda: Client(jobs, timeout=CONNECT_TIMEOUT)
-    if kind == "file":
-        if not Path(rest).is_file():
-            raise ClusterError(f"'{rest}' is not there: `dask scheduler --scheduler-file {rest}` writes it.")
-        return lambda: Client(scheduler_file=rest, timeout=CONNECT_TIMEOUT)
-    return lambda: Client(scheduler, timeout=CONNECT_TIMEOUT)
-
-
-def _local(number: str) -> Any:
-    if not number.isdecimal() or int(number) < 1:
-        raise UsageError(f"'local:{number}': give a number of processes, as local:4.")
-    n_workers = int(number)
-    with dask.config.set(_LOCAL_SETTINGS):
-        return LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=max(1, resolve_n_threads() // n_workers),
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-        )
-
-
-def _jobs(kind: str, file: str) -> Any:
-    try:
-        jobqueue: Any = importlib.import_module("dask_jobqueue")
-    except ImportError:
-        raise UsageError(f"'{kind}:' starts jobs by dask-jobqueue: pip install 'fastgdml[jobqueue]'") from None
-    try:
-        found = list(dask.config.collect_yaml([file])) if Path(file).is_file() else []
-    except ValueError as error:
-        raise UsageError(f"{file}: {error}") from None
-    if not found:
-        raise UsageError(f"'{file}' is no YAML file with arguments of {_JOBQUEUE[kind]}, as cores, memory, jobs.")
-    options = dict(found[0])
-    jobs = options.pop("jobs", 1)
-    try:
-        cluster = getattr(jobqueue, _JOBQUEUE[kind])(**options)
-        cluster.scale(jobs=int(jobs))
-    except (TypeError, ValueError, OSError) as error:
-        raise UsageError(f"{file}: {_JOBQUEUE[kind]} cannot start jobs ({error}).") from None
-    return cluster

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,9 @@ _log = logging.getLogger(__name__)
 
 # Times that the rows for one product may be lost.
 _MOST_LOSSES = 8
+
+# Up to so many seconds a call may keep a worker from answering anything else.
+_SHORT = 0.2
 
 # Rounding errors of a residual that is updated, relative to its norm.
 _ROUNDING = 1e-13
@@ -103,6 +107,8 @@ class Blocks:
         self._blocks = [_Block(share.points, share.worker) for share in shares]
         self._data = cluster.submit(hold, training)
         self._recipe: _Recipe | None = None
+        # How long the last call of each method took.
+        self._seconds: dict[str, float] = {}
         cluster.reach_workers()
         for block in self._blocks:
             try:
@@ -114,7 +120,7 @@ class Blocks:
 
     def product(self, v: Array) -> Array:
         """Return K v: one broadcast of v, one gather of slices, with which the projections of A v come."""
-        parts = self._each(lambda block: block.actor.product(v))
+        parts = self._each("product", lambda block: (v,))
         if self._recipe is None:
             return np.concatenate(parts)
         sizes = [len(block.points) * self._training.n_coord for block in self._blocks]
@@ -125,44 +131,42 @@ class Blocks:
 
     def project(self, r: Array) -> Array:
         """Return U^T B^(-1/2) r."""
-        return _total(self._each(lambda block: block.actor.project(self._slice(r, block))))
+        return _total(self._each("project", lambda block: (self._slice(r, block),)))
 
     def apply(self, r: Array, t: Array) -> Array:
         """Return P^-1 r for t = (I + U^T U)^-1 U^T B^(-1/2) r."""
-        return np.concatenate(self._each(lambda block: block.actor.apply(self._slice(r, block), t)))
+        return np.concatenate(self._each("apply", lambda block: (self._slice(r, block), t)))
 
     def _slice(self, r: Array, block: _Block) -> Array:
         n_coord = self._training.n_coord
         return np.ascontiguousarray(r[block.points.start * n_coord : block.points.stop * n_coord])
 
-    def _each(self, call: Callable[[_Block], Any]) -> list[Any]:
+    def _each(self, method: str, arguments: Callable[[_Block], tuple[Array, ...]]) -> list[Any]:
         """Call all blocks at once and return what they return; those that are lost are built anew and called again."""
         results: list[Any] = [None] * len(self._blocks)
-        missing, losses = list(range(len(self._blocks))), 0
+        missing, losses, began = list(range(len(self._blocks))), 0, time.perf_counter()
+        name = method if self._seconds.get(method, math.inf) > _SHORT else f"{method}_at_once"
+
+        def start(block: _Block) -> Callable[[], Awaitable[Any]]:
+            given = arguments(block)
+            return lambda: getattr(block.actor, name)(*given)
+
         while missing:
-            pending: dict[int, Any] = {}
-            lost = []
-            for i in missing:
-                if self._blocks[i].generation != self._cluster.generation:
-                    lost.append(i)
-                    continue
-                try:
-                    pending[i] = call(self._blocks[i])
-                except _ACTOR_LOST:
-                    lost.append(i)
-            for i, result in zip(pending, self._cluster.gathered(pending.values()), strict=True):
+            reached = [i for i in missing if self._blocks[i].generation == self._cluster.generation]
+            found = self._cluster.gathered([start(self._blocks[i]) for i in reached])
+            for i, result in zip(reached, found, strict=True):
                 if isinstance(result, _ACTOR_LOST):
                     losses += 1
                     if losses > _MOST_LOSSES * len(self._blocks):
                         raise ClusterError(f"Workers are lost again and again ({result}).") from result
-                    lost.append(i)
                 elif isinstance(result, BaseException):
                     raise result
                 else:
                     results[i] = result
-            missing = sorted(lost)
+            missing = [i for i in missing if results[i] is None]
             for i in missing:
                 self._rebuild(self._blocks[i])
+        self._seconds[method] = time.perf_counter() - began
         return results
 
     # ---- building -------------------------------------------------------------------------------------------------

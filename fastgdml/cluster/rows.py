@@ -65,6 +65,10 @@ def total(one: Array, other: Array) -> Array:
 class BlockRows:
     """An actor: rows of the operator and, once that is built, of the preconditioner.
 
+    Dask runs a method in a thread of its own, so that the worker answers others meanwhile, and a coroutine in the
+    thread that receives. Where a call takes milliseconds, the changes of threads there and back count: those that end
+    in ``_at_once`` save them.
+
     Parameters
     ----------
     training : TrainingSet
@@ -107,3 +111,15 @@ class BlockRows:
         assert self._rows is not None
         with blas_threads(1):
             return self._rows.subtract(np.array(t), self._rows.scale(r))
+
+    async def product_at_once(self, v: Array) -> Array:
+        """See `product`."""
+        return self.product(v)
+
+    async def project_at_once(self, r: Array) -> Array:
+        """See `project`."""
+        return self.project(r)
+
+    async def apply_at_once(self, r: Array, t: Array) -> Array:
+        """See `apply`."""
+        return self.apply(r, t)

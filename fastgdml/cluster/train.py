@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InsufficientMemoryError, UsageError
 from ..progress import Callback
 from ..search_jobs import Trainer
-from ..solvers.choice import Solution, SolverOptions, choose, run
+from ..solvers.choice import Plan, Solution, SolverOptions, choose, run
 from ..solvers.equations import TrainingEquations
 from ..train import GDMLTrain
 from .connection import Cluster
@@ -46,21 +46,36 @@ class ClusterTrain(GDMLTrain):
         monitor: Callable[[Solution], bool] | None,
     ) -> Solution:
         """Solve on the workers."""
-        if options.solver == "closed" or options.n_std:
-            raise UsageError(
-                "Rows are divided among workers for conjugate gradients; the closed form and standard deviations need "
-                "one machine. Give each worker tasks of its own instead (--distribute tasks)."
-            )
-        machine = ClusterMachine(self._cluster, self._most_threads, self._most_memory)
-        try:
-            plan = choose(equations, replace(options, solver="cg"), machine)
-        except InsufficientMemoryError as error:
-            raise InsufficientMemoryError(
-                f"{error} More workers, or workers with more memory (--memory-limit of dask worker), will do, too."
-            ) from None
+        _require_iteration(options.solver, options.n_std)
+        self._cluster.wait_for_workers(callback)
+        machine, plan = self._planned(equations, replace(options, solver="cg"), callback)
         training = equations.training
         _log.info("%s", plan_text(machine.shares(training.n_train), training, len(plan.columns)))
         return run(plan, callback, checkpoint, monitor)
+
+    def _planned(
+        self, equations: TrainingEquations, options: SolverOptions, callback: Callback | None
+    ) -> tuple[ClusterMachine, Plan]:
+        """Plan for the workers that there are; where their memory is too small, for more that come in time."""
+        while True:
+            machine = ClusterMachine(self._cluster, self._most_threads, self._most_memory)
+            try:
+                return machine, choose(equations, options, machine)
+            except InsufficientMemoryError as error:
+                _log.info("%s", error)
+                if not self._cluster.wait_for_more(callback):
+                    raise InsufficientMemoryError(
+                        f"{error} More workers (with --wait they are waited for), or workers with more memory "
+                        "(--memory-limit of dask worker) will do, too."
+                    ) from None
+
+
+def _require_iteration(solver: str, n_std: int) -> None:
+    if solver == "closed" or n_std:
+        raise UsageError(
+            "Rows are divided among workers for conjugate gradients; the closed form and standard deviations need "
+            "one machine. Give each worker tasks of its own instead (--distribute tasks)."
+        )
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,10 @@ class ClusterTrainer(Trainer):
     """
 
     cluster: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_iteration(self.solver, self.n_std)
 
     def start(self) -> GDMLTrain:
         """Return what trains."""

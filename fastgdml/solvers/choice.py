@@ -36,6 +36,12 @@ _SHARE_OF_MEMORY = 0.9
 _SHARE_OF_ITERATION = 0.7
 _SHARE_OF_START = 0.25
 
+# What is said of options that exclude each other.
+STOPS_EARLY = (
+    "An iteration that stops early (--early_stop, held_out) has no standard deviations (--std, n_std): its solutions "
+    "without some of the points would have to stop alike. Leave out one of them."
+)
+
 # Steps without a fold of the points, which begin with the solution, as a share of those of the solution.
 _STEPS_OF_FOLD = 0.5
 
@@ -346,10 +352,7 @@ def _folds_of(plan: Plan, monitor: Callable[[Solution], bool] | None) -> list[In
     if not plan.options.n_std:
         return []
     if monitor is not None:
-        raise UsageError(
-            "An iteration that stops early (--early_stop, held_out) has no standard deviations (--std, n_std): its "
-            "solutions without some of the points would have to stop alike. Leave out one of them."
-        )
+        raise UsageError(STOPS_EARLY)
     groups = groups_of(plan.options.std_groups, plan.equations.training.n_train)
     return folds_of(groups, plan.options.n_std)
 

@@ -20,6 +20,15 @@ def processes(tmp_path_factory):
 
 
 @pytest.fixture
+def other(tmp_path_factory):
+    """A scheduler of one's own."""
+    found = Processes(tmp_path_factory.mktemp("other"))
+    found.start_scheduler()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
 def cluster(processes):
     """A connection to two workers."""
     from fastgdml.cluster import connect

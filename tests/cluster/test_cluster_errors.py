@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from support.cluster import Processes, free_port
+from support.cluster import free_port, wait_for
 
 import fastgdml.cluster.connection as connection
+import fastgdml.cluster.starting as starting
 from fastgdml.cli import main
 from fastgdml.cluster import Chunks, connect
 from fastgdml.errors import ClusterError, UsageError
@@ -23,17 +24,8 @@ def in_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def other(tmp_path_factory):
-    """A scheduler of one's own."""
-    found = Processes(tmp_path_factory.mktemp("other"))
-    found.start_scheduler()
-    yield found
-    found.stop()
-
-
 def test_a_wrong_address(monkeypatch, capsys):
-    monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 1.0)
+    monkeypatch.setattr(starting, "CONNECT_TIMEOUT", 1.0)
     begun = time.monotonic()
     directory = create("ethanol", 20, 20, [20], SearchOptions(seed=3, directory="search"))
     address = f"tcp://127.0.0.1:{free_port()}"
@@ -121,10 +113,7 @@ def test_a_task_that_kills_its_workers(other):
     for _ in range(4):
         other.start_worker()
     with connect(other.address) as cluster:
-        deadline = time.monotonic() + 60
-        while len(cluster.client.nthreads()) < 4:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(cluster, 4)
         with pytest.raises(ClusterError, match=r"4 workers died .* more memory than they have"):
             cluster.submit(os._exit, 1).result()
 
@@ -147,7 +136,7 @@ def test_a_worker_that_joins_when_all_are_lost_goes_on(other):
 
 
 def test_a_scheduler_that_does_not_come_back(other, monkeypatch):
-    monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(starting, "CONNECT_TIMEOUT", 0.5)
     other.start_worker()
     with connect(other.address, patience=2) as cluster:
         call = cluster.submit(time.sleep, 60)
@@ -165,9 +154,3 @@ def test_without_dask(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "pip install 'fastgdml[dask]'" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
-
-
-def test_rows_need_a_cluster(capsys):
-    directory = create("ethanol", 20, 20, [20], SearchOptions(seed=3, directory="search"))
-    assert main(["train", str(directory), "ethanol", "--distribute", "rows"]) == 1
-    assert "give --scheduler" in " ".join(capsys.readouterr().err.split())

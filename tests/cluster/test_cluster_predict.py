@@ -11,7 +11,10 @@ from fastgdml.cluster import Chunks
 from fastgdml.errors import UsageError
 from fastgdml.labelling import PredictOptions, predict
 from fastgdml.model import save_model
+from fastgdml.train import GDMLTrain
+from fastgdml.writing import WriteOptions
 
+OVER = WriteOptions(overwrite=True)
 SOURCES = ["ethanol"] * 7  # 14 chunks
 
 
@@ -33,8 +36,8 @@ class At(Chunks):
         super().__init__(cluster, target)
         self.number, self.work = number, work
 
-    def __call__(self, predictor, virial, asked):
-        for n, each in enumerate(super().__call__(predictor, virial, asked), start=1):
+    def __call__(self, predictor, wanted, asked):
+        for n, each in enumerate(super().__call__(predictor, wanted, asked), start=1):
             yield each
             if n == self.number:
                 self.work()
@@ -57,6 +60,31 @@ def test_the_same_file(cluster, model, kind):
     assert Path(f"other.{kind}.chunks").is_dir()
     chunks.finished()
     assert not Path(f"other.{kind}.chunks").exists()
+
+
+@pytest.mark.parametrize("virial", [False, True])
+def test_standard_deviations(cluster, ethanol, virial):
+    task = GDMLTrain().create_task(ethanol, 30, ethanol, 40, sig=20, seed=3)
+    save_model("std.npz", GDMLTrain().train(task, n_std=4))
+    options = ["--std", *(["--virial"] if virial else [])]
+    for kind in ("npz", "xyz"):
+        one = predict("std.npz", SOURCES[:2], f"one.{kind}", PredictOptions(virial, std=True))
+        chunks = Chunks(cluster, f"other.{kind}")
+        other = predict("std.npz", SOURCES[:2], f"other.{kind}", PredictOptions(virial, std=True, elsewhere=chunks))
+        assert chunks.n_predicted == 4
+        assert Path(f"one.{kind}").read_bytes() == Path(f"other.{kind}").read_bytes()
+        assert one.std == other.std
+        assert one.std["force"] > 0
+        again = Chunks(cluster, f"other.{kind}")
+        predict("std.npz", SOURCES[:2], f"other.{kind}", PredictOptions(virial, std=True, elsewhere=again), write=OVER)
+        assert again.n_found == 4
+        assert Path(f"one.{kind}").read_bytes() == Path(f"other.{kind}").read_bytes()
+    with pytest.raises(UsageError, match="with other options"):
+        predict("std.npz", SOURCES[:2], "other.npz", PredictOptions(virial, elsewhere=again), write=OVER)
+    address = cluster.client.scheduler.address
+    assert main(["predict", "std.npz", "ethanol", "-o", "third.npz", "--scheduler", address, *options]) == 0
+    assert main(["predict", "std.npz", "ethanol", "-o", "fourth.npz", *options]) == 0
+    assert Path("third.npz").read_bytes() == Path("fourth.npz").read_bytes()
 
 
 def test_a_killed_worker(cluster, processes, model):
@@ -111,7 +139,7 @@ def test_few_chunks_are_held(cluster, model):
     held = []
 
     class Watched(Chunks):
-        def __call__(self, predictor, virial, asked):
+        def __call__(self, predictor, wanted, asked):
             read = [0]
 
             def counted():
@@ -119,7 +147,7 @@ def test_few_chunks_are_held(cluster, model):
                     read[0] += 1
                     yield one
 
-            for written, each in enumerate(super().__call__(predictor, virial, counted())):
+            for written, each in enumerate(super().__call__(predictor, wanted, counted())):
                 held.append(read[0] - written)
                 yield each
 

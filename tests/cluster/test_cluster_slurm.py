@@ -53,6 +53,7 @@ def test_a_search_a_prediction_and_a_training_by_rows(slurm, tmp_path, monkeypat
     a, b = (model["R_d_desc_alpha"] for model in models)
     assert np.abs(a - b).max() <= 1e-3 * np.abs(a).max()
 
+    assert capfd.readouterr().out.count("points, 0.") == 2  # in the plan: rows wait for both jobs
     assert len(list(Path().glob("*.out"))) >= 3  # what jobs print: they did the work
     deadline = time.monotonic() + 30  # and are gone
     while slurm.jobs():

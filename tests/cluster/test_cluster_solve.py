@@ -3,36 +3,16 @@
 import numpy as np
 import pytest
 from support.cluster import busy, pids, wait_for
+from support.rows import SERIAL, assert_same, task_of
 
 from fastgdml.cluster import ClusterTrain
 from fastgdml.cluster.connection import WorkerFacts
 from fastgdml.cluster.machine import ClusterMachine
 from fastgdml.cluster.plan import data_memory, divide, rows_memory
-from fastgdml.dataset import load_dataset
 from fastgdml.errors import InsufficientMemoryError, UsageError
 from fastgdml.operator import KernelOperator
-from fastgdml.predict import GDMLPredict
 from fastgdml.solvers import preconditioner
-from fastgdml.train import GDMLTrain
 from fastgdml.training_set import TrainingSet
-
-SERIAL = GDMLTrain(max_processes=1)
-
-
-def task_of(dataset, n_train=100, **options):
-    return SERIAL.create_task(dataset, n_train, dataset, 40, sig=20, seed=3, **options)
-
-
-def assert_same(one, other, tol=3e-4, steps=2):
-    """The same solution to the tolerance, after the same number of steps within rounding."""
-    assert abs(one["solver_iters"] - other["solver_iters"]) <= steps
-    a, b = one["R_d_desc_alpha"], other["R_d_desc_alpha"]
-    assert np.abs(a - b).max() <= tol * np.abs(a).max()
-    assert np.array_equal(one["inducing_pts_idxs"], other["inducing_pts_idxs"])
-    R = load_dataset("ethanol")["R"][:50].reshape(50, -1)
-    (E, F), (E_other, F_other) = (GDMLPredict(model).predict(R) for model in (one, other))
-    assert np.abs(F - F_other).max() <= 10 * tol * np.abs(F).max()
-    assert np.abs(E - E_other).max() <= 10 * tol * np.ptp(E)
 
 
 def test_rows_of_operator_and_preconditioner(cluster, ethanol):
@@ -205,8 +185,8 @@ def test_the_limit_is_kept_and_said(cluster, ethanol, caplog):
     text = next(record.message for record in caplog.records if record.message.startswith("Memory with"))
     assert f"{len(tight['inducing_pts_idxs'])} columns" in text
     assert "0.075 GB" in text
-    with pytest.raises(InsufficientMemoryError, match=r"limit of the smallest worker is 0.01 GB.*More workers"):
-        ClusterTrain(cluster, max_processes=1, max_memory=0.01).train(task)
+    with pytest.raises(InsufficientMemoryError, match=r"limit of the smallest worker is 0.001 GB.*More workers"):
+        ClusterTrain(cluster, max_processes=1, max_memory=0.001).train(task)
 
 
 def test_the_plan_covers_what_is_allocated(ethanol):

@@ -19,15 +19,15 @@ def free_port():
 class Processes:
     """`dask scheduler` and `dask worker` processes in a folder."""
 
-    def __init__(self, folder):
-        self.folder, self.port = Path(folder), free_port()
-        self.address = f"tcp://127.0.0.1:{self.port}"
+    def __init__(self, folder, host="127.0.0.1"):
+        self.folder, self.host, self.port = Path(folder), host, free_port()
+        self.address = f"tcp://{host}:{self.port}"
         self.file = self.folder / "scheduler.json"
         self.scheduler, self.workers = None, []
 
-    def _start(self, *arguments, environment=None):
+    def _start(self, *arguments, environment=None, before=()):
         log = open(self.folder / "log.txt", "ab")  # noqa: SIM115 (the process has it)
-        command = [sys.executable, "-m", "dask", *map(str, arguments)]
+        command = [*before, sys.executable, "-m", "dask", *map(str, arguments)]
         try:
             return subprocess.Popen(
                 command, cwd=self.folder, stdout=log, stderr=log, env={**os.environ, **(environment or {})}
@@ -37,7 +37,7 @@ class Processes:
 
     def start_scheduler(self):
         self.file.unlink(missing_ok=True)
-        options = ["--host", "127.0.0.1", "--port", self.port, "--no-dashboard", "--scheduler-file", self.file]
+        options = ["--host", self.host, "--port", self.port, "--no-dashboard", "--scheduler-file", self.file]
         self.scheduler = self._start("scheduler", *options)
         deadline = time.monotonic() + 60
         while not self.file.exists():
@@ -45,11 +45,11 @@ class Processes:
             assert self.scheduler.poll() is None, self.log()
             time.sleep(0.05)
 
-    def start_worker(self, memory="2GB", threads=1, environment=None):
-        """Start a worker; it joins some time later."""
-        options = ["--nthreads", threads, "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
+    def start_worker(self, memory="2GB", threads=1, environment=None, host=None, before=()):
+        """Start a worker; it joins some time later. `before` is what begins its command."""
+        options = ["--nthreads", threads, "--no-nanny", "--no-dashboard", "--host", host or self.host]
         options += ["--memory-limit", memory, "--local-directory", self.folder, "--death-timeout", "60"]
-        worker = self._start("worker", self.address, *options, environment=environment)
+        worker = self._start("worker", self.address, *options, environment=environment, before=before)
         self.workers.append(worker)
         return worker
 
