@@ -27,8 +27,8 @@ _log = logging.getLogger(__name__)
 
 SOLVERS = ("auto", "closed", "cg")
 
-# Up to this order the closed form takes a fraction of a second; an iteration is not worth the while.
-_SMALL_ORDER = 3000
+# Up to this order the closed form takes less than half a second; an iteration is not worth the while.
+_SMALL_ORDER = 4500
 # Columns are chosen to fill this share of the memory limit; temporary arrays of libraries take the rest.
 _SHARE_OF_MEMORY = 0.9
 # The iteration is begun if it is expected to take less than this share of the time of the closed form, with as many

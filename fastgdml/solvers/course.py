@@ -22,11 +22,14 @@ _GAIN = 0.85
 _LEAST_GROWTH = 1.4
 # With more columns steps become fewer with this power.
 _STEPS_POWER = 1.6
+# The closed form does not take over before steps have taken this share of its time: the first, above all those after a
+# change of columns, may change little.
+_PATIENCE = 0.05
 # After t steps an estimate of what is left may be too large by this over t.
 _DOUBT = 8
 # The closed form takes over from an iteration that has taken this share of its time, if that share of it is left.
 _SPENT = 0.4
-_LEFT = 0.6
+_LEFT = 0.7
 # No columns are added if what is spent by then exceeds this share of the time of the closed form.
 _STAKE = 0.4
 
@@ -92,8 +95,9 @@ class Course:
         if more < _GAIN * self.left and more < self.closed_form:
             self.verdict, self.left = Verdict.ADD_COLUMNS, more
             self.n_columns = n_columns
-        elif self.left > self.closed_form * (1 + _DOUBT / convergence.steps) or (
-            spent > _SPENT * self.closed_form and self.left > _LEFT * self.closed_form
+        elif convergence.steps * step > _PATIENCE * self.closed_form and (
+            self.left > self.closed_form * (1 + _DOUBT / convergence.steps)
+            or (spent > _SPENT * self.closed_form and self.left > _LEFT * self.closed_form)
         ):
             self.verdict = Verdict.CLOSED_FORM
         else:
