@@ -28,6 +28,8 @@ _LOCAL_SETTINGS = {
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "5s",
     "distributed.worker.memory.monitor-interval": "1s",
+    # It would be set here, too, and stay: one thread for all that this process does later. Workers know their number.
+    "distributed.nanny.pre-spawn-environ": {},
 }
 
 # Of schedulers that are started here: not to be seen by others, and on a port of its own.

@@ -160,7 +160,7 @@ class Inducing:
 
 
 def piece_bytes(n_train: int, n_coord: int, n_columns: int) -> int:
-    """Return the bytes that a piece of C takes, of which there are up to four while rows are built."""
+    """Return the bytes that a piece of C takes, of which there are up to three while rows are built."""
     return 8 * min(n_train, _points_of_piece(n_coord, n_columns)) * n_coord * n_columns
 
 
@@ -172,7 +172,7 @@ def memory(n_train: int, n_coord: int, n_columns: int) -> int:
     """Return the bytes that a preconditioner of `n_columns` columns needs while it is built."""
     n = n_train * n_coord
     fixed = low_rank.memory(n, n_columns) + 3 * 8 * n_columns**2 + 8 * n * n_coord
-    return fixed + 4 * piece_bytes(n_train, n_coord, n_columns)
+    return fixed + 3 * piece_bytes(n_train, n_coord, n_columns)
 
 
 def build(

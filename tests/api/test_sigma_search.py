@@ -232,7 +232,7 @@ def test_an_iteration_begins_with_models_of_other_length_scales(ethanol):
     task["sig"] = 20.0
     cold, exact = train.train(task, solver="cg"), train.train(task, solver="closed")
     warm = train.train(task, solver="cg", near=near)
-    assert warm["solver_iters"] < 0.8 * cold["solver_iters"]
+    assert warm["solver_iters"] < 0.9 * cold["solver_iters"]
     assert warm["solver_resid"] <= 1e-4 * warm["norm_y_train"]
     R = ethanol["R"][task["idxs_valid"]]
     _, F = GDMLPredict(exact).predict(R)

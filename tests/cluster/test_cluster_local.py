@@ -17,7 +17,10 @@ from fastgdml.search import SearchOptions, Trainer, create, run
 @pytest.fixture
 def local(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    environment = dict(os.environ)
     with connect(f"local:{request.param}", patience=60) as found:
+        # What workers are told of threads does not hold for this process.
+        assert os.environ.get("OMP_NUM_THREADS") == environment.get("OMP_NUM_THREADS")
         assert found.n_workers() == request.param
         yield found
 

@@ -31,6 +31,7 @@ from fastgdml.kernel import assemble_full
 from fastgdml.model import load_model, normalize_model, save_model
 from fastgdml.permutations import find_perms
 from fastgdml.predict import GDMLPredict
+from fastgdml.solvers import iterative
 from fastgdml.solvers.cholesky import solve_closed_form
 from fastgdml.solvers.equations import TrainingEquations
 from fastgdml.solvers.processor import processor
@@ -312,7 +313,8 @@ def test_training_with_one_cell_for_each_geometry(tmp_path):
     assert predictor.prepare_parallel(2) > 0
 
 
-def test_early_stop_with_one_cell_for_each_geometry(caplog):
+def test_early_stop_with_one_cell_for_each_geometry(caplog, monkeypatch):
+    monkeypatch.setattr(iterative, "MONITOR_INTERVAL", 2)  # it is over after some tens of steps
     caplog.set_level("INFO", "fastgdml")
     dataset = periodic_dataset(varying_lattices(160))
     train = GDMLTrain()
