@@ -263,15 +263,11 @@ class Call:
         self._payload = pickle.dumps((function, [slots.get(id(each), each) for each in arguments]))
         self._name = getattr(function, "__name__", str(function))
         self._generation = -1
-        self._future: Any = None
         self.future()
 
     def future(self) -> Any:
-        """Return the future of this call, submitted to the scheduler that there is now.
-
-        A scheduler that comes back while workers go drops calls whose arguments were on these: they are made again.
-        """
-        if self._generation != self._cluster.generation or self._future.status in ("cancelled", "lost"):
+        """Return the future of this call, submitted to the scheduler that there is now."""
+        if self._generation != self._cluster.generation:
             self._generation = self._cluster.generation
             with dask.annotate(executor=TEAM), dask.config.set(_SETTINGS):
                 self._future = self._cluster.client.submit(

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
@@ -247,6 +248,9 @@ class Blocks:
                     raise
                 _log.info("That worker is lost, too.")
                 time.sleep(0.5)
+                if isinstance(error, CancelledError):
+                    # A scheduler that came back while workers went has dropped the calls whose results were on these.
+                    self._cluster.recover(self._cluster.generation)
 
     def _place(self, block: _Block) -> WorkerFacts:
         """Return the worker with the most memory to spare.
