@@ -28,6 +28,7 @@ from fastgdml.cluster import Cluster, ClusterTrain, connect
 from fastgdml.dataset import load_dataset
 from fastgdml.operator import KernelOperator
 from fastgdml.solvers import preconditioner
+from fastgdml.solvers.cost import Rates
 from fastgdml.threads import blas_threads
 from fastgdml.train import GDMLTrain
 from fastgdml.training_set import TrainingSet
@@ -146,7 +147,7 @@ def rates(task: dict, columns: np.ndarray, problem: Problem, n: int) -> tuple[fl
     with blas_threads(1):
         t = rows.project(v)[1]
         low_rank = best_of(lambda: (rows.project(v), rows.subtract(t, v.copy())))
-    n_bytes = 2 * problem.n * (2.25 * len(columns) + 8.0 * training.n_coord)  # of U and of the blocks, twice
+    n_bytes = 2 * problem.n * (Rates.element * len(columns) + 8.0 * training.n_coord)  # of U and of the blocks, twice
     return problem.flops / product / n, n_bytes / low_rank / n
 
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fastgdml.solvers.cost import Rates
+
 # Unknowns: atoms and points; the largest is 10^6.
 SIZES = ((9, 1000), (21, 2000), (42, 2000), (42, 7937))
 WORKERS = (1, 2, 10, 30, 100)
@@ -81,8 +83,8 @@ class Round:
 def rounds(problem: Problem, n_workers: int, hardware: Hardware) -> list[Round]:
     """Return the two rounds of a step: K v and U^T B^(-1/2) A v; B^(-1/2) (B^(-1/2) r - U t)."""
     n, k, w = problem.n, problem.n_columns, n_workers
-    # U has 2.25 bytes a number, and is read once in each; the blocks of B^(-1/2) once in the first, then twice.
-    low_rank, blocks = (size * n / w / hardware.memory for size in (2.25 * k, 8.0 * 3 * problem.n_atoms))
+    # U is read once in each; the blocks of B^(-1/2), of doubles, once in the first and twice in the second.
+    low_rank, blocks = (size * n / w / hardware.memory for size in (Rates.element * k, 8.0 * 3 * problem.n_atoms))
     product = problem.flops / w / hardware.kernels
     return [
         Round("product", 8.0 * n, 8.0 * (n / w + k), {"K v": product, "U": low_rank + blocks}),

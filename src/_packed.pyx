@@ -315,33 +315,26 @@ def solve_cholesky(const double[::1, :] factor not None, const double[::1] rhs n
         n_tasks = (rows + STRIP - 1) // STRIP
         below = f + first + size + <int64_t> first * n
         for i in prange(n_tasks, nogil=True, num_threads=threads_of(n_threads, n_tasks), schedule="static"):
-            add_rows(min(STRIP, rows - i * STRIP), size, n, below + i * STRIP, &x[first], &x[first + size + i * STRIP])
+            subtract_product(b"N", min(STRIP, rows - i * STRIP), size, n, below + i * STRIP, &x[first],
+                             &x[first + size + i * STRIP])
     for first in range((n - 1) // STRIP * STRIP if n else -1, -1, -STRIP):
         size = min(STRIP, n - first)
         rows = n - first - size
         n_tasks = (size + COLUMNS - 1) // COLUMNS if rows else 0
         below = f + first + size + <int64_t> first * n
         for i in prange(n_tasks, nogil=True, num_threads=threads_of(n_threads, n_tasks), schedule="static"):
-            add_columns(rows, min(COLUMNS, size - i * COLUMNS), n, below + <int64_t> i * COLUMNS * n, &x[first + size],
-                        &x[first + i * COLUMNS])
+            subtract_product(b"T", rows, min(COLUMNS, size - i * COLUMNS), n, below + <int64_t> i * COLUMNS * n,
+                             &x[first + size], &x[first + i * COLUMNS])
         dtrsv(b"L", b"T", b"N", &size, f + first + <int64_t> first * n, &n, &x[first], &one)
     return solution
 
 
-cdef void add_rows(int m, int n, int ld, double *a, double *x, double *y) noexcept nogil:
-    """y (m) -= A x, A (m, n)."""
+cdef void subtract_product(char trans, int m, int n, int ld, double *a, double *x, double *y) noexcept nogil:
+    """y -= A x (trans 'N') or y -= A^T x ('T'), of A (m, n)."""
     cdef:
         int one = 1
         double plus_one = 1.0, minus_one = -1.0
-    dgemv(b"N", &m, &n, &minus_one, a, &ld, x, &one, &plus_one, y, &one)
-
-
-cdef void add_columns(int m, int n, int ld, double *a, double *x, double *y) noexcept nogil:
-    """y (n) -= A^T x, A (m, n)."""
-    cdef:
-        int one = 1
-        double plus_one = 1.0, minus_one = -1.0
-    dgemv(b"T", &m, &n, &minus_one, a, &ld, x, &one, &plus_one, y, &one)
+    dgemv(&trans, &m, &n, &minus_one, a, &ld, x, &one, &plus_one, y, &one)
 
 
 cdef void solve_right_in_halves(int m, int n, double *factor, int ldf, double *b, int ldb) noexcept nogil:

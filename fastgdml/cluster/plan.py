@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..solvers import low_rank
-from ..solvers.preconditioner import piece_bytes
+from ..solvers.preconditioner import pieces_memory
 from ..training_set import TrainingSet
 from .connection import WorkerFacts
 
@@ -50,7 +50,7 @@ def rows_memory(n_points: int, n_coord: int, n_columns: int) -> int:
     """
     n = n_points * n_coord
     fixed = low_rank.memory(n, n_columns) + 8 * n * n_coord + 4 * 8 * n_columns**2
-    return fixed + 3 * piece_bytes(n_points, n_coord, n_columns)
+    return fixed + pieces_memory(n_points, n_coord, n_columns)
 
 
 def plan_text(shares: Sequence[Share], training: TrainingSet, n_columns: int) -> str:

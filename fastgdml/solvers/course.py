@@ -86,8 +86,8 @@ class Course:
         self._look = math.ceil(_NEXT_LOOK * self._look)
         # Without rounding errors it ends after n steps, whatever the preconditioner.
         steps, step = min(convergence.steps_left(), self.cost.n), self.cost.step(self.n_columns)
-        spent = self.spent + convergence.steps * step
-        self.left = steps * step
+        taken, self.left = convergence.steps * step, steps * step
+        spent = self.spent + taken
         more, n_columns = min(
             ((self._with(count, steps), count) for count in self.counts if self._may_take(count, spent)),
             default=(math.inf, 0),
@@ -95,15 +95,17 @@ class Course:
         if more < _GAIN * self.left and more < self.closed_form:
             self.verdict, self.left = Verdict.ADD_COLUMNS, more
             self.n_columns = n_columns
-        elif convergence.steps * step > _PATIENCE * self.closed_form and (
-            self.left > self.closed_form * (1 + _DOUBT / convergence.steps)
-            or (spent > _SPENT * self.closed_form and self.left > _LEFT * self.closed_form)
-        ):
+        elif taken > _PATIENCE * self.closed_form and self.left > self._bearable(convergence.steps, spent):
             self.verdict = Verdict.CLOSED_FORM
         else:
             return False
         self.spent = spent
         return True
+
+    def _bearable(self, steps: int, spent: float) -> float:
+        """Return how much may be left, by an estimate after so many steps, before the closed form takes over."""
+        share = _LEFT if spent > _SPENT * self.closed_form else 1 + _DOUBT / steps
+        return share * self.closed_form
 
     def _may_take(self, count: int, spent: float) -> bool:
         enough = count >= _LEAST_GROWTH * self.n_columns

@@ -143,25 +143,24 @@ class Inducing:
         if low_rank.n_large(cols.size) == cols.size:
             return inducing
         sample = range(min(_SAMPLE, training.n_train))
-        L, roots = inducing.explain(training, lam, sample, n_threads)
+        L, roots = inducing.explain(training, lam, sample, resolve_n_threads(n_threads))
         U = np.matmul(roots, L.reshape(len(sample), training.n_coord, -1))
         return replace(inducing, order=np.argsort(-np.square(U).sum(axis=(0, 1)), kind="stable"))
 
-    def explain(self, training: TrainingSet, lam: float, piece: range, n_threads: int | None) -> tuple[Array, Array]:
+    def explain(self, training: TrainingSet, lam: float, piece: range, n_threads: int) -> tuple[Array, Array]:
         """Return the rows of L of some training points, in Fortran's order, and their blocks of B^(-1/2)."""
-        used = resolve_n_threads(n_threads)
         L = assemble_rows(training, piece, self.points, self.cols, n_threads)
         L *= -1.0
         with blas_threads(1):  # in each thread of ours
-            lapack.solve_triangular_right(self.factor, L, used)
+            lapack.solve_triangular_right(self.factor, L, n_threads)
             blocks = _diagonal_blocks(training.part(slice(piece.start, piece.stop)), n_threads)
-            blocks -= lapack.explained_blocks(L, training.n_coord, used)
+            blocks -= lapack.explained_blocks(L, training.n_coord, n_threads)
             return L, inverse_roots(blocks, lam)
 
 
-def piece_bytes(n_train: int, n_coord: int, n_columns: int) -> int:
-    """Return the bytes that a piece of C takes, of which there are up to three while rows are built."""
-    return 8 * min(n_train, _points_of_piece(n_coord, n_columns)) * n_coord * n_columns
+def pieces_memory(n_train: int, n_coord: int, n_columns: int) -> int:
+    """Return the bytes of the pieces of C that there are while rows are built, up to three at once."""
+    return 3 * 8 * min(n_train, _points_of_piece(n_coord, n_columns)) * n_coord * n_columns
 
 
 def _points_of_piece(n_coord: int, n_columns: int) -> int:
@@ -172,7 +171,7 @@ def memory(n_train: int, n_coord: int, n_columns: int) -> int:
     """Return the bytes that a preconditioner of `n_columns` columns needs while it is built."""
     n = n_train * n_coord
     fixed = low_rank.memory(n, n_columns) + 3 * 8 * n_columns**2 + 8 * n * n_coord
-    return fixed + 3 * piece_bytes(n_train, n_coord, n_columns)
+    return fixed + pieces_memory(n_train, n_coord, n_columns)
 
 
 def build(
@@ -227,8 +226,8 @@ def build_rows(
 ) -> Rows:
     """Build the rows of a range of training points, and add their U^T U to `gram` (k, k), its lower triangle."""
     n_coord, k = training.n_coord, inducing.cols.size
-    used = resolve_n_threads(n_threads)
-    U, sums = LowRank.zeros(len(part) * n_coord, inducing.order, used), Gram(gram, used)
+    n_threads = resolve_n_threads(n_threads)
+    U, sums = LowRank.zeros(len(part) * n_coord, inducing.order, n_threads), Gram(gram, n_threads)
     roots = np.empty((len(part), n_coord, n_coord))
     step = _points_of_piece(n_coord, k)
     for start in range(part.start, part.stop, step):

@@ -227,12 +227,12 @@ def test_from_the_shell(capsys):
 
 def test_an_iteration_begins_with_models_of_other_length_scales(ethanol):
     train = GDMLTrain(max_processes=1)
-    task = train.create_task(ethanol, 100, ethanol, 50, 15.0, seed=1)
+    task = train.create_task(ethanol, 150, ethanol, 50, 15.0, seed=1)
     near = [train.train({**task, "sig": sig}, solver="closed") for sig in (15.0, 24.0, 39.0)]
     task["sig"] = 20.0
     cold, exact = train.train(task, solver="cg"), train.train(task, solver="closed")
     warm = train.train(task, solver="cg", near=near)
-    assert warm["solver_iters"] < 0.9 * cold["solver_iters"]
+    assert warm["solver_iters"] < 0.8 * cold["solver_iters"]
     assert warm["solver_resid"] <= 1e-4 * warm["norm_y_train"]
     R = ethanol["R"][task["idxs_valid"]]
     _, F = GDMLPredict(exact).predict(R)
@@ -240,7 +240,7 @@ def test_an_iteration_begins_with_models_of_other_length_scales(ethanol):
         np.testing.assert_allclose(GDMLPredict(model).predict(R)[1], F, atol=2e-3 * np.abs(F).max())
     again = GDMLTrain(max_processes=1).train(task, solver="cg", near=near[::-1])
     assert np.array_equal(again["alphas_F"], warm["alphas_F"])
-    other = train.create_task(ethanol, 100, ethanol, 50, 15.0, seed=2)
+    other = train.create_task(ethanol, 150, ethanol, 50, 15.0, seed=2)
     with pytest.raises(DataError, match="points of the task"):
         train.train(other, solver="cg", near=near)
 

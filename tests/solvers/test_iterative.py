@@ -395,7 +395,7 @@ def test_auto_leaves_an_iteration_that_is_slower(task, monkeypatch, caplog):
     model, closed = GDMLTrain().train(task, tol=1e-10), GDMLTrain().train(task, solver="closed")
     assert model["solver_name"] == "analytic"
     assert re.search(
-        r"after \d+ steps with \d+ columns the iteration had about .* s left$", str(model["solver_reason"])
+        r"after [89] steps with \d+ columns the iteration had about .* s left$", str(model["solver_reason"])
     )
     np.testing.assert_array_equal(model["R_d_desc_alpha"], closed["R_d_desc_alpha"])
 
