@@ -2,9 +2,9 @@
 
     python benchmarks/roofline.py            (needs a C compiler as `cc`)
 
-Prints the measured peak of fused multiply-adds of one core, then for several molecules the rate of bulk prediction,
-of the assembly and of the Cholesky factorisation, on one core; the speed-up of two threads over one; and fitted
-exponents of time against training points M, atoms N and permutations P.
+Prints the measured peak of fused multiply-adds of one core, and the rate of the Cholesky factorisation beside those of
+LAPACK's and of a matrix product; then for several molecules the rate of bulk prediction and of the assembly on one core,
+and the speed-up of two threads; and fitted exponents of time against training points M, atoms N and permutations P.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from common import best_of, grid_molecules, methyl_group
-from threadpoolctl import threadpool_limits
 
 from fastgdml import lapack
 from fastgdml.dataset import load_dataset
@@ -26,7 +25,7 @@ from fastgdml.descriptor import jacobian_dot, tril_perms_lin
 from fastgdml.kernel import assemble_packed, packed_size
 from fastgdml.predict import GDMLPredict
 from fastgdml.solvers.rigid import drop_rigid_motions
-from fastgdml.threads import resolve_n_threads
+from fastgdml.threads import blas_threads, resolve_n_threads
 from fastgdml.train import GDMLTrain
 from fastgdml.training_set import TrainingSet
 
@@ -73,38 +72,54 @@ class Case:
         return best_of(lambda: assemble_packed(self.training, self.rows, n_threads=n_threads), 3)
 
 
-def cholesky_gflops(n: int) -> float:
-    """Return the rate of the packed factorisation on one core."""
-    matrix = np.zeros(packed_size(n))
-    times = []
-    with threadpool_limits(limits=1, user_api="blas"):
-        for _ in range(2):
-            matrix[:] = 0.0
-            lapack.add_blocks(matrix, n, np.arange(n + 1), np.full((n, 1, 1), 2.0))
-            start = time.perf_counter()
-            if lapack.cholesky(matrix, n) != 0:
-                raise RuntimeError("the factorisation failed")
-            times.append(time.perf_counter() - start)
-    return n**3 / 3 / min(times) / 1e9
-
-
-def training_against_dpotrf(n_train: int) -> tuple[float, float]:
-    """Return the seconds of a training on the shipped example, and of LAPACK's dpotrf of the reduced order."""
+def factorisation(n: int, n_threads: int) -> tuple[float, float, float]:
+    """Return the Gflop/s of the packed factorisation, of LAPACK's dpotrf, and of a matrix product of BLAS."""
+    from scipy.linalg.blas import dgemm
     from scipy.linalg.lapack import dpotrf
 
+    def ours(packed: np.ndarray) -> None:
+        with blas_threads(1):
+            if lapack.cholesky(packed, n, n_threads) != 0:
+                raise RuntimeError("the factorisation failed")
+
+    def theirs(square: np.ndarray) -> None:
+        with blas_threads(n_threads):
+            dpotrf(square, lower=1, overwrite_a=1, clean=0)
+
+    def packed() -> np.ndarray:
+        matrix = np.full(packed_size(n), 1.0)
+        lapack.add_blocks(matrix, n, np.arange(n + 1), np.full((n, 1, 1), 2.0 * n))
+        return matrix
+
+    def square() -> np.ndarray:
+        matrix = np.ones((n, n), order="F")
+        matrix.flat[:: n + 1] += 2.0 * n
+        return matrix
+
+    seconds = []
+    for work, fresh in ((ours, packed), (theirs, square)):
+        times = []
+        for _ in range(5):
+            matrix = fresh()
+            start = time.perf_counter()
+            work(matrix)
+            times.append(time.perf_counter() - start)
+        seconds.append(min(times))
+    size = min(n, 4000)
+    A, C = square()[:size, :size], np.zeros((size, size), order="F")
+    A = np.asfortranarray(A)
+    with blas_threads(n_threads):
+        product = best_of(lambda: dgemm(1.0, A, A, 0.0, C, overwrite_c=1), 3)
+    return n**3 / 3e9 / seconds[0], n**3 / 3e9 / seconds[1], 2e-9 * size**3 / product
+
+
+def closed_form_against_dpotrf(n_train: int) -> tuple[float, float]:
+    """Return the seconds of a training in closed form on the shipped example, and of dpotrf of the reduced order."""
     dataset = load_dataset("ethanol")
     train = GDMLTrain()
     task = train.create_task(dataset, n_train, dataset, 10, 20, seed=0)
-    training = best_of(lambda: train.train(task), 3)
-    n = 21 * n_train
-    times = []
-    for _ in range(3):
-        matrix = np.asfortranarray(np.ones((n, n)))
-        matrix.flat[:: n + 1] += 2.0 * n
-        start = time.perf_counter()
-        dpotrf(matrix, lower=1, overwrite_a=1, clean=0)
-        times.append(time.perf_counter() - start)
-    return training, min(times)
+    training, n = best_of(lambda: train.train(task, solver="closed"), 3), 21 * n_train
+    return training, n**3 / 3e9 / factorisation(n, resolve_n_threads())[1]
 
 
 def exponent(sizes: list[int], times: list[float]) -> float:
@@ -121,7 +136,14 @@ def main() -> None:
 
     peak = peak_gflops()
     print(f"peak of one core: {peak:.1f} GFlop/s of multiply-adds")
-    print(f"Cholesky, n = {400 if smoke else 6000}: {cholesky_gflops(400 if smoke else 6000):.1f} GFlop/s")
+    for n_threads in sorted({1, resolve_n_threads()}):
+        for n in (400,) if smoke else (2000, 4200, 8400):
+            ours, theirs, product = factorisation(n, n_threads)
+            print(
+                f"Cholesky, n = {n}, {n_threads} threads: {ours:.1f} GFlop/s, dpotrf {theirs:.1f}, a matrix product "
+                f"{product:.1f}: {product / ours:.2f} times the time at its rate",
+                flush=True,
+            )
     print(
         f"{'atoms':>5} {'P':>3} {'predict/s':>10} {'GFlop/s':>8} {'of peak':>8} {'assembly':>10} "
         f"{'2 threads: predict':>19} {'assemble':>9}"
@@ -138,9 +160,9 @@ def main() -> None:
             flush=True,
         )
 
-    training, dpotrf_seconds = training_against_dpotrf(30 if smoke else 500)
+    training, dpotrf_seconds = closed_form_against_dpotrf(30 if smoke else 500)
     print(
-        f"training, ethanol, {30 if smoke else 500} points, all threads: {training:.2f} s, bare dpotrf "
+        f"closed form, ethanol, {30 if smoke else 500} points, all threads: {training:.2f} s, bare dpotrf "
         f"{dpotrf_seconds:.2f} s: {training / dpotrf_seconds:.2f}x",
         flush=True,
     )

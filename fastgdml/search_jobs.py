@@ -20,7 +20,6 @@ from .search_events import CheckpointSaved, Event, OnEvent, Progress, nobody, pr
 from .selection import require_comparison
 from .solvers.choice import STOPS_EARLY, SolverOptions
 from .task import Task
-from .threads import blas_threads, resolve_n_threads
 from .train import GDMLTrain
 from .types import IntArray
 from .units import Units, conversion
@@ -93,28 +92,24 @@ class Trainer:
         """Train a task; `points` are its validation points, which early stop and standard deviations need.
 
         `near` are models of the same points with other length scales, which conjugate gradients begin with.
-
-        BLAS has the threads of this trainer from beginning to end, whatever other trainings do in this process: the
-        bits of a model depend on them.
         """
         held_out = None
         if self.early_stop and points is not None:
             factors = conversion(Units.of(points), Units.of(task), "validation dataset", "task")
             taken = take_points(points, np.arange(len(points["R"])), factors)
             held_out = (taken.R, taken.F, taken.lattice)
-        with blas_threads(resolve_n_threads(self.max_processes)):
-            model = (gdml_train or self.start()).train(
-                task,
-                save_progr_callback=save,
-                callback=callback,
-                solver=self.solver,
-                tol=self.tol,
-                max_iter=self.max_iter,
-                held_out=held_out,
-                n_std=self.n_std,
-                std_groups=self.groups_of(task) if self.n_std else None,
-                near=near,
-            )
+        model = (gdml_train or self.start()).train(
+            task,
+            save_progr_callback=save,
+            callback=callback,
+            solver=self.solver,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            held_out=held_out,
+            n_std=self.n_std,
+            std_groups=self.groups_of(task) if self.n_std else None,
+            near=near,
+        )
         if self.n_std and points is not None:
             predictor = GDMLPredict(model, max_processes=self.max_processes, backend=self.backend)
             if predictor.has_std:  # not of an iteration that did not converge

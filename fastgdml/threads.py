@@ -83,9 +83,10 @@ class BlasLimit:
         self._before: list[tuple[Any, int]] = []
 
     @contextmanager
-    def __call__(self, n_threads: int) -> Iterator[None]:
-        """Limit the threads of BLAS to `n_threads` while the context lasts."""
-        require_address_space(_BLAS_BUFFER * n_threads)  # without its buffers it tries for ever, or ends the process
+    def __call__(self, n_threads: int, n_callers: int = 1) -> Iterator[None]:
+        """Limit the threads of BLAS to `n_threads` while the context lasts; so many threads of ours will call it."""
+        buffers = _BLAS_BUFFER * n_threads * n_callers
+        require_address_space(buffers)  # without its buffers it tries for ever, or ends the process
         thread = threading.get_ident()
         with self._lock:
             if not self._limits:

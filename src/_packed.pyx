@@ -18,6 +18,33 @@ from scipy.linalg.cython_lapack cimport dpftrs, dpotrf, dtrtri
 from gdml cimport gdml_rfp_index
 
 
+cdef extern from "cholesky.h" nogil:
+    ctypedef struct gdml_blas:
+        void (*gemm)(char *, char *, int *, int *, int *, double *, double *, int *, double *, int *, double *,
+                     double *, int *) noexcept nogil
+        void (*syrk)(char *, char *, int *, int *, double *, double *, int *, double *, double *, int *) noexcept nogil
+        void (*trsm)(char *, char *, char *, char *, int *, int *, double *, double *, int *, double *,
+                     int *) noexcept nogil
+        void (*potrf)(char *, int *, double *, int *, int *) noexcept nogil
+    ctypedef struct gdml_symmetric:
+        int n, n1, ld, ld_rectangle
+        double *leading
+        double *rectangle
+        double *trailing
+    ctypedef struct gdml_tile_task:
+        int i, rows, j, columns, k
+    ctypedef struct gdml_factorization:
+        gdml_symmetric matrix
+        gdml_blas blas
+        int tile, solves
+        int *progress
+        int info
+    int gdml_count_tiles(const gdml_symmetric *matrix, int tile)
+    void gdml_factorization_begin(gdml_factorization *f)
+    int gdml_next_tasks(gdml_factorization *f, gdml_tile_task *tasks, int most)
+    void gdml_do_tasks(gdml_factorization *f, const gdml_tile_task *tasks, int n_tasks, int n_threads)
+
+
 cdef int require(bint condition, str message) except -1:
     if not condition:
         raise ValueError(message)
@@ -53,10 +80,19 @@ def add_blocks(double[::1] a not None, int64_t n, const int64_t[::1] begin not N
                     a[gdml_rfp_index(n, begin[i] + r, begin[i] + c)] += blocks[i, r, c]
 
 
-# Orders up to this are left to BLAS and LAPACK whole. OpenBLAS 0.3.30 overruns a buffer in the threaded dsyrk, which
-# its dpotrf calls, when few threads share a large matrix: two threads crash at order 28500. Matrix products and
-# triangular solves are cut to size by OpenBLAS itself, so larger matrices are halved until they fit.
-LARGEST_WHOLE = 4096
+# Linear algebra is divided among threads of our own, each of which calls BLAS with one thread (callers see to that):
+# the bits are the same for any number of threads, because what one does at a time does not depend on it; and threads of
+# BLAS that wait for work would keep processors busy.
+cdef enum:
+    STRIP = 256  # rows or columns of a triangular solve
+    TILE = 512  # rows and columns of a product
+    CHUNK = 512  # terms of its sums
+    COLUMNS = 32  # of a matrix that is multiplied by a vector
+    LEAF = 128  # order of triangles that LAPACK inverts
+    SIDES = 64  # right-hand sides
+
+# Order of the tiles of a factorisation: the products of smaller ones are slower, of larger ones there are too few.
+TILE_ORDER = 320
 # Operations between two looks at signals: a fraction of a second of BLAS on one core.
 cdef double STRIDE = 1e10
 
@@ -66,21 +102,6 @@ cdef int look_at_signals() except -1 nogil:
     with gil:
         PyErr_CheckSignals()
     return 0
-
-
-cdef int stripe(int whole, double operations, int least) noexcept nogil:
-    """Return how much of an extent with this many operations to do at a time."""
-    cdef double n = STRIDE / operations * whole
-    return whole if n >= whole else max(least, <int> n // 64 * 64)
-
-
-# Sums of many small products are divided among threads of our own, each of which calls BLAS with one thread: threads of
-# BLAS that wait for work would keep processors busy. What one thread does at a time does not depend on their number.
-cdef enum:
-    STRIP = 256  # rows
-    TILE = 512  # rows and columns of a product
-    CHUNK = 512  # terms of its sums
-    COLUMNS = 32  # of a matrix that is multiplied by a vector
 
 
 cdef int threads_of(int n_threads, int n_tasks) noexcept nogil:
@@ -93,182 +114,126 @@ cdef int between_signals(int n_threads, int n_tasks, double operations) noexcept
     return min(n_tasks, max(threads_of(n_threads, n_tasks), <int> min(STRIDE / operations, <double> n_tasks)))
 
 
-cdef int multiply(char trans_a, char trans_b, int m, int n, int k, double scale, double *a, double *b, int ld,
-                  double *c, int ldc) except -1 nogil:
-    """C (m, n) += scale op(A) op(B), some columns at a time. Each element is summed alike in any of the pieces."""
-    cdef:
-        double one = 1.0
-        int width = stripe(n, 2.0 * m * n * k, 256), first = 0, here
-    while first < n:
-        here = min(width, n - first)
-        dgemm(&trans_a, &trans_b, &m, &here, &k, &scale, a, &ld,
-              b + (first if trans_b == b"T" else <int64_t> first * ld), &ld, &one, c + <int64_t> first * ldc, &ldc)
-        first += here
-        look_at_signals()
-    return 0
-
-
-cdef int divide(char side, char uplo, char trans, int m, int n, double scale, double *factor, double *b,
-                int ld) except -1 nogil:
+cdef int divide(char side, char uplo, char trans, int m, int n, double scale, double *factor, double *b, int ld,
+                int n_threads) except -1 nogil:
     """B (m, n) := scale op(F)^-1 B (side 'L') or scale B op(F)^-1 ('R') of the triangle `uplo` of F, both with leading
-    dimension ld, some columns or rows at a time."""
+    dimension ld, in strips of columns or rows."""
     cdef:
         bint left = side == b"L"
-        int extent = n if left else m, step = stripe(extent, <double> m * n * (m if left else n), 256), first = 0, here
-        int64_t stride = ld if left else 1
-    while first < extent:
-        here = min(step, extent - first)
-        if left:
-            dtrsm(&side, &uplo, &trans, b"N", &m, &here, &scale, factor, &ld, b + first * stride, &ld)
-        else:
-            dtrsm(&side, &uplo, &trans, b"N", &here, &n, &scale, factor, &ld, b + first * stride, &ld)
-        first += here
+        int extent = n if left else m, n_strips = (extent + STRIP - 1) // STRIP, first = 0, last, i, size
+        double operations = <double> STRIP * (m if left else n) ** 2
+    while first < n_strips:
+        last = first + between_signals(n_threads, n_strips - first, operations)
+        for i in prange(first, last, num_threads=threads_of(n_threads, last - first), schedule="dynamic"):
+            size = min(STRIP, extent - i * STRIP)
+            if left:
+                dtrsm(b"L", &uplo, &trans, b"N", &m, &size, &scale, factor, &ld, b + <int64_t> i * STRIP * ld, &ld)
+            else:
+                dtrsm(b"R", &uplo, &trans, b"N", &size, &n, &scale, factor, &ld, b + i * STRIP, &ld)
+        first = last
         look_at_signals()
     return 0
 
 
-cdef int add_product(double scale, char uplo, char trans, int n, int k, double *a, int lda, double *c, int ldc,
-                     int largest) except -1 nogil:
-    """C += scale A A^T (trans 'N') or scale A^T A (trans 'T'); of C, of order n, the triangle `uplo`."""
-    cdef:
-        double one = 1.0
-        char other = b"T" if trans == b"N" else b"N"
-        int n1 = n // 2, n2 = n - n // 2
-        double *a2 = a + n1 if trans == b"N" else a + <int64_t> n1 * lda
-    if n <= largest and (<double> n * n * k <= 2 * STRIDE or n < 1024):
-        dsyrk(&uplo, &trans, &n, &k, &scale, a, &lda, &one, c, &ldc)
-        return look_at_signals()
-    add_product(scale, uplo, trans, n1, k, a, lda, c, ldc, largest)
-    if uplo == b"L":
-        multiply(trans, other, n2, n1, k, scale, a2, a, lda, c + n1, ldc)
-    else:
-        multiply(trans, other, n1, n2, k, scale, a, a2, lda, c + <int64_t> n1 * ldc, ldc)
-    add_product(scale, uplo, trans, n2, k, a2, lda, c + n1 + <int64_t> n1 * ldc, ldc, largest)
-    return 0
-
-
-cdef int factor(char uplo, int n, double *a, int lda, int largest) except -1 nogil:
-    """Cholesky factor of the triangle `uplo` of A in place: L L^T or U^T U. Returns LAPACK's info."""
-    cdef:
-        int info = 0, n1 = n // 2, n2 = n - n // 2
-        double *off
-    if n <= largest:
-        dpotrf(&uplo, &n, a, &lda, &info)
-        look_at_signals()
-        return info
-    info = factor(uplo, n1, a, lda, largest)
-    if info:
-        return info
-    if uplo == b"L":
-        off = a + n1
-        divide(b"R", uplo, b"T", n2, n1, 1.0, a, off, lda)
-        add_product(-1.0, uplo, b"N", n2, n1, off, lda, a + n1 + <int64_t> n1 * lda, lda, largest)
-    else:
-        off = a + <int64_t> n1 * lda
-        divide(b"L", uplo, b"T", n1, n2, 1.0, a, off, lda)
-        add_product(-1.0, uplo, b"T", n2, n1, off, lda, a + n1 + <int64_t> n1 * lda, lda, largest)
-    info = factor(uplo, n2, a + n1 + <int64_t> n1 * lda, lda, largest)
-    return info + n1 if info else 0
-
-
-cdef int invert(char uplo, int n, double *a, int lda, int largest) except -1 nogil:
-    """Inverse of the triangle `uplo` of A in place. Returns LAPACK's info."""
+cdef int invert(char uplo, int n, double *a, int lda, int leaf, int n_threads) except -1 nogil:
+    """Inverse of the triangle `uplo` of A in place, halved down to an order of `leaf`. Returns LAPACK's info."""
     cdef:
         int info = 0, n1 = n // 2, n2 = n - n // 2
         double *last = a + n1 + <int64_t> n1 * lda
         double *off
-    if n <= largest:
+    if n <= leaf:
         dtrtri(&uplo, b"N", &n, a, &lda, &info)
-        look_at_signals()
         return info
     if uplo == b"L":
         off = a + n1
-        divide(b"L", uplo, b"N", n2, n1, -1.0, last, off, lda)
-        divide(b"R", uplo, b"N", n2, n1, 1.0, a, off, lda)
+        divide(b"L", uplo, b"N", n2, n1, -1.0, last, off, lda, n_threads)
+        divide(b"R", uplo, b"N", n2, n1, 1.0, a, off, lda, n_threads)
     else:
         off = a + <int64_t> n1 * lda
-        divide(b"L", uplo, b"N", n1, n2, -1.0, a, off, lda)
-        divide(b"R", uplo, b"N", n1, n2, 1.0, last, off, lda)
-    info = invert(uplo, n1, a, lda, largest)
+        divide(b"L", uplo, b"N", n1, n2, -1.0, a, off, lda, n_threads)
+        divide(b"R", uplo, b"N", n1, n2, 1.0, last, off, lda, n_threads)
+    info = invert(uplo, n1, a, lda, leaf, n_threads)
     if info:
         return info
-    info = invert(uplo, n2, last, lda, largest)
+    info = invert(uplo, n2, last, lda, leaf, n_threads)
     return info + n1 if info else 0
 
 
-cdef struct Parts:
-    # A packed matrix: the leading triangle of order n1 (lower), the rectangle (n2, n1) below it, and the trailing
-    # triangle (upper), all with leading dimension ld.
-    int n1, n2, ld
-    double *leading
-    double *rectangle
-    double *trailing
-
-
-cdef Parts parts_of(double[::1] a, int n, int largest) except *:
-    """Return the parts of a packed matrix that is to be worked on in blocks of an order up to `largest`."""
+cdef gdml_symmetric parts_of(double[::1] a, int n) except *:
+    """Return the parts of a packed matrix."""
     cdef:
-        Parts p
+        gdml_symmetric p
         double *data = &a[0] if a.shape[0] else NULL
     require_packed(a, n)
-    require(largest > 0, f"largest is {largest}")
+    p.n = n
     p.n1 = n - n // 2
-    p.n2 = n // 2
-    p.ld = n + 1 if n % 2 == 0 else n
+    p.ld = p.ld_rectangle = n + 1 if n % 2 == 0 else n
     p.leading = data + (1 if n % 2 == 0 else 0)
     p.rectangle = p.leading + p.n1
     p.trailing = data + (0 if n % 2 == 0 else n)
     return p
 
 
-def cholesky(double[::1] a not None, int n, int largest=LARGEST_WHOLE):
+cdef int factorize(gdml_symmetric matrix, bint solves, int tile, int n_threads) except -1:
+    """Cholesky factor in place, or only the rectangle divided. Returns LAPACK's info."""
+    require(tile > 0, f"tiles of order {tile}")
+    cdef:
+        gdml_factorization f
+        int side = gdml_count_tiles(&matrix, tile), n_tasks
+        int[::1] progress = np.zeros(max(side * side, 1), dtype=np.intc)
+        # Between two looks at signals as many tasks as take a fraction of a second.
+        int[:, ::1] tasks = np.empty((threads_of(n_threads, 1024) * max(1, <int> min(STRIDE / (2.0 * tile ** 3), 1e5)),
+                                      5), dtype=np.intc)
+        gdml_tile_task *data = <gdml_tile_task *> &tasks[0, 0]
+    f.matrix, f.solves, f.tile, f.progress = matrix, solves, tile, &progress[0]
+    f.blas.gemm, f.blas.syrk, f.blas.trsm, f.blas.potrf = dgemm, dsyrk, dtrsm, dpotrf
+    with nogil:
+        gdml_factorization_begin(&f)
+        while f.info == 0:
+            n_tasks = gdml_next_tasks(&f, data, <int> tasks.shape[0])
+            if n_tasks == 0:
+                break
+            gdml_do_tasks(&f, data, n_tasks, threads_of(n_threads, n_tasks))
+            look_at_signals()
+    return f.info
+
+
+def cholesky(double[::1] a not None, int n, int n_threads, int tile=TILE_ORDER):
     """Cholesky factor in place, as LAPACK's dpftrf (TRANSR='N', UPLO='L') gives it. Returns LAPACK's info.
 
-    Between its blocks signals are looked at, so that Ctrl-C acts soon, also on matrices that take minutes.
-    The factorisation is one step of the blocked algorithm on the three parts of the packed matrix.
-    Matrices of an order up to `largest` are left to LAPACK whole.
+    Ctrl-C acts within a fraction of a second, also on matrices that take minutes; so it does in what follows.
     """
-    cdef:
-        int info = 0
-        Parts p = parts_of(a, n, largest)
-    if n == 0:
-        return 0
-    with nogil:
-        info = factor(b"L", p.n1, p.leading, p.ld, largest)
-        if info == 0 and p.n2 > 0:
-            divide(b"R", b"L", b"T", p.n2, p.n1, 1.0, p.leading, p.rectangle, p.ld)
-            add_product(-1.0, b"U", b"N", p.n2, p.n1, p.rectangle, p.ld, p.trailing, p.ld, largest)
-            info = factor(b"U", p.n2, p.trailing, p.ld, largest)
-            if info > 0:
-                info += p.n1
-    return info
+    return factorize(parts_of(a, n), False, tile, n_threads)
 
 
-def solve(double[::1] a not None, int n, double[::1] rhs not None):
-    """Solve in place with the factor from `cholesky`, for one right-hand side or several. Returns LAPACK's info."""
+def solve(double[::1] a not None, int n, double[::1] rhs not None, int n_threads):
+    """Solve in place with the factor from `cholesky`, for one right-hand side or several."""
     require_packed(a, n)
     require(rhs.shape[0] % max(n, 1) == 0, f"right-hand sides have {rhs.shape[0]} elements, no multiple of {n}")
-    cdef int info = 0, n_rhs = <int> (rhs.shape[0] // n) if n else 0
-    if n_rhs:
-        with nogil:
-            dpftrs(b"N", b"L", &n, &n_rhs, &a[0], &rhs[0], &n, &info)
-    return info
+    if n == 0 or rhs.shape[0] == 0:
+        return
+    cdef int info = 0, n_rhs = <int> (rhs.shape[0] // n), n_tasks = (n_rhs + SIDES - 1) // SIDES, i, some
+    for i in prange(n_tasks, nogil=True, num_threads=threads_of(n_threads, n_tasks), schedule="static"):
+        some = min(SIDES, n_rhs - i * SIDES)
+        # Its info tells of wrong arguments only.
+        dpftrs(b"N", b"L", &n, &some, &a[0], &rhs[<int64_t> i * SIDES * n], &n, &info)
 
 
-def invert_factor(double[::1] a not None, int n, int largest=LARGEST_WHOLE):
-    """Replace a packed factor from `cholesky` by its inverse, block by block as there. Returns LAPACK's info."""
+def invert_factor(double[::1] a not None, int n, int n_threads, int leaf=LEAF):
+    """Replace a packed factor from `cholesky` by its inverse, block by block. Returns LAPACK's info."""
+    require(leaf > 0, f"leaves of order {leaf}")
     cdef:
-        int info = 0
-        Parts p = parts_of(a, n, largest)
+        int info = 0, n2 = n // 2
+        gdml_symmetric p = parts_of(a, n)
     if n == 0:
         return 0
     with nogil:
-        if p.n2 > 0:
-            divide(b"L", b"U", b"T", p.n2, p.n1, -1.0, p.trailing, p.rectangle, p.ld)
-            divide(b"R", b"L", b"N", p.n2, p.n1, 1.0, p.leading, p.rectangle, p.ld)
-        info = invert(b"L", p.n1, p.leading, p.ld, largest)
-        if info == 0 and p.n2 > 0:
-            info = invert(b"U", p.n2, p.trailing, p.ld, largest)
+        if n2 > 0:
+            divide(b"L", b"U", b"T", n2, p.n1, -1.0, p.trailing, p.rectangle, p.ld, n_threads)
+            divide(b"R", b"L", b"N", n2, p.n1, 1.0, p.leading, p.rectangle, p.ld, n_threads)
+        info = invert(b"L", p.n1, p.leading, p.ld, leaf, n_threads)
+        if info == 0 and n2 > 0:
+            info = invert(b"U", n2, p.trailing, p.ld, leaf, n_threads)
             if info > 0:
                 info += p.n1
     return info
@@ -288,15 +253,15 @@ def factor_columns(const double[::1] a not None, int64_t n, int64_t first, int64
 
 # ---- dense matrices, in Fortran order ---------------------------------------------------------------------------
 
-def cholesky_dense(double[::1, :] a not None, int largest=LARGEST_WHOLE):
-    """Lower Cholesky factor in place; the upper triangle is left alone. Returns LAPACK's info."""
+def cholesky_dense(double[::1, :] a not None, int n_threads, int tile=TILE_ORDER):
+    """Lower Cholesky factor in place; the upper triangle is left alone. See `cholesky`."""
     require_square("a", a, a.shape[0])
-    require(largest > 0, f"largest is {largest}")
-    cdef int n = <int> a.shape[0], info = 0
-    if n:
-        with nogil:
-            info = factor(b"L", n, &a[0, 0], n, largest)
-    return info
+    cdef:
+        gdml_symmetric matrix
+        int n = <int> a.shape[0]
+    matrix.n = matrix.n1 = matrix.ld = matrix.ld_rectangle = n
+    matrix.leading = matrix.rectangle = matrix.trailing = &a[0, 0] if n else NULL
+    return factorize(matrix, False, tile, n_threads)
 
 
 def solve_cholesky(const double[::1, :] factor not None, const double[::1] rhs not None, int n_threads):
@@ -337,42 +302,47 @@ cdef void subtract_product(char trans, int m, int n, int ld, double *a, double *
     dgemv(&trans, &m, &n, &minus_one, a, &ld, x, &one, &plus_one, y, &one)
 
 
-cdef void solve_right_in_halves(int m, int n, double *factor, int ldf, double *b, int ldb) noexcept nogil:
-    """B (m, n) := B F^-T. Nearly all of it is matrix products, which BLAS does faster than large triangular solves."""
-    cdef:
-        double one = 1.0, minus_one = -1.0
-        int n1 = n // 2 // 64 * 64, n2 = n - n1
-    if n <= 256:
-        dtrsm(b"R", b"L", b"T", b"N", &m, &n, &one, factor, &ldf, b, &ldb)
-        return
-    solve_right_in_halves(m, n1, factor, ldf, b, ldb)
-    dgemm(b"N", b"T", &m, &n2, &n1, &minus_one, b, &ldb, factor + n1, &ldf, &one, b + <int64_t> n1 * ldb, &ldb)
-    solve_right_in_halves(m, n2, factor + n1 + <int64_t> n1 * ldf, ldf, b + <int64_t> n1 * ldb, ldb)
-
-
-def solve_triangular_right(const double[::1, :] factor not None, double[::1, :] b not None, int n_threads):
+def solve_triangular_right(const double[::1, :] factor not None, double[::1, :] b not None, int n_threads,
+                           int tile=TILE_ORDER):
     """Replace B (m, n) by B F^-T, F a lower triangular factor (n, n)."""
     require_square("factor", factor, b.shape[1])
+    require(b.shape[0] < 1 << 30 and b.shape[1] < 1 << 30, f"b has {b.shape[0]} rows and {b.shape[1]} columns")
     cdef:
-        int m = <int> b.shape[0], n = <int> b.shape[1], n_strips = (m + STRIP - 1) // STRIP, first = 0, last, i
-        double *f = <double *> &factor[0, 0] if n else NULL
-    while n and first < n_strips:
-        last = first + between_signals(n_threads, n_strips - first, <double> STRIP * n * n)
-        for i in prange(first, last, nogil=True, num_threads=threads_of(n_threads, last - first), schedule="dynamic"):
-            solve_right_in_halves(min(STRIP, m - i * STRIP), n, f, n, &b[i * STRIP, 0], m)
-        first = last
-        PyErr_CheckSignals()
+        gdml_symmetric matrix
+        int m = <int> b.shape[0], n = <int> b.shape[1]
+    if m == 0 or n == 0:
+        return
+    matrix.n, matrix.n1, matrix.ld, matrix.ld_rectangle = n + m, n, n, m
+    matrix.leading, matrix.rectangle, matrix.trailing = <double *> &factor[0, 0], &b[0, 0], NULL
+    factorize(matrix, True, tile, n_threads)
 
 
-def add_gram(const double[:, ::1] a not None, double[::1, :] c not None, int largest=LARGEST_WHOLE):
+def add_gram(const double[:, ::1] a not None, double[::1, :] c not None, int n_threads):
     """Add A^T A, A (m, n), to the lower triangle of C (n, n)."""
     require_square("c", c, a.shape[1])
-    require(largest > 0, f"largest is {largest}")
-    cdef int m = <int> a.shape[0], n = <int> a.shape[1]
-    if m and n:
-        with nogil:
-            # In Fortran's order A is A^T, (n, m).
-            add_product(1.0, b"L", b"N", n, m, <double *> &a[0, 0], n, &c[0, 0], n, largest)
+    cdef:
+        int m = <int> a.shape[0], n = <int> a.shape[1], first = 0, last, t, row, column, height, width
+        double one = 1.0
+        double *data
+        double *total
+    if m == 0 or n == 0:
+        return
+    data, total = <double *> &a[0, 0], &c[0, 0]  # in Fortran's order A is A^T, (n, m)
+    cdef:
+        int[:, ::1] tiles = np.array([(i, j) for j in range(0, n, TILE) for i in range(j, n, TILE)], dtype=np.intc)
+        int n_tiles = <int> tiles.shape[0]
+    while first < n_tiles:
+        last = first + between_signals(n_threads, n_tiles - first, 2.0 * m * min(n, TILE) ** 2)
+        for t in prange(first, last, nogil=True, num_threads=threads_of(n_threads, last - first), schedule="dynamic"):
+            row, column = tiles[t, 0], tiles[t, 1]
+            height, width = min(TILE, n - row), min(TILE, n - column)
+            if row == column:
+                dsyrk(b"L", b"N", &width, &m, &one, data + column, &n, &one, total + column + <int64_t> column * n, &n)
+            else:
+                dgemm(b"N", b"T", &height, &width, &m, &one, data + row, &n, data + column, &n, &one,
+                      total + row + <int64_t> column * n, &n)
+        first = last
+        PyErr_CheckSignals()
 
 
 # ---- the low-rank part of the preconditioner --------------------------------------------------------------------

@@ -85,9 +85,15 @@ int gdml_forked(void)
     return 0;
 }
 
+void gdml_yield(void)
+{
+    SwitchToThread();
+}
+
 #else
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -164,6 +170,11 @@ __attribute__((constructor)) static void watch_forks(void)
 int gdml_forked(void)
 {
     return forked;
+}
+
+void gdml_yield(void)
+{
+    sched_yield();
 }
 #endif
 

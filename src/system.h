@@ -21,6 +21,9 @@ void gdml_image_free(void *image, size_t size, gdml_image_origin origin);
 /* Whether this process was forked, and runs the program of its parent. */
 int gdml_forked(void);
 
+/* Let other threads have this processor. */
+void gdml_yield(void);
+
 /* The highest level of the x86-64 psABI, 1 to 4, that this processor has and the system lets programs use. Of other
  * processors 0. */
 int gdml_x86_level(void);

@@ -434,4 +434,4 @@ class ClusterMachine(Machine):
         blocks = self._rows(training)
         taken = [np.asarray(each, dtype=np.int64) for each in columns]
         inner = blocks.precondition(lam, points, taken, progress)
-        return ClusterPreconditioner(blocks, factor_inner(inner))
+        return ClusterPreconditioner(blocks, factor_inner(inner, resolve_n_threads()))

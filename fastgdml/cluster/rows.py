@@ -31,9 +31,7 @@ def inducing_of(
     training: TrainingSet, lam: float, points: IntArray, columns: list[IntArray], limit: int | None
 ) -> Inducing:
     """Factor the part W of the inducing points; once, because its rounding errors must be the same for all rows."""
-    n_threads = threads_here(limit)
-    with blas_threads(n_threads):
-        return Inducing.of(training, lam, points, columns, n_threads)
+    return Inducing.of(training, lam, points, columns, threads_here(limit))
 
 
 def rows_and_gram(
@@ -42,9 +40,7 @@ def rows_and_gram(
     """Build the preconditioner's rows of some points, and their U^T U, whose lower triangle counts."""
     n_threads, k = threads_here(limit), inducing.cols.size
     gram = np.zeros((k, k), order="F")
-    with blas_threads(n_threads):
-        rows = build_rows(training, lam, inducing, part, gram, n_threads)
-    return rows, gram
+    return build_rows(training, lam, inducing, part, gram, n_threads), gram
 
 
 def first_of(pair: tuple[Rows, Array]) -> Rows:

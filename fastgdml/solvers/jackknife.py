@@ -105,8 +105,8 @@ def jackknife(found: ClosedForm, n_samples: int, groups: IntArray) -> Jackknife:
         for g in range(len(signs)):
             rows, T = columns(g)
             gram = np.zeros((len(rows), len(rows)), order="F")
-            lapack.add_gram(T, gram)
-            if lapack.cholesky_dense(gram) != 0:
+            lapack.add_gram(T, gram, 1)
+            if lapack.cholesky_dense(gram, 1) != 0:
                 raise SolverError("The residuals of leaving points out are undetermined: raise lambda.")
             residual[rows] = lapack.solve_cholesky(gram, found.z[rows], 1)
             product += np.outer(T @ residual[rows], signs[g])

@@ -99,7 +99,7 @@ class LowRank:
         step = max(1, _GRAM_BYTES // (8 * n_coord * k))
         for first in range(0, len(points), step):
             rows = points[first : first + step, np.newaxis] * n_coord + np.arange(n_coord)
-            lapack.add_gram(self.exact(rows.ravel()), total)
+            lapack.add_gram(self.exact(rows.ravel()), total, self.n_threads)
         return total
 
     def project(self, b: Array) -> Array:

@@ -97,12 +97,12 @@ class Preconditioner:
 
     def without(self, points: IntArray) -> Preconditioner:
         """See `machine.Preconditioner.without`: (2) of the rows that are left, with I + U^T U less their part."""
-        with blas_threads(self.rows.U.n_threads):
-            factor = np.tril(self.inner)
-            inner = (factor @ factor.T).T  # symmetric: this is a view in Fortran's order
-            del factor
+        n_threads = self.rows.U.n_threads
+        with blas_threads(1, n_threads):
+            inner = np.zeros_like(self.inner)
+            lapack.add_gram(np.triu(self.inner.T), inner, n_threads)
             inner -= self.rows.U.gram(points, self.rows.root.shape[1])
-            return Preconditioner(self.rows, factor_inner(inner))
+        return Preconditioner(self.rows, factor_inner(inner, n_threads))
 
 
 @dataclass(frozen=True)
@@ -136,22 +136,24 @@ class Inducing:
         n_threads: int | None = None,
     ) -> Inducing:
         """Assemble W and factor it; parameters and errors as of `build`."""
-        cols = Coordinates.from_lists(columns)
+        cols, n_threads = Coordinates.from_lists(columns), resolve_n_threads(n_threads)
         W = -assemble_selected(training.part(points), cols, n_threads)
-        factor = factor_with_jitter(W, lam, lambda matrix: lapack.cholesky_dense(matrix) == 0)
+        with blas_threads(1, n_threads):  # in each thread of ours
+            factor = factor_with_jitter(W, lam, lambda matrix: lapack.cholesky_dense(matrix, n_threads) == 0)
         inducing = cls(points, cols, factor, np.arange(cols.size))
         if low_rank.n_large(cols.size) == cols.size:
             return inducing
         sample = range(min(_SAMPLE, training.n_train))
-        L, roots = inducing.explain(training, lam, sample, resolve_n_threads(n_threads))
-        U = np.matmul(roots, L.reshape(len(sample), training.n_coord, -1))
+        L, roots = inducing.explain(training, lam, sample, n_threads)
+        with blas_threads(1):
+            U = np.matmul(roots, L.reshape(len(sample), training.n_coord, -1))
         return replace(inducing, order=np.argsort(-np.square(U).sum(axis=(0, 1)), kind="stable"))
 
     def explain(self, training: TrainingSet, lam: float, piece: range, n_threads: int) -> tuple[Array, Array]:
         """Return the rows of L of some training points, in Fortran's order, and their blocks of B^(-1/2)."""
         L = assemble_rows(training, piece, self.points, self.cols, n_threads)
         L *= -1.0
-        with blas_threads(1):  # in each thread of ours
+        with blas_threads(1, n_threads):
             lapack.solve_triangular_right(self.factor, L, n_threads)
             blocks = _diagonal_blocks(training.part(slice(piece.start, piece.stop)), n_threads)
             blocks -= lapack.explained_blocks(L, training.n_coord, n_threads)
@@ -212,7 +214,7 @@ def build(
     inner = np.zeros((inducing.cols.size, inducing.cols.size), order="F")
     np.fill_diagonal(inner, 1.0)
     rows = build_rows(training, lam, inducing, range(training.n_train), inner, n_threads, progress)
-    return Preconditioner(rows, factor_inner(inner))
+    return Preconditioner(rows, factor_inner(inner, resolve_n_threads(n_threads)))
 
 
 def build_rows(
@@ -235,7 +237,7 @@ def build_rows(
         first, last = piece.start - part.start, piece.stop - part.start
         L, root = inducing.explain(training, lam, piece, n_threads)
         roots[first:last] = root
-        with blas_threads(1):
+        with blas_threads(1, n_threads):
             sums.add(*U.set_rows(slice(first * n_coord, last * n_coord), L, root))
         if progress is not None:
             progress(last, len(part))
@@ -243,10 +245,11 @@ def build_rows(
     return Rows(U, roots)
 
 
-def factor_inner(inner: Array) -> Array:
+def factor_inner(inner: Array, n_threads: int) -> Array:
     """Return the lower Cholesky factor of I + U^T U, in its place."""
-    if lapack.cholesky_dense(inner) != 0:
-        raise SolverError(not_positive_definite())
+    with blas_threads(1, n_threads):
+        if lapack.cholesky_dense(inner, n_threads) != 0:
+            raise SolverError(not_positive_definite())
     return inner
 
 

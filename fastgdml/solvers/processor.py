@@ -50,14 +50,14 @@ class PackedFactor(Factor):
     def solve(self, rhs: Array) -> Array:
         """Return the solution of one right-hand side (n,) or of several (n, k)."""
         columns = rhs.ravel("F").copy()
-        with blas_threads(self._n_threads):
-            lapack.solve(self._packed, self._n, columns)
+        with blas_threads(1, self._n_threads):  # in each thread of ours
+            lapack.solve(self._packed, self._n, columns, self._n_threads)
         return columns.reshape(rhs.shape, order="F")
 
     def invert(self) -> Callable[[int, int], Array]:
         """See `Factor.invert`. It stays in packed storage."""
-        with blas_threads(self._n_threads):
-            if lapack.invert_factor(self._packed, self._n) != 0:
+        with blas_threads(1, self._n_threads):
+            if lapack.invert_factor(self._packed, self._n, self._n_threads) != 0:
                 raise SolverError("The Cholesky factor cannot be inverted: raise lambda.")
 
         def columns(first: int, last: int) -> Array:
@@ -100,8 +100,8 @@ class Processor(Machine):
         if on_assembled is not None:
             on_assembled()
         lapack.add_blocks(matrix, rows.size, rows.begin, np.ascontiguousarray(blocks))
-        with blas_threads(self._n_threads):
-            info = lapack.cholesky(matrix, rows.size)
+        with blas_threads(1, self._n_threads):
+            info = lapack.cholesky(matrix, rows.size, self._n_threads)
         return PackedFactor(matrix, rows.size, self._n_threads) if info == 0 else None
 
     def closed_form_memory(self, equations: TrainingEquations) -> int:
@@ -126,8 +126,7 @@ class Processor(Machine):
         progress: Progress | None = None,
     ) -> preconditioner.Preconditioner:
         """Build the preconditioner."""
-        with blas_threads(self._n_threads):
-            return preconditioner.build(training, lam, points, columns, self._n_threads, progress)
+        return preconditioner.build(training, lam, points, columns, self._n_threads, progress)
 
     def preconditioner_memory(self, n_train: int, n_coord: int, n_columns: int) -> int:
         """Return the bytes that a preconditioner needs while it is built."""

@@ -49,7 +49,7 @@ def packed(n=5):
 
 def factor(n=5):
     a = packed(n)
-    assert _packed.cholesky(a, n) == 0
+    assert _packed.cholesky(a, n, 1) == 0
     return a
 
 
@@ -135,15 +135,15 @@ CALLS = {
     ),
     "spanning_tree": lambda: (_core.spanning_tree, [M, PAIRS.copy(), np.array([2, 0, 1])]),
     "add_blocks": lambda: (_packed.add_blocks, [packed(), 5, np.array([0, 2, 5]), np.ones((2, 3, 3))]),
-    "cholesky": lambda: (_packed.cholesky, [packed(), 5, 2]),
-    "solve": lambda: (_packed.solve, [factor(), 5, np.ones(10)]),
-    "invert_factor": lambda: (_packed.invert_factor, [factor(), 5]),
+    "cholesky": lambda: (_packed.cholesky, [packed(), 5, 2, 2]),
+    "solve": lambda: (_packed.solve, [factor(), 5, np.ones(10), 2]),
+    "invert_factor": lambda: (_packed.invert_factor, [factor(), 5, 2, 2]),
     "factor_columns": lambda: (_packed.factor_columns, [factor(), 5, 1, 4, np.zeros((5, 3))]),
-    "cholesky_dense": lambda: (_packed.cholesky_dense, [positive(5), 2]),
+    "cholesky_dense": lambda: (_packed.cholesky_dense, [positive(5), 2, 2]),
     "solve_cholesky": lambda: (_packed.solve_cholesky, [positive(5), np.ones(5), 2]),
     "solve_triangular_right": lambda: (
         _packed.solve_triangular_right,
-        [positive(5), np.asfortranarray(np.ones((3, 5))), 2],
+        [positive(5), np.asfortranarray(np.ones((3, 5))), 2, 2],
     ),
     "add_gram": lambda: (_packed.add_gram, [np.ones((3, 5)), positive(5), 2]),
     "explained_blocks": lambda: (_packed.explained_blocks, [np.asfortranarray(np.ones((6, 5))), 3, 2]),

@@ -1,0 +1,71 @@
+"""Trained models have the same bits with any number of threads: what one does at a time does not depend on it."""
+
+import numpy as np
+import pytest
+
+from fastgdml import lapack
+from fastgdml.threads import blas_threads
+from fastgdml.train import GDMLTrain
+
+# Large enough for several tiles and strips of everything: orders 2520 and 3240, 200 columns or more.
+N_POINTS = 120
+
+
+def models(task, **options):
+    return [GDMLTrain(max_processes=n).train(task, **options) for n in (1, 2, 5)]
+
+
+def assert_same_bits(models, *entries):
+    for other in models[1:]:
+        for name in entries:
+            np.testing.assert_array_equal(other[name], models[0][name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def task(ethanol):
+    return GDMLTrain().create_task(ethanol, N_POINTS, ethanol, 20, sig=20, lam=1e-10, seed=3)
+
+
+def test_closed_form_and_its_samples(task):
+    assert_same_bits(models(task, solver="closed", n_std=3), "R_d_desc_alpha", "c", "std_R_d_desc_alpha", "std_scale")
+
+
+def test_iteration_and_its_samples(task):
+    found = models(task, solver="cg", n_std=2)
+    assert_same_bits(found, "solver_iters", "inducing_pts_idxs", "R_d_desc_alpha", "c", "std_R_d_desc_alpha")
+    assert len(found[0]["inducing_pts_idxs"]) > 256
+
+
+def test_energies_in_the_equations(ethanol):
+    task = GDMLTrain().create_task(ethanol, 60, ethanol, 20, sig=20, lam=1e-10, seed=3, use_E_cstr=True)
+    assert_same_bits(models(task), "R_d_desc_alpha", "alphas_E", "c")
+
+
+@pytest.mark.parametrize("n", [600, 1301])
+def test_linear_algebra(n):
+    rng = np.random.default_rng(n)
+    A = rng.normal(size=(n, n))
+    A = A @ A.T + n * np.eye(n)
+    rhs = rng.normal(size=(150, n))
+
+    def results(n_threads):
+        dense, packed, gram = np.array(A, order="F"), np.zeros(n * (n + 1) // 2), np.zeros((n, n), order="F")
+        lapack.add_blocks(packed, n, np.array([0, n]), A[None].copy())
+        solution = rhs.ravel().copy()
+        with blas_threads(1):
+            assert lapack.cholesky_dense(dense, n_threads) == 0
+            assert lapack.cholesky(packed, n, n_threads) == 0
+            lapack.solve(packed, n, solution, n_threads)
+            assert lapack.invert_factor(packed, n, n_threads) == 0
+            lapack.add_gram(rhs, gram, n_threads)
+            divided = np.array(rhs, order="F")
+            lapack.solve_triangular_right(dense, divided, n_threads)
+        return np.tril(dense), packed, solution, gram, divided
+
+    expected = results(1)
+    np.testing.assert_allclose(expected[2].reshape(rhs.shape) @ A, rhs, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(expected[4] @ expected[0].T, rhs, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(np.tril(expected[3]), np.tril(rhs.T @ rhs), rtol=0, atol=1e-10)
+    for n_threads in (2, 7):
+        for one, other in zip(expected, results(n_threads), strict=True):
+            np.testing.assert_array_equal(one, other)
