@@ -4,7 +4,7 @@
 
 DATA_DIR holds the datasets of `CASES`. Each training runs twice where it takes less than 5 s, and the faster one
 counts. Cases whose closed form would take longer than `--most` seconds are left out. Printed are seconds, what was
-taken, and the ratio of `auto` to the faster solver; at the end their mean and largest. The machine should do nothing else.
+taken, and the ratio of `auto` to the faster solver; at the end their mean and largest. Nothing else should run.
 """
 
 from __future__ import annotations

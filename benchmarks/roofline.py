@@ -2,9 +2,10 @@
 
     python benchmarks/roofline.py            (needs a C compiler as `cc`)
 
-Prints the measured peak of fused multiply-adds of one core, and the rate of the Cholesky factorisation beside those of
-LAPACK's and of a matrix product; then for several molecules the rate of bulk prediction and of the assembly on one core,
-and the speed-up of two threads; and fitted exponents of time against training points M, atoms N and permutations P.
+Prints the measured peak of fused multiply-adds of one core, and the rate of the Cholesky factorisation beside those
+of LAPACK's and of a matrix product; then for several molecules the rate of bulk prediction and of the assembly on one
+core, and the speed-up of two threads; and fitted exponents of time against training points M, atoms N and
+permutations P.
 """
 
 from __future__ import annotations

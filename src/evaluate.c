@@ -13,6 +13,10 @@
 static const int64_t parallel_threshold = 60000;
 /* Bytes of scratch of one thread above which fewer geometries are predicted together: large permutation groups. */
 static const size_t scratch_limit = (size_t)1 << 25;
+/* Geometries that are predicted together: training data are read once for all of them. More are better where these come
+ * from memory, not from a cache, and fewer where each has the sums of many samples. */
+enum { TOGETHER = 8, TOGETHER_FROM_MEMORY = GDML_QUERY_BLOCK, TOGETHER_WITH_SAMPLES = 4 };
+static const int64_t cached_numbers = (int64_t)1 << 20;
 /* Tiles whose sums are held at a time, for each thread, when the tiles of one block run in parallel. */
 static const int64_t tiles_per_thread = 4;
 
@@ -51,13 +55,22 @@ static size_t block_bytes(const gdml_evaluation *e, int64_t n_query)
     return gdml_whole_steps(bytes);
 }
 
+static int64_t most_together(const gdml_evaluation *e)
+{
+    const gdml_predictor *p = &e->model->predictor;
+    if (e->force_std) return TOGETHER_WITH_SAMPLES;
+    const int64_t numbers = p->n_tiles * p->tile * p->n_atoms * (p->n_atoms - 1);
+    return numbers > cached_numbers ? TOGETHER_FROM_MEMORY : TOGETHER;
+}
+
 void gdml_plan(gdml_evaluation *e, int n_threads)
 {
     const gdml_predictor *p = &e->model->predictor;
     const int64_t work = p->n_tiles * p->tile * gdml_n_images(p);
     if (n_threads < 1 || work * e->n_geo < parallel_threshold) n_threads = 1;
+    const int64_t most = most_together(e);
     int64_t n_query = e->n_geo / n_threads;
-    if (n_query > GDML_QUERY_BLOCK) n_query = GDML_QUERY_BLOCK;
+    if (n_query > most) n_query = most;
     if (n_query < 1) n_query = 1;
     while (n_query > 1 && block_bytes(e, n_query) > scratch_limit) --n_query;
     e->n_query = n_query;

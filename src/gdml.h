@@ -22,8 +22,8 @@
 #define GDML_MAX_LANES 8
 #define GDML_ALIGNMENT 64
 
-/* Geometries evaluated together by the prediction kernel: their images share each load of training data. */
-#define GDML_QUERY_BLOCK 4
+/* Most geometries evaluated together by the prediction kernel: their images share each load of training data. */
+#define GDML_QUERY_BLOCK 16
 
 /* A periodic cell: how a difference of two positions is folded to its image; see cell.c. */
 #define GDML_MAX_SHIFTS 26
