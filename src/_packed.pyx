@@ -345,7 +345,26 @@ def add_gram(const double[:, ::1] a not None, double[::1, :] c not None, int n_t
         PyErr_CheckSignals()
 
 
-# ---- the low-rank part of the preconditioner --------------------------------------------------------------------
+# ---- the preconditioner: its blocks, and its low-rank part ------------------------------------------------------
+
+def multiply_blocks(const double[:, :, ::1] blocks not None, const double[::1] x not None, int n_threads):
+    """B_i x_i of symmetric blocks B_i (m, q, q) and x (m q,), shape (m q,)."""
+    cdef:
+        int m = <int> blocks.shape[0], q = <int> blocks.shape[1], inc = 1, i
+        double one = 1.0, zero = 0.0
+        char plain = b"N"
+    # In the cache they are read before another thread has woken up.
+    n_threads = n_threads if blocks.size > 1 << 20 else 1
+    require(blocks.shape[2] == q and x.shape[0] == <int64_t> m * q,
+            f"{m} blocks of {q} by {blocks.shape[2]} with {x.shape[0]} numbers")
+    product = np.empty(m * q)
+    cdef double[::1] y = product
+    if m * q == 0:
+        return product
+    for i in prange(m, nogil=True, num_threads=threads_of(n_threads, m), schedule="static"):
+        dgemv(&plain, &q, &q, &one, <double *> &blocks[i, 0, 0], &q, <double *> &x[i * q], &inc, &zero, &y[i * q], &inc)
+    return product
+
 
 def explained_blocks(const double[::1, :] low_rank not None, int q, int n_threads):
     """L_i L_i^T of each block L_i of q rows of L (m q, k), shape (m, q, q)."""

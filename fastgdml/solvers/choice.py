@@ -34,7 +34,7 @@ _SHARE_OF_MEMORY = 0.9
 # The iteration is begun if it is expected to take less than this share of the time of the closed form, with as many
 # columns as are built in the second share of that.
 _SHARE_OF_ITERATION = 0.7
-_SHARE_OF_START = 0.25
+_SHARE_OF_START = 0.07
 
 # What is said of options that exclude each other.
 STOPS_EARLY = (

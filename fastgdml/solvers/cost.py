@@ -7,14 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Before anything is known, steps to a residual of 1e-4 are taken to be c n / k, of m points with q labels each,
+# Before anything is known, steps to a residual of 1e-4 are taken to be, of m points with q labels each,
 #
-#     c = _STEPS (q / 27)^1.5 (200 / m)^(1/3).                                                               (1)
+#     1.9 (q / 27)^2.2 (200 / m)^(1/3) (n / k)^1.2.                                                          (1)
 #
-# With k near the best, c was 0.4 to 16 for molecules of 8 to 12 atoms, 26 to 55 for 100 points of aspirin and 90 for
-# an alkane of 44 atoms, with sigma from 5 to 100 and lambda from 1e-15 to 1e-6. For aspirin it was 45, 36 and 21 with
-# 100, 200 and 1000 points.
-_STEPS = 5.0
+# The powers lie between those of easy molecules (ethanol: n / k to the power of 1) and of hard ones (aspirin: 1.4).
+# With k near the best, steps were 0.4 to 16 n / k for molecules of 8 to 12 atoms, 26 to 55 n / k for 100 points of
+# aspirin and 90 n / k for an alkane of 44 atoms, with sigma from 5 to 100 and lambda from 1e-15 to 1e-6. For aspirin it
+# was 42, 36 and 22 n / k with 200, 400 and 1000 points.
+_STEPS = 1.9
+_SIZE_POWER = 2.2
+_COLUMNS_POWER = 1.2
 # Shares of the columns that are considered.
 SHARES = np.geomspace(1 / 400, 1 / 3, 24)
 
@@ -50,11 +53,11 @@ class Rates:
     entries: float = 150e6
     columns: float = 80e6
     blas: float = 115e9
-    kernels: float = 85e9
+    kernels: float = 75e9
     bytes: float = 25e9
     element: float = 2.25
     begin: float = 0.02
-    turn: float = 3e-4
+    turn: float = 1e-3
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,8 @@ class Cost:
 
     def steps(self, k: int, tol: float) -> float:
         """Return the number of steps to the tolerance with k columns that is expected before there are any, by (1)."""
-        c = _STEPS * (self.n_coord / 27) ** 1.5 * (200 / self.n_train) ** (1 / 3)
-        return float(c * self.n / k * max(np.log10(1 / tol) / 4, 0.25))
+        c = _STEPS * (self.n_coord / 27) ** _SIZE_POWER * (200 / self.n_train) ** (1 / 3)
+        return float(c * (self.n / k) ** _COLUMNS_POWER * max(np.log10(1 / tol) / 4, 0.25))
 
     def total(self, k: int, tol: float) -> float:
         """Return the time from the beginning to the end that is expected with k columns."""

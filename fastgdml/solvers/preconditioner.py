@@ -72,7 +72,7 @@ class Rows:
 
     def scale(self, r: Array) -> Array:
         """Return B^(-1/2) r."""
-        return np.matmul(self.root, r.reshape(len(self.root), -1, 1)).ravel()
+        return lapack.multiply_blocks(self.root, r, self.U.n_threads)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,16 @@ def test_energies_in_the_equations(ethanol):
     assert_same_bits(models(task), "R_d_desc_alpha", "alphas_E", "c")
 
 
+@pytest.mark.parametrize(("m", "q"), [(0, 3), (5, 27), (300, 63)])  # the last are more than one thread multiplies
+def test_products_with_blocks(m, q):
+    rng = np.random.default_rng(m)
+    blocks, x = rng.normal(size=(m, q, q)), rng.normal(size=m * q)
+    blocks += blocks.swapaxes(1, 2)
+    one, other = (lapack.multiply_blocks(blocks, x, n_threads) for n_threads in (1, 3))
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(one, np.einsum("iab,ib->ia", blocks, x.reshape(m, q)).ravel(), rtol=0, atol=1e-11)
+
+
 @pytest.mark.parametrize("n", [600, 1301])
 def test_linear_algebra(n):
     rng = np.random.default_rng(n)
