@@ -181,16 +181,16 @@ cdef int factorize(gdml_symmetric matrix, bint solves, int tile, int n_threads) 
         gdml_factorization f
         int side = gdml_count_tiles(&matrix, tile), n_tasks
         int[::1] progress = np.zeros(max(side * side, 1), dtype=np.intc)
-        # Between two looks at signals as many tasks as take a fraction of a second.
-        int[:, ::1] tasks = np.empty((threads_of(n_threads, 1024) * max(1, <int> min(STRIDE / (2.0 * tile ** 3), 1e5)),
-                                      5), dtype=np.intc)
+        # Between two looks at signals as many tasks as take a fraction of a second, of about four tiles each.
+        int most = threads_of(n_threads, 1024) * max(1, <int> min(STRIDE / (8.0 * tile ** 3), 1e5))
+        int[:, ::1] tasks = np.empty((most, 5), dtype=np.intc)
         gdml_tile_task *data = <gdml_tile_task *> &tasks[0, 0]
     f.matrix, f.solves, f.tile, f.progress = matrix, solves, tile, &progress[0]
     f.blas.gemm, f.blas.syrk, f.blas.trsm, f.blas.potrf = dgemm, dsyrk, dtrsm, dpotrf
     with nogil:
         gdml_factorization_begin(&f)
         while f.info == 0:
-            n_tasks = gdml_next_tasks(&f, data, <int> tasks.shape[0])
+            n_tasks = gdml_next_tasks(&f, data, most)
             if n_tasks == 0:
                 break
             gdml_do_tasks(&f, data, n_tasks, threads_of(n_threads, n_tasks))

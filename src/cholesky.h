@@ -1,5 +1,5 @@
-/* Cholesky factorisation and triangular solves in tiles, for any number of threads with the same bits. Only for the extension module _packed,
- * which has BLAS and LAPACK from SciPy. */
+/* Cholesky factorisation and triangular solves in tiles, for any number of threads with the same bits. Only for the
+ * extension module _packed, which has BLAS and LAPACK from SciPy. */
 #ifndef GDML_CHOLESKY_H
 #define GDML_CHOLESKY_H
 

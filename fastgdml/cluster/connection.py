@@ -86,6 +86,7 @@ class Cluster:
         self.client, self._scheduler, self.patience = client, scheduler, patience
         self.generation = 0
         self._own: list[Client] = []
+        self._left_out: set[str] = set()
         # Workers that may still be starting, and how long to wait for them.
         self._expected, self._wait = scheduler.n_workers, wait
         self._rest = REST_TIMEOUT if wait is None else wait
@@ -106,7 +107,7 @@ class Cluster:
                 what = "See what the queue says of the jobs, and what they print; --wait waits longer"
             raise ClusterError(f"The scheduler {address} has no workers after {timeout:.0f} s. {what}") from None
         require_versions(self.client)
-        self.client.register_plugin(Team())
+        self.client.register_plugin(Team(__version__))
 
     def n_workers(self) -> int:
         """Return the number of workers that there are now."""
@@ -155,9 +156,22 @@ class Cluster:
         return there
 
     def workers(self) -> list[WorkerFacts]:
-        """Return the workers that there are now, in the order of their addresses."""
+        """Return the workers that there are now, in the order of their addresses.
+
+        Those that have joined with another version of fastgdml do no work, and are left out.
+        """
         found: Mapping[str, Here] = self.client.run(_facts, on_error="ignore")
-        return [WorkerFacts(address, here.name, here.n_threads, here.memory) for address, here in sorted(found.items())]
+        for address, here in found.items():
+            if here.version != __version__ and address not in self._left_out:
+                self._left_out.add(address)
+                _log.warning(
+                    "Worker %s has joined with fastgdml %s, not %s: it is left out.", here.name, here.version, __version__
+                )
+        return [
+            WorkerFacts(address, here.name, here.n_threads, here.memory)
+            for address, here in sorted(found.items())
+            if here.version == __version__
+        ]
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Call:
         """Call a function on some worker that does nothing else meanwhile.

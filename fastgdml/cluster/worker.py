@@ -7,8 +7,10 @@ scheduler sends no second call where one runs.
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import Any
 
 import psutil
@@ -21,24 +23,45 @@ from ..errors import FastGDMLError, InsufficientMemoryError
 from ..search_jobs import Trainer
 from ..threads import blas_threads
 
+_log = logging.getLogger(__name__)
+
 # Name of the executor and of the resource.
 TEAM = "fastgdml"
 # Up to this share of its limit a worker keeps its data in memory (Dask's default, `distributed.worker.memory.target`).
 SHARE_OF_MEMORY = 0.6
 
 
+def installed() -> str:
+    """Return the version of fastgdml that is installed here."""
+    return version("fastgdml")
+
+
 class Team(WorkerPlugin):
-    """Gives a worker the executor and the resource, also those that join later."""
+    """Gives a worker the executor and the resource, also those that join later.
+
+    A worker with another version of fastgdml gets no resource, so that no call is sent to it.
+
+    Parameters
+    ----------
+    version : str
+        That of the client.
+    """
 
     name = TEAM
     idempotent = True
 
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self._limit = ExitStack()
+
     async def setup(self, worker: Worker) -> None:
         """Prepare a worker."""
+        if installed() != self.version:
+            _log.error("fastgdml %s is installed here, the client has %s: no work is done.", installed(), self.version)
+            return
         if TEAM not in worker.executors:
             worker.executors[TEAM] = ThreadPoolExecutor(1, thread_name_prefix=TEAM)
         # Without a nanny BLAS would take all processors of the machine. Narrower limits within this one cost nothing.
-        self._limit = ExitStack()
         self._limit.enter_context(blas_threads(worker.state.nthreads))
         await worker.set_resources(**{TEAM: 1})
         # A worker has joined before it has the resource, and for tasks that found no worker the scheduler looks only at
@@ -64,11 +87,14 @@ class Here:
         Its processors.
     memory : float
         Bytes that may still be taken.
+    version : str
+        Of fastgdml.
     """
 
     name: str
     n_threads: int
     memory: float
+    version: str
 
     @classmethod
     def now(cls) -> Here:
@@ -78,7 +104,7 @@ class Here:
     @classmethod
     def of(cls, worker: Worker) -> Here:
         """Return what a worker is and has."""
-        return cls(f"{worker.name} ({worker.address})", worker.state.nthreads, free_memory(worker))
+        return cls(f"{worker.name} ({worker.address})", worker.state.nthreads, free_memory(worker), installed())
 
     def adapted(self, argument: Any) -> Any:
         """Return a `Trainer` with the threads and the memory of this worker, within its own limits."""

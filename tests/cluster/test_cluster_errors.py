@@ -80,6 +80,20 @@ def test_another_version_on_a_worker(other, tmp_path):
         pass
 
 
+def test_a_worker_that_joins_with_another_version_does_no_work(other, tmp_path, caplog):
+    info = tmp_path / "site" / "fastgdml-99.9.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fastgdml\nVersion: 99.9\n")
+    first = other.start_worker()
+    with connect(other.address) as cluster:
+        other.start_worker(environment={"PYTHONPATH": str(info.parent)})
+        wait_for(cluster, 2)
+        assert len(cluster.workers()) == len(cluster.workers()) == 1
+        assert len([text for text in caplog.messages if "has joined with fastgdml 99.9, not" in text]) == 1
+        calls = [cluster.submit(os.getpid) for _ in range(6)]
+        assert {call.result() for call in calls} == {first.pid}
+
+
 def test_a_worker_with_too_little_memory(other):
     other.start_worker(memory="60MB")
     text = r"Python and fastgdml need 32 MB on each worker, but \S+ .* has 0 MB left"
