@@ -1,8 +1,8 @@
 """A training with rows on single-threaded workers of this machine, beside the same threads without Dask.
 
-    python benchmarks/cluster.py [--points 1000] [--pairs 3] [--sig 20] [--seed 1]
+    python benchmarks/cluster.py [--points 1000] [--pairs 3] [--sig 20] [--seed 1] [--data FILE]
 
-Serial and distributed trainings of ethanol by conjugate gradients in turn, with 1 and 2 threads or workers and the same
+Serial and distributed trainings of the shipped ethanol, or of another dataset, by conjugate gradients in turn, with 1 and 2 threads or workers and the same
 columns. Of each: seconds of the preconditioners, of the iteration, of the whole training, and of processors (all
 processes together), number of steps and of columns. The ratios are medians over the pairs.
 
@@ -156,12 +156,13 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=1000)
     parser.add_argument("--pairs", type=int, default=3, help="trainings of each kind")
     parser.add_argument("--sig", type=int, default=20)
+    parser.add_argument("--data", default="ethanol", help="a dataset file")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--smoke", action="store_true", help="a few points only")
     args = parser.parse_args()
     logging.getLogger("distributed").setLevel(logging.ERROR)
     n_points, n_pairs = (60, 1) if args.smoke else (args.points, args.pairs)
-    dataset = load_dataset("ethanol")
+    dataset = load_dataset(args.data)
     task = GDMLTrain().create_task(dataset, n_points, dataset, 20, sig=args.sig, seed=args.seed)
     found = {n: in_turn(task, n, n_pairs) for n in (1, 2)}
     for n, (here, there) in found.items():
@@ -179,7 +180,7 @@ def main() -> None:
     print(f"a message {1e3 * message:.2f} ms, latency {1e3 * latency:.2f} ms, {link / 1e9:.2f} GB/s")
     for n, (here, there) in found.items():
         columns = here[0].columns
-        problem = Problem(9, n_points, len(columns), len(task["perms"]))
+        problem = Problem(len(task["z"]), n_points, len(columns), len(task["perms"]))
         kernels, memory = rates(task, columns, problem, n)
         model = parts(problem, n, Hardware(kernels, memory, link, message, latency))
         print(
