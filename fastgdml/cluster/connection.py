@@ -164,9 +164,8 @@ class Cluster:
         for address, here in found.items():
             if here.version != __version__ and address not in self._left_out:
                 self._left_out.add(address)
-                _log.warning(
-                    "Worker %s has joined with fastgdml %s, not %s: it is left out.", here.name, here.version, __version__
-                )
+                text = "Worker %s has joined with fastgdml %s, not %s: it is left out."
+                _log.warning(text, here.name, here.version, __version__)
         return [
             WorkerFacts(address, here.name, here.n_threads, here.memory)
             for address, here in sorted(found.items())
