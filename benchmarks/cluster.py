@@ -2,8 +2,8 @@
 
     python benchmarks/cluster.py [--points 1000] [--pairs 3] [--sig 20] [--seed 1] [--data FILE]
 
-Serial and distributed trainings of the shipped ethanol, or of another dataset, by conjugate gradients in turn, with 1 and
-2 threads or workers and the same columns. Of each: seconds of the preconditioners, of the iteration, of the whole
+Serial and distributed trainings of the shipped ethanol, or of another dataset, by conjugate gradients in turn, with 1
+and 2 threads or workers and the same columns. Of each: seconds of the preconditioners, of the iteration, of the whole
 training, and of processors (all processes together), number of steps and of columns. The ratios are medians over the
 pairs.
 
