@@ -143,8 +143,7 @@ def rates(task: dict, columns: np.ndarray, problem: Problem, n: int) -> tuple[fl
     product = best_of(lambda: operator(v))
     points, begin = np.unique(columns // training.n_coord, return_index=True)
     taken = np.split(columns % training.n_coord, begin[1:])
-    with blas_threads(n):
-        rows = preconditioner.build(training, float(task["lam"]), points, taken, n).rows
+    rows = preconditioner.build(training, float(task["lam"]), points, taken, n).rows
     with blas_threads(1):
         t = rows.project(v)[1]
         low_rank = best_of(lambda: (rows.project(v), rows.subtract(t, v.copy())))

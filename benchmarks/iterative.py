@@ -4,12 +4,11 @@
     python benchmarks/iterative.py sgdml DATA_DIR --peer-python PYTHON_WITH_SGDML
     python benchmarks/iterative.py crossover DATA_DIR [--points 200 400 800] [--molecule aspirin]
     python benchmarks/iterative.py stages DATA_DIR --points 1000 [--molecule aspirin] [--columns 3095]
-    python benchmarks/iterative.py auto DATA_DIR [--points 200 400 800] [--molecule aspirin]
     python benchmarks/iterative.py large DATA_DIR --points 3000 [--molecule ethanol]
 
 DATA_DIR holds md17_ethanol.npz and md17_aspirin.npz (keys z, R, E, F). `steps`: both preconditioners use the same
 columns. `sgdml`: ethanol, 500 points, 1 GB, both iterative solvers in one run. `crossover`: both solvers here, time and
-force error. `auto`: what it takes, beside both. `stages`: where the time of an iteration goes, against the rate of a
+force error. `stages`: where the time of an iteration goes, against the rate of a
 matrix product and the bandwidth of a sum, measured in the same run. `large`: a training set whose closed form does not
 fit this machine.
 """
@@ -221,7 +220,7 @@ def main() -> None:
         measure_stages("shipped example", dataset, 60, 5)
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("steps", "sgdml", "crossover", "auto", "stages", "large"))
+    parser.add_argument("what", choices=("steps", "sgdml", "crossover", "stages", "large"))
     parser.add_argument("data", type=Path)
     parser.add_argument("--peer-python", help="interpreter that has sgdml and torch")
     parser.add_argument("--points", type=int, nargs="+", default=[200, 400, 800])
@@ -240,7 +239,7 @@ def main() -> None:
             measure_stages(args.molecule, dataset, n_train, n_columns=args.columns)
     else:
         dataset = load_dataset(args.data / f"md17_{args.molecule}.npz")
-        solvers = {"crossover": ("cg", "closed"), "auto": ("auto", "cg", "closed"), "large": ("cg",)}[args.what]
+        solvers = {"crossover": ("cg", "closed"), "large": ("auto",)}[args.what]
         compare_with_closed_form(args.molecule, dataset, args.points, solvers)
 
 

@@ -127,8 +127,8 @@ static int begin_of(const gdml_factorization *f, int t)
 
 static int size_of(const gdml_factorization *f, int t)
 {
-    const int end = t < f->n_leading ? f->matrix.n1 : f->matrix.n, left = end - begin_of(f, t);
-    return left < f->tile ? left : f->tile;
+    const int end = t < f->n_leading ? f->matrix.n1 : f->matrix.n;
+    return min_int(end - begin_of(f, t), f->tile);
 }
 
 /* Rows or columns of so many tiles */

@@ -140,24 +140,25 @@ class Inducing:
         W = -assemble_selected(training.part(points), cols, n_threads)
         with blas_threads(1, n_threads):  # in each thread of ours
             factor = factor_with_jitter(W, lam, lambda matrix: lapack.cholesky_dense(matrix, n_threads) == 0)
-        inducing = cls(points, cols, factor, np.arange(cols.size))
-        if low_rank.n_large(cols.size) == cols.size:
-            return inducing
-        sample = range(min(_SAMPLE, training.n_train))
-        L, roots = inducing.explain(training, lam, sample, n_threads)
-        with blas_threads(1):
+            inducing = cls(points, cols, factor, np.arange(cols.size))
+            if low_rank.n_large(cols.size) == cols.size:
+                return inducing
+            sample = range(min(_SAMPLE, training.n_train))
+            L, roots = inducing.explain(training, lam, sample, n_threads)
             U = np.matmul(roots, L.reshape(len(sample), training.n_coord, -1))
         return replace(inducing, order=np.argsort(-np.square(U).sum(axis=(0, 1)), kind="stable"))
 
     def explain(self, training: TrainingSet, lam: float, piece: range, n_threads: int) -> tuple[Array, Array]:
-        """Return the rows of L of some training points, in Fortran's order, and their blocks of B^(-1/2)."""
+        """Return the rows of L of some training points, in Fortran's order, and their blocks of B^(-1/2).
+
+        BLAS must be limited to one thread.
+        """
         L = assemble_rows(training, piece, self.points, self.cols, n_threads)
         L *= -1.0
-        with blas_threads(1, n_threads):
-            lapack.solve_triangular_right(self.factor, L, n_threads)
-            blocks = _diagonal_blocks(training.part(slice(piece.start, piece.stop)), n_threads)
-            blocks -= lapack.explained_blocks(L, training.n_coord, n_threads)
-            return L, inverse_roots(blocks, lam)
+        lapack.solve_triangular_right(self.factor, L, n_threads)
+        blocks = _diagonal_blocks(training.part(slice(piece.start, piece.stop)), n_threads)
+        blocks -= lapack.explained_blocks(L, training.n_coord, n_threads)
+        return L, inverse_roots(blocks, lam)
 
 
 def pieces_memory(n_train: int, n_coord: int, n_columns: int) -> int:
@@ -210,11 +211,12 @@ def build(
     SolverError
         If the columns are linearly dependent to rounding errors, however much they are regularised.
     """
+    n_threads = resolve_n_threads(n_threads)
     inducing = Inducing.of(training, lam, points, columns, n_threads)
     inner = np.zeros((inducing.cols.size, inducing.cols.size), order="F")
     np.fill_diagonal(inner, 1.0)
     rows = build_rows(training, lam, inducing, range(training.n_train), inner, n_threads, progress)
-    return Preconditioner(rows, factor_inner(inner, resolve_n_threads(n_threads)))
+    return Preconditioner(rows, factor_inner(inner, n_threads))
 
 
 def build_rows(
@@ -232,15 +234,15 @@ def build_rows(
     U, sums = LowRank.zeros(len(part) * n_coord, inducing.order, n_threads), Gram(gram, n_threads)
     roots = np.empty((len(part), n_coord, n_coord))
     step = _points_of_piece(n_coord, k)
-    for start in range(part.start, part.stop, step):
-        piece = range(start, min(start + step, part.stop))
-        first, last = piece.start - part.start, piece.stop - part.start
-        L, root = inducing.explain(training, lam, piece, n_threads)
-        roots[first:last] = root
-        with blas_threads(1, n_threads):
+    with blas_threads(1, n_threads):
+        for start in range(part.start, part.stop, step):
+            piece = range(start, min(start + step, part.stop))
+            first, last = piece.start - part.start, piece.stop - part.start
+            L, root = inducing.explain(training, lam, piece, n_threads)
+            roots[first:last] = root
             sums.add(*U.set_rows(slice(first * n_coord, last * n_coord), L, root))
-        if progress is not None:
-            progress(last, len(part))
+            if progress is not None:
+                progress(last, len(part))
     sums.finish()
     return Rows(U, roots)
 

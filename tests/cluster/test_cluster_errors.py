@@ -71,22 +71,24 @@ def test_no_workers(other, monkeypatch):
         pass
 
 
-def test_another_version_on_a_worker(other, tmp_path):
+def surroundings_of_another_version(tmp_path):
+    """Environment of a process that takes fastgdml 99.9 to be installed."""
     info = tmp_path / "site" / "fastgdml-99.9.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fastgdml\nVersion: 99.9\n")
-    other.start_worker(environment={"PYTHONPATH": str(info.parent)})
+    return {"PYTHONPATH": str(info.parent)}
+
+
+def test_another_version_on_a_worker(other, tmp_path):
+    other.start_worker(environment=surroundings_of_another_version(tmp_path))
     with pytest.raises(ClusterError, match=r"worker tcp://\S+ has fastgdml 99.9, not"), connect(other.address):
         pass
 
 
 def test_a_worker_that_joins_with_another_version_does_no_work(other, tmp_path, caplog):
-    info = tmp_path / "site" / "fastgdml-99.9.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fastgdml\nVersion: 99.9\n")
     first = other.start_worker()
     with connect(other.address) as cluster:
-        other.start_worker(environment={"PYTHONPATH": str(info.parent)})
+        other.start_worker(environment=surroundings_of_another_version(tmp_path))
         wait_for(cluster, 2)
         assert len(cluster.workers()) == len(cluster.workers()) == 1
         assert len([text for text in caplog.messages if "has joined with fastgdml 99.9, not" in text]) == 1
