@@ -41,11 +41,11 @@ from fastgdml.gpu import descriptor as gpu_descriptor
 from fastgdml.gpu import kernel as gpu_kernel
 from fastgdml.gpu import predict as gpu_predict
 from fastgdml.gpu.low_rank import LowRank
+from fastgdml.gpu.preconditioner import inverse_roots
 from fastgdml.group import GroupTables
 from fastgdml.solvers.cholesky import solve_closed_form
 from fastgdml.solvers.equations import TrainingEquations
 from fastgdml.solvers.iterative import IterativeSolver, choose_n_columns
-from fastgdml.solvers.preconditioner import inverse_roots
 from fastgdml.solvers.rigid import drop_rigid_motions
 from fastgdml.train import GDMLTrain
 from fastgdml.training_set import TrainingSet

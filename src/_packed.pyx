@@ -7,7 +7,7 @@ A module of its own because SciPy's LAPACK takes as long to import as everything
 
 from cpython.exc cimport PyErr_CheckSignals
 from cython.parallel cimport prange, threadid
-from libc.math cimport fabsf, frexp, ldexp
+from libc.math cimport INFINITY, fabsf, frexp, ldexp, sqrt
 from libc.stdint cimport int16_t, int64_t
 
 import numpy as np
@@ -87,6 +87,8 @@ cdef enum:
     STRIP = 256  # rows or columns of a triangular solve
     TILE = 512  # rows and columns of a product
     CHUNK = 512  # terms of its sums
+    FEW_ROWS = 32  # of a small triangle at once
+    ROOT_TRIES = 8  # with a shift that grows tenfold
     COLUMNS = 32  # of a matrix that is multiplied by a vector
     LEAF = 128  # order of triangles that LAPACK inverts
     SIDES = 64  # right-hand sides
@@ -347,23 +349,92 @@ def add_gram(const double[:, ::1] a not None, double[::1, :] c not None, int n_t
 
 # ---- the preconditioner: its blocks, and its low-rank part ------------------------------------------------------
 
-def multiply_blocks(const double[:, :, ::1] blocks not None, const double[::1] x not None, int n_threads):
-    """B_i x_i of symmetric blocks B_i (m, q, q) and x (m q,), shape (m q,)."""
+def inverse_roots(const double[:, :, ::1] blocks not None, double lam, double share, int n_threads):
+    """Lower triangles R_i, shape (m, q, q), with R_i^T R_i = (B_i + s_i I)^-1 of symmetric blocks B_i (m, q, q).
+
+    s_i is lam and `share` of the Frobenius norm of B_i, more where B_i has, by rounding errors, eigenvalues below that.
+    Returned are the triangles, and the first block without one, or -1.
+    """
     cdef:
-        int m = <int> blocks.shape[0], q = <int> blocks.shape[1], inc = 1, i
-        double one = 1.0, zero = 0.0
-        char plain = b"N"
+        int m = <int> blocks.shape[0], q = <int> blocks.shape[1], i
+        int n_used = threads_of(n_threads, m)
+    require(blocks.shape[2] == q, f"blocks are {q} by {blocks.shape[2]}")
+    found = np.zeros((m, q, q))
+    if m * q == 0:
+        return found, -1
+    cdef:
+        double[:, :, ::1] roots = found
+        double[:, :, ::1] work = np.empty((n_used, q, q))
+        int[::1] info = np.zeros(m, dtype=np.intc)
+    for i in prange(m, nogil=True, num_threads=n_used, schedule="static"):
+        info[i] = inverse_root(q, &blocks[i, 0, 0], lam, share, &work[threadid(), 0, 0], &roots[i, 0, 0])
+    bad = np.flatnonzero(info)
+    return found, int(bad[0]) if len(bad) else -1
+
+
+cdef int inverse_root(int q, const double *block, double lam, double share, double *work, double *root) noexcept nogil:
+    """Set the lower triangle R, R^T R = (B + s I)^-1; return whether it does not exist."""
+    cdef:
+        int64_t size = <int64_t> q * q, j
+        int r, c, _attempt, info
+        double norm = 0.0
+        char upper = b"U", general = b"N"
+    for j in range(size):
+        norm += block[j] * block[j]
+    norm = sqrt(norm)
+    if not norm < INFINITY:  # factorisations do not look for those
+        return 1
+    for _attempt in range(ROOT_TRIES):
+        for j in range(size):
+            work[j] = block[j]
+        for r in range(q):
+            work[<int64_t> r * (q + 1)] += lam + share * norm
+        # The upper triangle in Fortran's order is the lower one here.
+        dpotrf(&upper, &q, work, &q, &info)
+        if info == 0:
+            dtrtri(&upper, &general, &q, work, &q, &info)
+        if info == 0:
+            for r in range(q):
+                for c in range(r + 1):
+                    root[<int64_t> r * q + c] = work[<int64_t> r * q + c]
+            return 0
+        share = 10.0 * share
+    return 1
+
+
+def multiply_triangles(const double[:, :, ::1] triangles not None, const double[::1] x not None, bint transposed,
+                       int n_threads):
+    """R_i x_i, or R_i^T x_i, of lower triangles R_i (m, q, q), zero above, and x (m q,), shape (m q,)."""
+    cdef:
+        int m = <int> triangles.shape[0], q = <int> triangles.shape[1], i
     # In the cache they are read before another thread has woken up.
-    n_threads = n_threads if blocks.size > 1 << 20 else 1
-    require(blocks.shape[2] == q and x.shape[0] == <int64_t> m * q,
-            f"{m} blocks of {q} by {blocks.shape[2]} with {x.shape[0]} numbers")
-    product = np.empty(m * q)
+    n_threads = n_threads if triangles.size > 1 << 18 else 1
+    require(triangles.shape[2] == q and x.shape[0] == <int64_t> m * q,
+            f"{m} blocks of {q} by {triangles.shape[2]} with {x.shape[0]} numbers")
+    product = np.zeros(m * q)
     cdef double[::1] y = product
     if m * q == 0:
         return product
     for i in prange(m, nogil=True, num_threads=threads_of(n_threads, m), schedule="static"):
-        dgemv(&plain, &q, &q, &one, <double *> &blocks[i, 0, 0], &q, <double *> &x[i * q], &inc, &zero, &y[i * q], &inc)
+        multiply_triangle(q, &triangles[i, 0, 0], &x[i * q], transposed, &y[i * q])
     return product
+
+
+cdef void multiply_triangle(int q, const double *triangle, const double *x, bint transposed, double *y) noexcept nogil:
+    """Add R x or R^T x to y, by strips of rows up to the diagonal."""
+    cdef:
+        int first = 0, rows, columns, inc = 1
+        double one = 1.0
+        double *strip
+        char turn = b"T", plain = b"N"
+    while first < q:
+        rows = min(FEW_ROWS, q - first)
+        columns, strip = first + rows, <double *> triangle + <int64_t> first * q
+        if transposed:
+            dgemv(&plain, &columns, &rows, &one, strip, &q, <double *> x + first, &inc, &one, y, &inc)
+        else:
+            dgemv(&turn, &columns, &rows, &one, strip, &q, <double *> x, &inc, &one, y + first, &inc)
+        first += rows
 
 
 def explained_blocks(const double[::1, :] low_rank not None, int q, int n_threads):
@@ -416,9 +487,9 @@ def split_low_rank(const double[::1, :] low_rank not None, const double[:, :, ::
                    const int64_t[::1] order not None, float[:, ::1] large not None, int16_t[:, ::1] small not None,
                    double[::1] factor not None, double[:, ::1] exact_large not None, float[:, ::1] exact_small not None,
                    int n_threads):
-    """Round U = B^(-1/2) L (m q, k), its columns in an order: the first as floats, the rest as integers.
+    """Round U = R L (m q, k), its columns in an order: the first as floats, the rest as integers.
 
-    roots (m, q, q) are the symmetric blocks of B^(-1/2). Written are `large`, then `factor` times `small`, whose
+    roots (m, q, q) are the blocks R of (2) of `preconditioner`. Written are `large`, then `factor` times `small`, whose
     further columns are left alone, and the rounded numbers again, as `add_split_gram` needs them.
     """
     cdef:

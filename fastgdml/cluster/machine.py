@@ -76,7 +76,7 @@ class _Recipe:
 
 @dataclass(frozen=True)
 class Image:
-    """A v, A = lam - K, and its projection U^T B^(-1/2) A v."""
+    """A v, A = lam - K, and its projection U^T R A v."""
 
     values: Array
     projection: Array
@@ -131,11 +131,11 @@ class Blocks:
         return image
 
     def project(self, r: Array) -> Array:
-        """Return U^T B^(-1/2) r."""
+        """Return U^T R r."""
         return _total(self._each("project", lambda block: (self._slice(r, block),)))
 
     def apply(self, r: Array, t: Array) -> Array:
-        """Return P^-1 r for t = (I + U^T U)^-1 U^T B^(-1/2) r."""
+        """Return P^-1 r for t = (I + U^T U)^-1 U^T R r."""
         return np.concatenate(self._each("apply", lambda block: (self._slice(r, block), t)))
 
     def _slice(self, r: Array, block: _Block) -> Array:
@@ -303,7 +303,7 @@ class ClusterPreconditioner:
     Conjugate gradients ask for P^-1 r of residuals r = r' - a A p, of which r' was the one before and A p is the last
     product. The projection is linear, and that of A p has come with the product:
 
-        U^T B^(-1/2) r = U^T B^(-1/2) r' - a U^T B^(-1/2) A p                                                  (1)
+        U^T R r = U^T R r' - a U^T R A p                                                  (1)
 
     so that a step calls the workers twice, not three times. Other vectors (the first residual, those computed anew
     from their definition) are projected by a call of their own.
@@ -328,7 +328,7 @@ class ClusterPreconditioner:
         return self._blocks.apply(r, lapack.solve_cholesky(self._inner, t, resolve_n_threads()))
 
     def _projection(self, r: Array) -> Array:
-        """Return U^T B^(-1/2) r, by equation (1) where r is such a vector."""
+        """Return U^T R r, by equation (1) where r is such a vector."""
         image = self._blocks.image
         if self._before is not None and image is not None:
             before, t = self._before

@@ -46,7 +46,7 @@ def data_memory(training: TrainingSet) -> int:
 def rows_memory(n_points: int, n_coord: int, n_columns: int) -> int:
     """Return the bytes that a worker needs for `n_points` points of a preconditioner, at most, while it is built.
 
-    U, the blocks B^(-1/2), four matrices k x k (the factor of W, its own Gram matrix and two of the reduction), pieces.
+    U, the triangles R, four matrices k x k (the factor of W, its own Gram matrix and two of the reduction), pieces.
     """
     n = n_points * n_coord
     fixed = low_rank.memory(n, n_columns) + 8 * n * n_coord + 4 * 8 * n_columns**2

@@ -87,7 +87,7 @@ class BlockRows:
         self._own = slice(part.start * n_coord, part.stop * n_coord)
 
     def product(self, v: Array) -> Array:
-        """Return these rows of K v; with a preconditioner, behind them their share of U^T B^(-1/2) A v, A = lam - K."""
+        """Return these rows of K v; with a preconditioner, behind them their share of U^T R A v, A = lam - K."""
         v = np.array(v)
         image = self._operator(v)
         if self._rows is None:
@@ -97,13 +97,13 @@ class BlockRows:
         return np.concatenate([image, t])
 
     def project(self, r: Array) -> Array:
-        """Return the share of U^T B^(-1/2) r of these rows of r."""
+        """Return the share of U^T R r of these rows of r."""
         assert self._rows is not None
         with blas_threads(1):
             return self._rows.project(np.array(r))[1]
 
     def apply(self, r: Array, t: Array) -> Array:
-        """Return these rows of P^-1 r, of these rows of r and (I + U^T U)^-1 U^T B^(-1/2) r."""
+        """Return these rows of P^-1 r, of these rows of r and (I + U^T U)^-1 U^T R r."""
         assert self._rows is not None
         with blas_threads(1):
             return self._rows.subtract(np.array(t), self._rows.scale(r))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy.typing as npt
 
 from ..errors import SolverError
 from ..kernel import Coordinates
-from ..solvers.preconditioner import factor_with_jitter, inverse_roots, not_positive_definite
+from ..solvers.preconditioner import BLOCK_SHIFT, factor_with_jitter, not_positive_definite
 from ..types import IntArray, Progress
 from .cholesky import cholesky, cholesky_solve, solve_right
 from .devices import DividedTraining
@@ -34,14 +35,14 @@ class _Rows:
     U : LowRank, of shape (m q, k)
         The low-rank part.
     root : array, shape (m, q, q)
-        The blocks of B^(-1/2).
+        The blocks R = B^(-1/2), symmetric here: eigenvectors come in batches, triangles do not.
     """
 
     U: LowRank
     root: Any
 
     def scale(self, r: Any) -> Any:
-        """Return B^(-1/2) r."""
+        """Return R r, which is R^T r."""
         return self.U.xp.matmul(self.root, r.reshape(len(self.root), -1, 1)).ravel()
 
 
@@ -161,6 +162,14 @@ def build(
     if not cholesky(inner, xp):
         raise SolverError(not_positive_definite())
     return Preconditioner(divided, [_Rows(builder.U, builder.root) for builder in builders], inner)
+
+
+def inverse_roots(blocks: Any, lam: float, xp: ModuleType) -> Any:
+    """Return (blocks + s I)^(-1/2), s as of (1) of `fastgdml.solvers.preconditioner`."""
+    values, vectors = xp.linalg.eigh(blocks)
+    shift = lam + BLOCK_SHIFT * xp.linalg.norm(values, axis=1, keepdims=True)
+    values = xp.maximum(values, 0.0) + shift
+    return xp.matmul(vectors / xp.sqrt(values)[:, None, :], vectors.swapaxes(1, 2))
 
 
 class _Builder:

@@ -77,7 +77,7 @@ class LowRank:
         return cls(order, large, small, np.ones(n), n_threads)
 
     def set_rows(self, rows: slice, L: Array, roots: Array) -> tuple[Array, npt.NDArray[np.float32]]:
-        """Set rows to B^(-1/2) L, L in Fortran's order, and return their rounded columns: the large, the small ones."""
+        """Set rows to R L, L in Fortran's order, and return their rounded columns: the large, the small ones."""
         exact_large = np.empty((len(L), self._first))
         exact_small = np.empty((len(L), len(self.order) - self._first), dtype=np.float32)
         lapack.split_low_rank(
@@ -146,4 +146,6 @@ def _padded(n_columns: int) -> int:
 
 
 def _with_padding(t: Array) -> Array:
-    return np.pad(t, (0, _padded(len(t)) - len(t)))
+    padded = np.zeros(_padded(len(t)))
+    padded[: len(t)] = t
+    return padded

@@ -4,10 +4,11 @@ With k columns C of the positive definite matrix A = -K, those of some training 
 rows of the same points, the Nystrom approximation is L L^T with L = C W^(-T/2). To it is added, for each training point
 i, the block D_i = A_ii - (L L^T)_ii (the partially independent conditional, PITC, of Gaussian processes):
 
-    P = L L^T + B,    B = blockdiag_i(D_i + lam I)                                                             (1)
-    P^-1 = B^(-1/2) [I - U (I + U^T U)^-1 U^T] B^(-1/2),    U = B^(-1/2) L      (Woodbury)                       (2)
+    P = L L^T + B,    B = blockdiag_i(D_i + s_i I)                                                             (1)
+    P^-1 = R^T [I - U (I + U^T U)^-1 U^T] R,    R^T R = B^-1,    U = R L      (Woodbury)                       (2)
 
-Blocks cost nothing beside L and save most of the steps that L alone would need.
+with lower triangles R_i. Blocks cost nothing beside L and save most of the steps that L alone would need. s_i is lam
+and a small share of the norm of D_i: below it are motions that the forces do not see, and rounding errors.
 """
 
 from __future__ import annotations
@@ -29,9 +30,8 @@ from ..types import Array, IntArray, Progress
 from . import low_rank
 from .low_rank import Gram, LowRank
 
-# Eigenvalues of a block below this fraction of its largest are raised to it: they belong to motions that the forces do
-# not see, or to rounding errors.
-_EIGENVALUE_FLOOR = 1e-2
+# The share of its Frobenius norm that a block is shifted by: as many steps as if smaller eigenvalues alone were raised.
+BLOCK_SHIFT = 5e-3
 # First jitter on W, relative to its diagonal; raised tenfold until W has a Cholesky factor.
 _JITTER = 1e-14
 _JITTER_TRIES = 8
@@ -54,25 +54,25 @@ class Rows:
     U : LowRank
         The low-rank part.
     root : ndarray, shape (m, q, q)
-        The blocks of B^(-1/2).
+        The triangles R.
     """
 
     U: LowRank
     root: Array
 
     def project(self, r: Array) -> tuple[Array, Array]:
-        """Return B^(-1/2) r and U^T B^(-1/2) r, shapes (m q,) and (k,), of these rows of r."""
+        """Return R r and U^T R r, shapes (m q,) and (k,), of these rows of r."""
         b = self.scale(r)
         return b, self.U.project(b)
 
     def subtract(self, t: Array, b: Array) -> Array:
-        """Return B^(-1/2) (b - U t), shape (m q,), for t of shape (k,); b is overwritten."""
+        """Return R^T (b - U t), shape (m q,), for t of shape (k,); b is overwritten."""
         self.U.subtract(t, b)
-        return self.scale(b)
+        return lapack.multiply_triangles(self.root, b, True, self.U.n_threads)
 
     def scale(self, r: Array) -> Array:
-        """Return B^(-1/2) r."""
-        return lapack.multiply_blocks(self.root, r, self.U.n_threads)
+        """Return R r."""
+        return lapack.multiply_triangles(self.root, r, False, self.U.n_threads)
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Inducing:
         return replace(inducing, order=np.argsort(-np.square(U).sum(axis=(0, 1)), kind="stable"))
 
     def explain(self, training: TrainingSet, lam: float, piece: range, n_threads: int) -> tuple[Array, Array]:
-        """Return the rows of L of some training points, in Fortran's order, and their blocks of B^(-1/2).
+        """Return the rows of L of some training points, in Fortran's order, and their triangles R.
 
         BLAS must be limited to one thread.
         """
@@ -158,7 +158,10 @@ class Inducing:
         lapack.solve_triangular_right(self.factor, L, n_threads)
         blocks = _diagonal_blocks(training.part(slice(piece.start, piece.stop)), n_threads)
         blocks -= lapack.explained_blocks(L, training.n_coord, n_threads)
-        return L, inverse_roots(blocks, lam)
+        roots, failed = lapack.inverse_roots(blocks, lam, BLOCK_SHIFT, n_threads)
+        if failed >= 0:
+            raise SolverError(not_positive_definite())
+        return L, roots
 
 
 def pieces_memory(n_train: int, n_coord: int, n_columns: int) -> int:
@@ -258,15 +261,6 @@ def factor_inner(inner: Array, n_threads: int) -> Array:
 def not_positive_definite() -> str:
     """Return the text of the error for an inner matrix that has no Cholesky factor."""
     return "The preconditioner is not positive definite: try a larger lambda or fewer inducing points."
-
-
-def inverse_roots(blocks: Any, lam: float, xp: ModuleType = np) -> Any:
-    """Return (blocks + lam I)^(-1/2), eigenvalues raised to the floor; on a device if `xp` is cupy."""
-    values, vectors = xp.linalg.eigh(blocks)
-    values += lam
-    largest = values.max(axis=1, keepdims=True)
-    values = xp.maximum(values, xp.maximum(_EIGENVALUE_FLOOR * largest, lam))
-    return xp.matmul(vectors / xp.sqrt(values)[:, None, :], vectors.swapaxes(1, 2))
 
 
 def factor_with_jitter(W: Any, lam: float, cholesky: Callable[[Any], bool], xp: ModuleType = np) -> Any:

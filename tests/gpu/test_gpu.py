@@ -13,6 +13,7 @@ from support.molecules import GROUPS, cyclic_group, random_molecules, symmetric_
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed: needed, with a device", exc_type=ImportError)
 
+from fastgdml import lapack  # noqa: E402
 from fastgdml.backend import resolve_backend  # noqa: E402
 from fastgdml.cell import Cell  # noqa: E402
 from fastgdml.errors import InsufficientMemoryError, UsageError  # noqa: E402
@@ -214,8 +215,10 @@ def test_roots_of_large_blocks():
     rng = np.random.default_rng(0)
     A = rng.normal(size=(40, 126, 126))
     A = A @ A.swapaxes(1, 2) / 126
-    roots = arrays.to_numpy(preconditioner.inverse_roots(cupy.asarray(A), 1e-10, cupy))
-    assert_close(roots, preconditioner.inverse_roots(A, 1e-10), 1e-10)
+    roots = arrays.to_numpy(gpu_preconditioner.inverse_roots(cupy.asarray(A), 1e-10, cupy))
+    triangles, failed = lapack.inverse_roots(A, 1e-10, preconditioner.BLOCK_SHIFT, 1)
+    assert failed == -1
+    assert_close(roots @ roots, triangles.swapaxes(1, 2) @ triangles, 1e-10)
 
 
 @pytest.mark.parametrize("n_devices", [1, 2, 3])

@@ -74,11 +74,11 @@ def test_the_preconditioner_without_points_is_that_of_the_others(energies, monke
     monkeypatch.setattr(low_rank, "_GRAM_BYTES", 8 * q * 6 * 2)  # in pieces
     left_out = np.array([1, 4, 5, 7, 11])
     U, root = P.rows.U.exact(np.arange(len(P.rows.U.factor))), P.rows.root
-    B = np.zeros((12 * q, 12 * q))
+    inverse = np.zeros((12 * q, 12 * q))
     for i, block in enumerate(root):
-        B[i * q : (i + 1) * q, i * q : (i + 1) * q] = np.linalg.inv(block)
+        inverse[i * q : (i + 1) * q, i * q : (i + 1) * q] = np.linalg.inv(block)
     kept = np.setdiff1d(np.arange(12 * q), (left_out[:, None] * q + np.arange(q)).ravel())
-    whole = B @ (np.eye(12 * q) + U @ U.T) @ B
+    whole = inverse @ (np.eye(12 * q) + U @ U.T) @ inverse.T
     r = np.zeros(12 * q)
     r[kept] = np.random.default_rng(0).normal(size=len(kept))
     expected = np.linalg.solve(whole[np.ix_(kept, kept)], r[kept])

@@ -44,11 +44,35 @@ def test_energies_in_the_equations(ethanol):
 @pytest.mark.parametrize(("m", "q"), [(0, 3), (5, 27), (300, 63)])  # the last are more than one thread multiplies
 def test_products_with_blocks(m, q):
     rng = np.random.default_rng(m)
-    blocks, x = rng.normal(size=(m, q, q)), rng.normal(size=m * q)
-    blocks += blocks.swapaxes(1, 2)
-    one, other = (lapack.multiply_blocks(blocks, x, n_threads) for n_threads in (1, 3))
-    np.testing.assert_array_equal(one, other)
-    np.testing.assert_allclose(one, np.einsum("iab,ib->ia", blocks, x.reshape(m, q)).ravel(), rtol=0, atol=1e-11)
+    R, x = np.tril(rng.normal(size=(m, q, q))), rng.normal(size=m * q)
+    for transposed, matrices in ((False, R), (True, R.swapaxes(1, 2))):
+        one, other = (lapack.multiply_triangles(R, x, transposed, n_threads) for n_threads in (1, 3))
+        np.testing.assert_array_equal(one, other)
+        expected = np.einsum("iab,ib->ia", matrices, x.reshape(m, q)).ravel()
+        np.testing.assert_allclose(one, expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("q", [1, 27, 63])
+def test_roots_of_blocks(q):
+    rng = np.random.default_rng(q)
+    A = rng.normal(size=(7, q, q))
+    A = A @ A.swapaxes(1, 2)
+    A[1] = 0.0  # what all columns explain
+    A[2] -= 2e-2 * np.linalg.norm(A[2]) * np.eye(q)  # has eigenvalues below the shift
+    (R, failed), (other, _) = (lapack.inverse_roots(A, 1e-3, 1e-2, n_threads) for n_threads in (1, 3))
+    assert failed == -1
+    np.testing.assert_array_equal(R, other)
+    np.testing.assert_array_equal(R, np.tril(R))
+    shift = 1e-3 + 1e-2 * np.linalg.norm(A, axis=(1, 2))
+    shift[2] = 1e-3 + 1e-1 * np.linalg.norm(A[2]) if q > 1 else shift[2]
+    shifted = A + shift[:, None, None] * np.eye(q)
+    np.testing.assert_allclose(R @ shifted @ R.swapaxes(1, 2), np.broadcast_to(np.eye(q), R.shape), rtol=0, atol=1e-10)
+
+
+def test_a_block_without_a_root_is_named():
+    blocks = np.stack([np.eye(3), np.diag([1.0, 1.0, np.nan]), np.zeros((3, 3))])
+    assert lapack.inverse_roots(blocks, 0.0, 1e-2, 2)[1] == 1
+    assert lapack.inverse_roots(blocks[[0, 2]], 0.0, 1e-2, 2)[1] == 1
 
 
 @pytest.mark.parametrize("n", [600, 1301])

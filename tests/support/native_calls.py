@@ -146,7 +146,8 @@ CALLS = {
         [positive(5), np.asfortranarray(np.ones((3, 5))), 2, 2],
     ),
     "add_gram": lambda: (_packed.add_gram, [np.ones((3, 5)), positive(5), 2]),
-    "multiply_blocks": lambda: (_packed.multiply_blocks, [np.ones((2, 3, 3)), np.ones(6), 2]),
+    "inverse_roots": lambda: (_packed.inverse_roots, [np.ones((2, 3, 3)), 1e-10, 1e-2, 2]),
+    "multiply_triangles": lambda: (_packed.multiply_triangles, [np.ones((2, 3, 3)), np.ones(6), True, 2]),
     "explained_blocks": lambda: (_packed.explained_blocks, [np.asfortranarray(np.ones((6, 5))), 3, 2]),
     "split_low_rank": lambda: (
         _packed.split_low_rank,
