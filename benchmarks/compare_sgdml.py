@@ -140,7 +140,7 @@ def measure_import(mode, case, repetitions):
 
 def measure_all(mode, case, repetitions, dataset):
     if mode == "fastgdml":
-        code = "import sys; from fastgdml.cli import main; sys.exit(main())"
+        code = "import sys; from fastgdml.__main__ import run; sys.exit(run())"
         extra = []
     else:
         code = "import numpy as np; np.in1d = np.isin; from sgdml.cli import main; main()"

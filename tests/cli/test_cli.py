@@ -541,3 +541,12 @@ def test_a_test_dataset_without_energies_is_found_out_first(capsys):
     assert run("all", *SMALL, "-t", "noE.npz") == 1
     assert "test dataset has no energies" in capsys.readouterr().err
     assert files() == ["noE.npz"]
+
+
+@pytest.mark.parametrize(("name", "status", "said"), [("ethanol", 0, "Atoms"), ("nothing.npz", 1, "nothing.npz")])
+def test_the_package_runs_as_a_program(name, status, said, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "fastgdml", "show", name], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == status
+    assert said in done.stdout + done.stderr

@@ -34,7 +34,7 @@ FLOORS = (
     "learning_curve doctor point_selection",
     "cluster report",
     "cli",
-    "compat",
+    "__main__ compat",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 
@@ -44,7 +44,7 @@ LATE = {"gpu", "cluster", "report"}
 IMPORTED_BY = {
     "_core": {"native"},
     "_packed": {"lapack"},
-    "cli": {"compat"},
+    "cli": {"__main__", "compat"},
     "drivers": {"compat", "labelling", "learning", "vibrations"},
     "compat": set(),
 }
