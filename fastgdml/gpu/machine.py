@@ -34,7 +34,10 @@ class Device(Machine):
 
     of_memory = " of device memory"
     # Of the order of an A100 or H100 in double precision, and fixed, like those of the processor.
-    rates = Rates(factor=30e12, entries=15e9, columns=15e9, blas=30e12, kernels=15e12, bytes=2e12, element=4.0)
+    rates = Rates(
+        factor=30e12, entries=15e9, columns=15e9, blas=30e12, blocks=1e12, kernels=15e12, bytes=2e12, element=4.0,
+        begin=0.02, turn=1e-3,
+    )  # fmt: skip
     compares = False
 
     def __init__(self, xp: ModuleType) -> None:

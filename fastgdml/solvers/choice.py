@@ -27,14 +27,15 @@ _log = logging.getLogger(__name__)
 
 SOLVERS = ("auto", "closed", "cg")
 
-# Up to this order the closed form takes less than half a second; an iteration is not worth the while.
-_SMALL_ORDER = 4500
+# Up to this order the closed form takes less than a tenth of a second; an iteration is not worth the while.
+_SMALL_ORDER = 2500
 # Columns are chosen to fill this share of the memory limit; temporary arrays of libraries take the rest.
 _SHARE_OF_MEMORY = 0.9
 # The iteration is begun if it is expected to take less than this share of the time of the closed form, with as many
-# columns as are built in the second share of that.
+# columns as are built in the second share of that, or in so many seconds.
 _SHARE_OF_ITERATION = 0.7
 _SHARE_OF_START = 0.07
+_LEAST_START = 0.03
 
 # What is said of options that exclude each other.
 STOPS_EARLY = (
@@ -235,13 +236,15 @@ def choose(equations: TrainingEquations, options: SolverOptions, machine: Machin
     # Built once, for all solutions.
     n_columns = min(counts, key=lambda k: solutions * cost.total(k, options.tol) - (solutions - 1) * cost.building(k))
     closed = closed_form_seconds(equations.order, machine.rates) if free_to_choose else math.inf
+    expected = n_columns
     if free_to_choose:
         reason, total = f"on two cores the closed form takes about {closed:.2g} s", cost.total(n_columns, options.tol)
-        affordable = [k for k in counts if k <= n_columns and cost.building(k) <= _SHARE_OF_START * closed]
+        stake = max(_SHARE_OF_START * closed, _LEAST_START)
+        affordable = [k for k in counts if k <= n_columns and cost.building(k) <= stake]
         if not affordable or total > _SHARE_OF_ITERATION * closed:
             return Plan(equations, options, machine, f"{reason}, an iteration perhaps {total:.2g} s")
         n_columns = affordable[-1]
-    course = Course(cost, counts, n_columns, closed)
+    course = Course(cost, counts, n_columns, closed, expected)
     return Plan(equations, options, machine, reason, iteration, iteration.choose_columns(n_columns), course)
 
 

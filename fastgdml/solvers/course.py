@@ -17,21 +17,25 @@ from .cost import Cost
 # Steps before the first look; then each time that these have become a quarter more.
 _FIRST_LOOK = 8
 _NEXT_LOOK = 1.25
-# Columns are added if that takes less than this share of the time that is left, at least this many times as many.
-_GAIN = 0.85
+# A residual that has not yet fallen after fewer steps says nothing.
+_BEGINNING = 24
+# Columns are added if that takes less than this share of the time that is left, at least and at most this many times as
+# many.
+_GAIN = 0.9
 _LEAST_GROWTH = 1.4
+_MOST_GROWTH = 2.5
 # With more columns steps become fewer with this power.
 _STEPS_POWER = 1.6
 # The closed form does not take over before steps have taken this share of its time: the first, above all those after a
 # change of columns, may change little.
-_PATIENCE = 0.05
-# After t steps an estimate of what is left may be too large by this over t.
+_PATIENCE = 0.03
+# After t steps an estimate of what is left may be too large by this over t: more columns than were expected to be best
+# are added only if they save time even then. For the same reason an iteration that seems too long is borne until it has
+# taken this share of the time of the closed form; then all of it may take as much more than the closed form.
 _DOUBT = 8
-# The closed form takes over from an iteration that has taken this share of its time, if that share of it is left.
 _SPENT = 0.4
-_LEFT = 0.7
 # No columns are added if what is spent by then exceeds this share of the time of the closed form.
-_STAKE = 0.4
+_STAKE = 0.5
 
 
 class Verdict(enum.Enum):
@@ -56,6 +60,8 @@ class Course:
         Those of the preconditioner now.
     closed_form : float
         Seconds of the closed form; infinity if there is none to go over to.
+    expected : int
+        The number of columns that was expected to be best.
     spent : float
         Seconds for what has been done.
     verdict : Verdict
@@ -68,6 +74,7 @@ class Course:
     counts: tuple[int, ...]
     n_columns: int
     closed_form: float = math.inf
+    expected: int = 0
     spent: float = 0.0
     verdict: Verdict = Verdict.GO_ON
     left: float = math.nan
@@ -84,15 +91,23 @@ class Course:
         if convergence.steps < self._look:
             return False
         self._look = math.ceil(_NEXT_LOOK * self._look)
+        steps, step = convergence.steps_left(), self.cost.step(self.n_columns)
+        if not math.isfinite(steps) and convergence.steps < _BEGINNING:
+            return False
         # Without rounding errors it ends after n steps, whatever the preconditioner.
-        steps, step = min(convergence.steps_left(), self.cost.n), self.cost.step(self.n_columns)
+        steps = min(steps, self.cost.n)
         taken, self.left = convergence.steps * step, steps * step
         spent = self.spent + taken
+        certain = steps / (1 + _DOUBT / convergence.steps)
         more, n_columns = min(
-            ((self._with(count, steps), count) for count in self.counts if self._may_take(count, spent)),
+            (
+                (self._with(count, steps), count)
+                for count in self.counts
+                if self._may_take(count, spent) and self._saves(count, steps if count <= self.expected else certain)
+            ),
             default=(math.inf, 0),
         )
-        if more < _GAIN * self.left and more < self.closed_form:
+        if more < self.closed_form:
             self.verdict, self.left = Verdict.ADD_COLUMNS, more
             self.n_columns = n_columns
         elif taken > _PATIENCE * self.closed_form and self.left > self._bearable(convergence.steps, spent):
@@ -104,12 +119,17 @@ class Course:
 
     def _bearable(self, steps: int, spent: float) -> float:
         """Return how much may be left, by an estimate after so many steps, before the closed form takes over."""
-        share = _LEFT if spent > _SPENT * self.closed_form else 1 + _DOUBT / steps
-        return share * self.closed_form
+        if spent > _SPENT * self.closed_form:
+            return (1 + _SPENT) * self.closed_form - spent
+        return (1 + _DOUBT / steps) * self.closed_form
 
     def _may_take(self, count: int, spent: float) -> bool:
-        enough = count >= _LEAST_GROWTH * self.n_columns
-        return enough and spent + self.cost.building(count) <= _STAKE * self.closed_form
+        fitting = _LEAST_GROWTH * self.n_columns <= count <= _MOST_GROWTH * self.n_columns
+        return fitting and spent + self.cost.building(count) <= _STAKE * self.closed_form
+
+    def _saves(self, count: int, steps: float) -> bool:
+        """Return whether so many columns save time where `steps` steps are left with those of now."""
+        return self._with(count, steps) < _GAIN * steps * self.cost.step(self.n_columns)
 
     def _with(self, count: int, steps: float) -> float:
         """Return the time that is left with so many columns, if it is `steps` steps with those of now."""

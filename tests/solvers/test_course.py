@@ -19,7 +19,7 @@ CLOSED_FORM = 4.7
 
 def course_of(falls, n_columns, steps, counts=COUNTS, closed_form=CLOSED_FORM):
     """Return a course after an iteration whose residual falls as exp(-falls(t)) for so many steps, or has stopped."""
-    course, convergence = Course(COST, counts, n_columns, closed_form), Convergence(1.0, 1e-4)
+    course, convergence = Course(COST, counts, n_columns, closed_form, max(counts)), Convergence(1.0, 1e-4)
     course.begin()
     for t in range(steps):
         convergence.record(math.exp(-2 * falls(t)))
@@ -73,6 +73,22 @@ def test_a_slow_iteration_gets_columns():
     assert course_of(lambda t: 0.05 * t**0.8, 500, 300, counts=(400, 500))[0].verdict is not Verdict.ADD_COLUMNS
 
 
+def test_more_columns_than_expected_need_certainty():
+    """After few steps an estimate may be far too large; the preconditioner that it would pay for is dear."""
+    looks = []
+    for expected in (2000, 500):
+        course, convergence = Course(COST, COUNTS, 500, math.inf, expected), Convergence(1.0, 1e-4)
+        course.begin()
+        for t in range(300):
+            convergence.record(math.exp(-2 * 0.08 * t**0.8))
+            if course.review(convergence):
+                break
+        assert course.verdict is Verdict.ADD_COLUMNS
+        assert course.n_columns <= 2.5 * 500
+        looks.append(convergence.steps)
+    assert looks[0] < looks[1]
+
+
 def test_a_hopeless_iteration_gives_way():
     for counts in (COUNTS, (500,)):
         course, _ = course_of(lambda t: 1e-3 * t, 500, 300, counts)
@@ -91,7 +107,7 @@ def test_a_wrong_start_costs_little(power, c):
 
     best = min(COUNTS, key=lambda k: COST.total(k, 1e-4))
     affordable = [k for k in COUNTS if k <= best and COST.building(k) <= choice._SHARE_OF_START * CLOSED_FORM]
-    course = Course(COST, COUNTS, affordable[-1], CLOSED_FORM)
+    course = Course(COST, COUNTS, affordable[-1], CLOSED_FORM, best)
     residual = 1.0
     for _ in range(10):
         course.begin()
@@ -115,13 +131,15 @@ def test_a_wrong_start_costs_little(power, c):
 
 
 def test_costs():
-    rates = Rates(factor=1e9, entries=1e7, columns=1e6, blas=1e9, kernels=1e8, bytes=1e9, begin=0.5, turn=0.25)
+    rates = Rates(
+        factor=1e9, entries=1e7, columns=1e6, blas=1e9, blocks=1e8, kernels=1e8, bytes=1e9, begin=0.5, turn=0.25
+    )
     cost = Cost(25, 108, 2e8, rates)
     assert cost.n == 2700
-    assert cost.step(100) == pytest.approx(0.25 + 2 + (2 * 2.25 * 2700 * 100 + 1.6e5) / 1e9)
-    assert cost.building(100) == pytest.approx(0.5 + 0.27 + (2 * 2700 * 1e4 + 2e6 / 3) / 1e9)
-    # four times as many labels, an eighth of the points, and twice for 1e-8
-    assert cost.steps(100, 1e-8) == pytest.approx(1.9 * 27**1.2 * 4**2.2 * 2 * 2)
+    assert cost.step(100) == pytest.approx(0.25 + 2 + (2 * 2.25 * 2700 * 100 + 1.6e5 + 16 * 2700 * 108) / 1e9)
+    assert cost.building(100) == pytest.approx(0.5 + 0.27 + (2 * 2700 * 1e4 + 2e6 / 3) / 1e9 + 25 * 108**3 / 1e8)
+    # as for 100 labels, an eighth of the points, and twice for 1e-8
+    assert cost.steps(100, 1e-8) == pytest.approx(2.3 * 27**1.3 * (100 / 27) ** 2.2 * 2 * 2)
     assert cost.total(100, 1e-8) == pytest.approx(cost.building(100) + cost.steps(100, 1e-8) * cost.step(100))
     counts = list(column_counts(5000, 63))
     assert counts[0] == 63
