@@ -33,7 +33,7 @@ _SMALL_ORDER = 2500
 _SHARE_OF_MEMORY = 0.9
 # The iteration is begun if it is expected to take less than this share of the time of the closed form, with as many
 # columns as are built in the second share of that, or in so many seconds.
-_SHARE_OF_ITERATION = 0.7
+_SHARE_OF_ITERATION = 0.85
 _SHARE_OF_START = 0.07
 _LEAST_START = 0.03
 

@@ -9,14 +9,14 @@ import numpy as np
 
 # Before anything is known, steps to a residual of 1e-4 are taken to be, of m points with q labels each,
 #
-#     2.3 (min(q, 100) / 27)^2.2 (200 / m)^(1/3) (n / k)^1.3.                                                (1)
+#     2.3 (min(q, 90) / 27)^2.2 (200 / m)^(1/3) (n / k)^1.3.                                                (1)
 #
 # With the factor 2.3 (q / 27)^2.2 come 2 to 4 for eight molecules of 8 to 12 atoms (q = 24 to 36), but 0.9 for benzene;
 # 15 to 22 for 70 to 1000 points of aspirin (q = 63), 14 to 27 for an alkane (132), 22 to 57 for methanol on copper
 # (162), at sigma 20 or 50 and lambda 1e-10. It falls with both.
 _STEPS = 2.3
 _SIZE_POWER = 2.2
-_MOST_LABELS = 100
+_MOST_LABELS = 90
 _COLUMNS_POWER = 1.3
 # Shares of the columns that are considered.
 SHARES = np.geomspace(1 / 400, 1 / 3, 24)

@@ -138,8 +138,8 @@ def test_costs():
     assert cost.n == 2700
     assert cost.step(100) == pytest.approx(0.25 + 2 + (2 * 2.25 * 2700 * 100 + 1.6e5 + 16 * 2700 * 108) / 1e9)
     assert cost.building(100) == pytest.approx(0.5 + 0.27 + (2 * 2700 * 1e4 + 2e6 / 3) / 1e9 + 25 * 108**3 / 1e8)
-    # as for 100 labels, an eighth of the points, and twice for 1e-8
-    assert cost.steps(100, 1e-8) == pytest.approx(2.3 * 27**1.3 * (100 / 27) ** 2.2 * 2 * 2)
+    # as for 90 labels, an eighth of the points, and twice for 1e-8
+    assert cost.steps(100, 1e-8) == pytest.approx(2.3 * 27**1.3 * (90 / 27) ** 2.2 * 2 * 2)
     assert cost.total(100, 1e-8) == pytest.approx(cost.building(100) + cost.steps(100, 1e-8) * cost.step(100))
     counts = list(column_counts(5000, 63))
     assert counts[0] == 63
