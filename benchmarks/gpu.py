@@ -417,7 +417,7 @@ def measure_iteration(cupy, molecule, n_train, goal, options, table):
     training = TrainingSet(x, g, GroupTables.from_perms(molecule.perms), 20.0)
     solver = IterativeSolver(TrainingEquations(R_train, training, molecule.lam, y), device)
     n, n_coord = solver.n, solver.n // n_train
-    k = choose_n_columns(n_train, n_coord, solver.product, room - solver.fixed_memory(), device)
+    k = choose_n_columns(solver.cost, room - solver.fixed_memory(), device)
     table.row(f"{name}: preparation, n = {n}, k = {k}", time.perf_counter() - start)
     v = cupy.asarray(np.random.default_rng(0).normal(size=n))
     seconds = best_of(lambda: solver.operator(v), cupy, 2)

@@ -159,8 +159,8 @@ def measure_stages(name: str, dataset: Dataset, n_train: int, n_steps: int = 20,
     y = task["F_train"].ravel() / task["F_train"].std()
     machine = processor()
     solver = IterativeSolver(TrainingEquations(task["R_train"], training, LAM, y), machine)
-    n, n_coord = solver.n, solver.n // n_train
-    k = n_columns or choose_n_columns(n_train, n_coord, solver.product, machine.limit(None), machine)
+    n = solver.n
+    k = n_columns or choose_n_columns(solver.cost, machine.limit(None), machine)
     print(f"{name}, {n_train} points, n = {n}, k = {k}:")
     watch, A, b = Stopwatch(), np.ones((2000, 2000)), np.ones(2**26)
     for _ in range(3):

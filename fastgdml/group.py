@@ -55,6 +55,11 @@ class GroupTables:
     moving_begin: IntArray
     moving: Int32Array
 
+    @property
+    def n_distinct(self) -> int:
+        """Number of atoms that the permutations tell apart: the orbits of the group."""
+        return len(np.unique(self.perm.min(axis=0)))
+
     @classmethod
     def from_perms(cls, perms: npt.ArrayLike) -> GroupTables:
         """Build the tables from permutations of atoms, shape (P, N).

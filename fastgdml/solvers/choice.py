@@ -15,7 +15,7 @@ from ..errors import InsufficientMemoryError, UsageError
 from ..progress import Callback, Step
 from ..types import Array, IntArray
 from .cholesky import solve_closed_form
-from .cost import Cost, closed_form_seconds
+from .cost import closed_form_seconds
 from .course import Course, Verdict
 from .equations import TrainingEquations
 from .folds import folds_of, leave_out
@@ -32,10 +32,12 @@ _SMALL_ORDER = 2500
 # Columns are chosen to fill this share of the memory limit; temporary arrays of libraries take the rest.
 _SHARE_OF_MEMORY = 0.9
 # The iteration is begun if it is expected to take less than this share of the time of the closed form, with as many
-# columns as are built in the second share of that, or in so many seconds.
-_SHARE_OF_ITERATION = 0.85
+# columns as are built in the second share of that; in the third if that is so many seconds at most, where to begin with
+# few and to go on with more saves nothing.
+_SHARE_OF_ITERATION = 0.75
 _SHARE_OF_START = 0.07
-_LEAST_START = 0.03
+_SHARE_OF_SHORT_START = 0.3
+_SHORT_START = 0.25
 
 # What is said of options that exclude each other.
 STOPS_EARLY = (
@@ -231,7 +233,7 @@ def choose(equations: TrainingEquations, options: SolverOptions, machine: Machin
     columns = _columns_of_earlier_run(iteration, options, machine, room)
     if columns is not None:
         return Plan(equations, options, machine, reason, iteration, columns)
-    cost = Cost(n_train, n_coord, iteration.product, machine.rates)
+    cost = iteration.cost
     solutions = 1 + _STEPS_OF_FOLD * options.n_std
     # Built once, for all solutions.
     n_columns = min(counts, key=lambda k: solutions * cost.total(k, options.tol) - (solutions - 1) * cost.building(k))
@@ -239,7 +241,7 @@ def choose(equations: TrainingEquations, options: SolverOptions, machine: Machin
     expected = n_columns
     if free_to_choose:
         reason, total = f"on two cores the closed form takes about {closed:.2g} s", cost.total(n_columns, options.tol)
-        stake = max(_SHARE_OF_START * closed, _LEAST_START)
+        stake = max(_SHARE_OF_START * closed, min(_SHARE_OF_SHORT_START * closed, _SHORT_START))
         affordable = [k for k in counts if k <= n_columns and cost.building(k) <= stake]
         if not affordable or total > _SHARE_OF_ITERATION * closed:
             return Plan(equations, options, machine, f"{reason}, an iteration perhaps {total:.2g} s")

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Before anything is known, steps to a residual of 1e-4 are taken to be, of m points with q labels each,
+# Before anything is known, steps to a residual of 1e-4 are taken to be, of m points with a atoms that the permutations
+# tell apart,
 #
-#     2.3 (min(q, 90) / 27)^2.2 (200 / m)^(1/3) (n / k)^1.3.                                                (1)
+#     7 (a / 9)^1.2 (200 / m)^(1/3) (n / k)^1.3.                                                           (1)
 #
-# With the factor 2.3 (q / 27)^2.2 come 2 to 4 for eight molecules of 8 to 12 atoms (q = 24 to 36), but 0.9 for benzene;
-# 15 to 22 for 70 to 1000 points of aspirin (q = 63), 14 to 27 for an alkane (132), 22 to 57 for methanol on copper
-# (162), at sigma 20 or 50 and lambda 1e-10. It falls with both.
-_STEPS = 2.3
-_SIZE_POWER = 2.2
-_MOST_LABELS = 90
+# For 7 (a / 9)^1.2 comes, with sigma 20 and lambda 1e-10 (by the formula): benzene 1.1 (1.2), propane 2.5 (2.8),
+# ethanol and acetamide 2.4 to 4.3 (4.6), without their symmetries 6 to 12 (7.5), propane without 12 (9.5), aspirin 16
+# to 22 (17), without 14 to 19 (21); with sigma 50 an alkane of 44 atoms 45 (50), methanol on copper 22 to 57 (61).
+_STEPS = 7.0
+_ATOMS_POWER = 1.2
 _COLUMNS_POWER = 1.3
 # Shares of the columns that are considered.
 SHARES = np.geomspace(1 / 400, 1 / 3, 24)
@@ -72,6 +72,8 @@ class Cost:
     ----------
     n_train, n_coord : int
         Number of training points, and of labels of each.
+    n_distinct : int
+        Number of atoms that the permutations tell apart.
     product : float
         Operations of one product K v.
     rates : Rates
@@ -80,6 +82,7 @@ class Cost:
 
     n_train: int
     n_coord: int
+    n_distinct: int
     product: float
     rates: Rates
 
@@ -101,7 +104,7 @@ class Cost:
 
     def steps(self, k: int, tol: float) -> float:
         """Return the number of steps to the tolerance with k columns that is expected before there are any, by (1)."""
-        c = _STEPS * (min(self.n_coord, _MOST_LABELS) / 27) ** _SIZE_POWER * (200 / self.n_train) ** (1 / 3)
+        c = _STEPS * (self.n_distinct / 9) ** _ATOMS_POWER * (200 / self.n_train) ** (1 / 3)
         return float(c * (self.n / k) ** _COLUMNS_POWER * max(np.log10(1 / tol) / 4, 0.25))
 
     def total(self, k: int, tol: float) -> float:

@@ -30,10 +30,11 @@ _STEPS_POWER = 1.6
 # change of columns, may change little.
 _PATIENCE = 0.03
 # After t steps an estimate of what is left may be too large by this over t: more columns than were expected to be best
-# are added only if they save time even then. For the same reason an iteration that seems too long is borne until it has
-# taken this share of the time of the closed form; then all of it may take as much more than the closed form.
+# are added only if they save time even then, and an iteration that seems longer than the closed form is borne for that
+# reason, until it has taken the second share of the time of the closed form. All of it may take the third at most.
 _DOUBT = 8
 _SPENT = 0.4
+_MOST = 2.2
 # No columns are added if what is spent by then exceeds this share of the time of the closed form.
 _STAKE = 0.5
 
@@ -120,7 +121,7 @@ class Course:
     def _bearable(self, steps: int, spent: float) -> float:
         """Return how much may be left, by an estimate after so many steps, before the closed form takes over."""
         if spent > _SPENT * self.closed_form:
-            return (1 + _SPENT) * self.closed_form - spent
+            return min(1.0, _MOST - spent / self.closed_form) * self.closed_form
         return (1 + _DOUBT / steps) * self.closed_form
 
     def _may_take(self, count: int, spent: float) -> bool:

@@ -97,9 +97,7 @@ def numbers_of_columns(n_train: int, n_coord: int, max_bytes: float, machine: Ma
     return fitting
 
 
-def choose_n_columns(
-    n_train: int, n_coord: int, product: float, max_bytes: float, machine: Machine, tol: float = 1e-4
-) -> int:
+def choose_n_columns(cost: Cost, max_bytes: float, machine: Machine, tol: float = 1e-4) -> int:
     """Return the number of columns within `max_bytes` with which the iterative solver should begin.
 
     Raises
@@ -107,8 +105,7 @@ def choose_n_columns(
     InsufficientMemoryError
         If there is no memory for the columns of a single training point.
     """
-    cost = Cost(n_train, n_coord, product, machine.rates)
-    counts = numbers_of_columns(n_train, n_coord, max_bytes, machine)
+    counts = numbers_of_columns(cost.n_train, cost.n_coord, max_bytes, machine)
     return min(counts, key=lambda k: (cost.total(k, tol), k))
 
 
@@ -166,6 +163,12 @@ class IterativeSolver:
     def product(self) -> float:
         """Operations of one product K v."""
         return float(self.operator.flops)
+
+    @property
+    def cost(self) -> Cost:
+        """What preconditioners and steps cost."""
+        n_distinct = self._training.tables.n_distinct
+        return Cost(self.n_train, self._n_coord, n_distinct, self.product, self.machine.rates)
 
     def fixed_memory(self) -> int:
         """Return the bytes that are needed whatever the number of columns; samples are held as vectors and J alpha."""

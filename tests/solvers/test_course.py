@@ -12,7 +12,7 @@ from fastgdml.solvers.cost import Cost, Rates, column_counts
 from fastgdml.solvers.course import Course, Verdict
 
 # 200 points of aspirin.
-COST = Cost(200, 63, 1.31e8, Rates())
+COST = Cost(200, 63, 18, 1.31e8, Rates())
 COUNTS = tuple(column_counts(12600, 63))
 CLOSED_FORM = 4.7
 
@@ -134,12 +134,12 @@ def test_costs():
     rates = Rates(
         factor=1e9, entries=1e7, columns=1e6, blas=1e9, blocks=1e8, kernels=1e8, bytes=1e9, begin=0.5, turn=0.25
     )
-    cost = Cost(25, 108, 2e8, rates)
+    cost = Cost(25, 108, 18, 2e8, rates)
     assert cost.n == 2700
     assert cost.step(100) == pytest.approx(0.25 + 2 + (2 * 2.25 * 2700 * 100 + 1.6e5 + 16 * 2700 * 108) / 1e9)
     assert cost.building(100) == pytest.approx(0.5 + 0.27 + (2 * 2700 * 1e4 + 2e6 / 3) / 1e9 + 25 * 108**3 / 1e8)
-    # as for 90 labels, an eighth of the points, and twice for 1e-8
-    assert cost.steps(100, 1e-8) == pytest.approx(2.3 * 27**1.3 * (90 / 27) ** 2.2 * 2 * 2)
+    # twice as many atoms as 9, an eighth of the points, and twice for 1e-8
+    assert cost.steps(100, 1e-8) == pytest.approx(7.0 * 27**1.3 * 2**1.2 * 2 * 2)
     assert cost.total(100, 1e-8) == pytest.approx(cost.building(100) + cost.steps(100, 1e-8) * cost.step(100))
     counts = list(column_counts(5000, 63))
     assert counts[0] == 63

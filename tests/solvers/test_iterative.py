@@ -23,6 +23,7 @@ from fastgdml.operator import KernelOperator
 from fastgdml.predict import GDMLPredict
 from fastgdml.solvers import choice, cost, low_rank, preconditioner
 from fastgdml.solvers.conjugate_gradients import iterate
+from fastgdml.solvers.cost import Cost
 from fastgdml.solvers.equations import TrainingEquations
 from fastgdml.solvers.iterative import choose_n_columns
 from fastgdml.solvers.low_rank import Gram, LowRank, n_large
@@ -442,13 +443,14 @@ def test_the_limit_that_would_do_is_said_and_does(ethanol, n_train, use_E_cstr):
 
 
 def test_number_of_columns_follows_from_memory():
-    free = choose_n_columns(500, 27, 2.5e8, 1e12, processor())
+    cost = Cost(500, 27, 6, 2.5e8, processor().rates)
+    free = choose_n_columns(cost, 1e12, processor())
     assert 300 < free < 4500
-    bound = choose_n_columns(500, 27, 2.5e8, 8e7, processor())
+    bound = choose_n_columns(cost, 8e7, processor())
     assert bound < free
     assert preconditioner.memory(500, 27, bound) <= 8e7
     with pytest.raises(InsufficientMemoryError, match="needs at least"):
-        choose_n_columns(500, 27, 2.5e8, 1e7, processor())
+        choose_n_columns(cost, 1e7, processor())
 
 
 MEMORY = """
