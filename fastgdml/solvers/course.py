@@ -28,7 +28,7 @@ _MOST_GROWTH = 2.5
 _STEPS_POWER = 1.6
 # The closed form does not take over before steps have taken this share of its time: the first, above all those after a
 # change of columns, may change little.
-_PATIENCE = 0.03
+_PATIENCE = 0.08
 # After t steps an estimate of what is left may be too large by this over t: more columns than were expected to be best
 # are added only if they save time even then, and an iteration that seems longer than the closed form is borne for that
 # reason, until it has taken the second share of the time of the closed form. All of it may take the third at most.

@@ -54,7 +54,7 @@ def test_nothing_falls():
     for energy in (1.0, 1.0, 2.0, math.nan, -1.0):
         convergence.record(energy)
     assert convergence.steps_left() == math.inf
-    assert course_of(lambda _t: 0.0, 500, 100)[0].verdict is Verdict.CLOSED_FORM
+    assert course_of(lambda _t: 0.0, 500, 200)[0].verdict is Verdict.CLOSED_FORM
 
 
 def test_a_fast_iteration_goes_on():
@@ -93,7 +93,7 @@ def test_a_hopeless_iteration_gives_way():
     for counts in (COUNTS, (500,)):
         course, _ = course_of(lambda t: 1e-3 * t, 500, 300, counts)
         assert course.verdict is Verdict.CLOSED_FORM
-        assert course.spent < 0.1 * CLOSED_FORM
+        assert course.spent < 0.15 * CLOSED_FORM
     assert course_of(lambda t: 1e-3 * t, 500, 300, (500,), math.inf)[0].verdict is Verdict.GO_ON
 
 
@@ -139,7 +139,7 @@ def test_costs():
     assert cost.step(100) == pytest.approx(0.25 + 2 + (2 * 2.25 * 2700 * 100 + 1.6e5 + 16 * 2700 * 108) / 1e9)
     assert cost.building(100) == pytest.approx(0.5 + 0.27 + (2 * 2700 * 1e4 + 2e6 / 3) / 1e9 + 25 * 108**3 / 1e8)
     # twice as many atoms as 9, an eighth of the points, and twice for 1e-8
-    assert cost.steps(100, 1e-8) == pytest.approx(7.0 * 27**1.3 * 2**1.2 * 2 * 2)
+    assert cost.steps(100, 1e-8) == pytest.approx(6.5 * 27**1.3 * 2**1.2 * 8**0.45 * 2)
     assert cost.total(100, 1e-8) == pytest.approx(cost.building(100) + cost.steps(100, 1e-8) * cost.step(100))
     counts = list(column_counts(5000, 63))
     assert counts[0] == 63
