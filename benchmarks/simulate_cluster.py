@@ -81,14 +81,14 @@ class Round:
 
 
 def rounds(problem: Problem, n_workers: int, hardware: Hardware) -> list[Round]:
-    """Return the two rounds of a step: K v and U^T B^(-1/2) A v; B^(-1/2) (B^(-1/2) r - U t)."""
+    """Return the two rounds of a step: K v and U^T R A v; R^T (R r - U t)."""
     n, k, w = problem.n, problem.n_columns, n_workers
-    # U is read once in each; the blocks of B^(-1/2), of doubles, once in the first and twice in the second.
-    low_rank, blocks = (size * n / w / hardware.memory for size in (Rates.element * k, 8.0 * 3 * problem.n_atoms))
+    # U is read once in each; the triangles R, of doubles, once in the first and twice in the second.
+    low_rank, triangles = (size * n / w / hardware.memory for size in (Rates.element * k, 4.0 * 3 * problem.n_atoms))
     product = problem.flops / w / hardware.kernels
     return [
-        Round("product", 8.0 * n, 8.0 * (n / w + k), {"K v": product, "U": low_rank + blocks}),
-        Round("apply", 8.0 * (n / w + k), 8.0 * n / w, {"U": low_rank + 2 * blocks}),
+        Round("product", 8.0 * n, 8.0 * (n / w + k), {"K v": product, "U": low_rank + triangles}),
+        Round("apply", 8.0 * (n / w + k), 8.0 * n / w, {"U": low_rank + 2 * triangles}),
     ]
 
 
