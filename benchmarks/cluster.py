@@ -147,7 +147,8 @@ def rates(task: dict, columns: np.ndarray, problem: Problem, n: int) -> tuple[fl
     with blas_threads(1):
         t = rows.project(v)[1]
         low_rank = best_of(lambda: (rows.project(v), rows.subtract(t, v.copy())))
-    n_bytes = 2 * problem.n * (Rates.element * len(columns) + 4.0 * training.n_coord)  # of U and of the triangles, twice
+    # U and the triangles are read twice.
+    n_bytes = 2 * problem.n * (Rates.element * len(columns) + 4.0 * training.n_coord)
     return problem.flops / product / n, n_bytes / low_rank / n
 
 

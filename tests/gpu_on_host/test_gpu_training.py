@@ -250,7 +250,8 @@ def test_the_iteration_takes_the_same_steps(energies, task, xp):
     tolerance = 1e-6 if xp is np else 1e-3
     on_device, on_cpu = (solver.solve(columns, tolerance) for solver in (ours, theirs))
     assert on_device.converged
-    assert abs(on_device.iterations - on_cpu.iterations) <= 0.1 * on_cpu.iterations + 2  # U is rounded in other coordinates
+    # U is rounded in other coordinates.
+    assert abs(on_device.iterations - on_cpu.iterations) <= 0.1 * on_cpu.iterations + 2
     product = KernelOperator(equations.training)
 
     def forces_and_energies(solution):
