@@ -52,6 +52,7 @@ CASES = (
     Case("md17_ethanol", 200, energies=True),
     Case("md17_ethanol", 400, energies=True),
     *(Case("xtb_ethanol", points) for points in (200, 500)),
+    *(Case("md17_ethanol_2000", 200, sig) for sig in (10, 20)),
     Case("xtb_aspirin", 200),
     Case("methanol_Cu100_train", 60, 50),
     Case("methanol_Cu100_train", 150, 50),
