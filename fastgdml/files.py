@@ -7,7 +7,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -66,14 +66,18 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         remove_leftovers(target.parent)
         file, name = _open_temporary(target.parent)
         try:
-            with file:
+            with ExitStack() as until_replaced:  # an open file is locked; others are taken for leftovers
+                until_replaced.enter_context(file)
                 yield file
                 file.flush()
                 _take_over(file, target)
                 os.fsync(file.fileno())
                 if name is None:
-                    name = _link(file, target.parent)
-            os.replace(name, target)
+                    name = _link(file, target.parent, until_replaced)
+                if fcntl is not None:
+                    os.replace(name, target)
+            if fcntl is None:  # Windows replaces by no open file
+                os.replace(name, target)
         finally:
             if name is not None:
                 name.unlink(missing_ok=True)
@@ -144,34 +148,41 @@ def _new_name(folder: Path) -> Path:
 def _open_temporary(folder: Path) -> tuple[BinaryIO, Path | None]:
     """Open a new file in a folder, and return its name, None if it has none."""
     if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
-        with suppress(
-            OSError
-        ):  # a file system that has no files without names, or other problems, which are told below
-            return os.fdopen(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666), "w+b"), None
+        # a file system that has no files without names, or other problems, which are told below
+        with suppress(OSError):
+            file = os.fdopen(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666), "w+b")
+            _lock(file)  # before it has a name
+            return file, None
     while True:
         name = _new_name(folder)
         file = open(name, "x+b")  # noqa: SIM115 (closed by the caller)
-        with suppress(OSError):  # a file system without locks
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(file)
         if name.exists():  # not taken for a leftover before it was locked
             return file, name
         file.close()
 
 
-def _link(file: BinaryIO, folder: Path) -> Path:
-    """Give a file without a name one in its folder."""
+def _lock(file: BinaryIO) -> None:
+    """Lock a file until it is closed, so that nobody takes it for a leftover."""
+    with suppress(OSError):  # a file system without locks
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _link(file: BinaryIO, folder: Path, until_replaced: ExitStack) -> Path:
+    """Give a file without a name one in its folder, or a copy of it, which then stays open."""
     name = _new_name(folder)
     descriptors = os.open("/proc/self/fd", os.O_RDONLY)
     try:  # only with a folder does Python follow the link to the open file
         os.link(str(file.fileno()), name, src_dir_fd=descriptors, follow_symlinks=True)
     except OSError:  # not every container lets it
         file.seek(0)
-        with open(name, "xb") as copy:
-            shutil.copyfileobj(file, copy)
-            copy.flush()
-            os.fchmod(copy.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode))
-            os.fsync(copy.fileno())
+        copy = until_replaced.enter_context(name.open("xb"))
+        _lock(copy)
+        shutil.copyfileobj(file, copy)
+        copy.flush()
+        os.fchmod(copy.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode))
+        os.fsync(copy.fileno())
     finally:
         os.close(descriptors)
     return name

@@ -29,7 +29,7 @@ class Rates:
 
     They are fixed, those of two cores with AVX-512 whose matrix products reach 100 Gflop/s, and not measured on the
     spot: the same task has the same solution wherever and whenever it is solved. With them (27 cases, 1350 to 27,000
-    unknowns) preconditioners and steps take the time of the model within 25%, but for steps on data of a few MB.
+    unknowns) preconditioners and steps take the time of the model within 30%.
 
     Attributes
     ----------

@@ -82,6 +82,22 @@ def test_what_kills_left_is_removed_and_what_is_being_written_is_not(tmp_path, m
     require_writable(tmp_path)
 
 
+@pytest.mark.usefixtures("way")
+@pytest.mark.skipif(files.fcntl is None, reason="this system has no locks")
+def test_nobody_takes_a_file_away_before_it_is_in_place(tmp_path, monkeypatch):
+    """It has a name for a moment; whoever tidies up the folder then must leave it alone."""
+    replace = os.replace
+
+    def tidied_before(*paths):
+        remove_leftovers(tmp_path)
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", tidied_before)
+    write(tmp_path / "a", b"all")
+    assert (tmp_path / "a").read_bytes() == b"all"
+    assert os.listdir(tmp_path) == ["a"]
+
+
 def test_errors_are_told_in_a_line(tmp_path):
     with pytest.raises(FileFormatError, match="could not be written: No such file or directory"):
         write(tmp_path / "no" / "a", b"")
