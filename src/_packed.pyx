@@ -357,22 +357,20 @@ def inverse_roots(const double[:, :, ::1] blocks not None, double lam, double sh
     """
     cdef:
         int m = <int> blocks.shape[0], q = <int> blocks.shape[1], i
-        int n_used = threads_of(n_threads, m)
     require(blocks.shape[2] == q, f"blocks are {q} by {blocks.shape[2]}")
     found = np.zeros((m, q, q))
     if m * q == 0:
         return found, -1
     cdef:
         double[:, :, ::1] roots = found
-        double[:, :, ::1] work = np.empty((n_used, q, q))
         int[::1] info = np.zeros(m, dtype=np.intc)
-    for i in prange(m, nogil=True, num_threads=n_used, schedule="static"):
-        info[i] = inverse_root(q, &blocks[i, 0, 0], lam, share, &work[threadid(), 0, 0], &roots[i, 0, 0])
+    for i in prange(m, nogil=True, num_threads=threads_of(n_threads, m), schedule="static"):
+        info[i] = inverse_root(q, &blocks[i, 0, 0], lam, share, &roots[i, 0, 0])
     bad = np.flatnonzero(info)
     return found, int(bad[0]) if len(bad) else -1
 
 
-cdef int inverse_root(int q, const double *block, double lam, double share, double *work, double *root) noexcept nogil:
+cdef int inverse_root(int q, const double *block, double lam, double share, double *root) noexcept nogil:
     """Set the lower triangle R, R^T R = (B + s I)^-1; return whether it does not exist."""
     cdef:
         int64_t size = <int64_t> q * q, j
@@ -386,17 +384,17 @@ cdef int inverse_root(int q, const double *block, double lam, double share, doub
         return 1
     for _attempt in range(ROOT_TRIES):
         for j in range(size):
-            work[j] = block[j]
+            root[j] = block[j]
         for r in range(q):
-            work[<int64_t> r * (q + 1)] += lam + share * norm
+            root[<int64_t> r * (q + 1)] += lam + share * norm
         # The upper triangle in Fortran's order is the lower one here.
-        dpotrf(&upper, &q, work, &q, &info)
+        dpotrf(&upper, &q, root, &q, &info)
         if info == 0:
-            dtrtri(&upper, &general, &q, work, &q, &info)
+            dtrtri(&upper, &general, &q, root, &q, &info)
         if info == 0:
             for r in range(q):
-                for c in range(r + 1):
-                    root[<int64_t> r * q + c] = work[<int64_t> r * q + c]
+                for c in range(r + 1, q):
+                    root[<int64_t> r * q + c] = 0.0
             return 0
         share = 10.0 * share
     return 1

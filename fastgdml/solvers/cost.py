@@ -12,9 +12,9 @@ import numpy as np
 #
 #     6.5 (a / 9)^1.2 (200 / m)^0.45 (n / k)^1.3.                                                            (1)
 #
-# For 6.5 (a / 9)^1.2 comes, with sigma 20 and lambda 1e-10 (by the formula): benzene 1.1 (1.1), propane 2.5 (2.5),
-# ethanol and acetamide 2.7 to 4.1 (4.0), without their symmetries 7 to 10 (6.5), propane without 12 (8.3), aspirin 18
-# to 24 (16), without 13 to 19 (18); with sigma 50 an alkane of 44 atoms 42 (44), methanol on copper 20 to 56 (53).
+# For 6.5 (a / 9)^1.2 comes, with sigma 20 and lambda 1e-10 (by the formula): benzene 1.0 (1.1), propane 2.4 (2.5),
+# ethanol 2.7 to 3.7 (4.0), acetamide 4.0 (4.8), without their symmetries propane 12 (8.3) and ethanol 6.7 to 11 (6.5),
+# aspirin 17 to 24 (16), without 13 to 19 (18); with sigma 50 an alkane of 44 atoms 25 to 37 (44).
 _STEPS = 6.5
 _ATOMS_POWER = 1.2
 _POINTS_POWER = 0.45

@@ -250,8 +250,9 @@ def test_the_iteration_takes_the_same_steps(energies, task, xp):
     tolerance = 1e-6 if xp is np else 1e-3
     on_device, on_cpu = (solver.solve(columns, tolerance) for solver in (ours, theirs))
     assert on_device.converged
-    # U is rounded in other coordinates.
-    assert abs(on_device.iterations - on_cpu.iterations) <= 0.1 * on_cpu.iterations + 2
+    # On a device U is rounded to floats, and in other coordinates.
+    share = 0.05 if xp is np else 0.1
+    assert abs(on_device.iterations - on_cpu.iterations) <= share * on_cpu.iterations + 2
     product = KernelOperator(equations.training)
 
     def forces_and_energies(solution):
