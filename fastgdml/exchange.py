@@ -13,12 +13,12 @@ import io
 import logging
 import os
 import pickle
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from .archive import NewArchive
 from .cell import Cell
 from .errors import DataError
 from .model import normalize_model, save_model
@@ -108,11 +108,12 @@ def export_sgdml(path: str | os.PathLike[str], model: Mapping[str, Any]) -> None
             entries["sig"],
         )
     objects = {key: entries.pop(key) for key in _ERRORS if key in entries}
-    with replacing(path, SGDML_MODEL) as file:
-        np.savez(file, **{key: np.asanyarray(value) for key, value in entries.items()})
-        with zipfile.ZipFile(file, "a") as archive:
-            for key, value in objects.items():
-                archive.writestr(zipfile.ZipInfo(f"{key}.npy"), _pickled(value))
+    with replacing(path, SGDML_MODEL) as file, NewArchive(file) as archive:
+        for key, value in entries.items():
+            archive.add(key, np.asanyarray(value))
+        for key, value in objects.items():
+            with archive.entry(key) as member:
+                member.write(_pickled(value))
 
 
 def _pickled(value: dict[str, float]) -> bytes:

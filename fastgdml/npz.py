@@ -21,6 +21,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 
 from . import memory
+from .archive import NewArchive, open_archive
 from .errors import FileFormatError, InsufficientMemoryError, UsageError
 from .files import path_type, require_writable, short, written_whole
 from .plain_pickles import UnsafePickleError, are_characters, load_plain
@@ -307,8 +308,9 @@ def save_npz(
         if array.dtype.hasobject:
             raise FileFormatError(f"{path}: entry '{key}' holds Python objects, which are never written.")
     kind = _kind(type_of(entries), entries)
-    with replacing(path, kind, also) as file:
-        (np.savez_compressed if compress else np.savez)(file, **arrays)
+    with replacing(path, kind, also) as file, NewArchive(file, compress) as archive:
+        for key, array in arrays.items():
+            archive.add(key, array)
 
 
 @contextmanager
@@ -337,48 +339,6 @@ def replacing(path: str | os.PathLike[str], kind: str, also: Collection[str] = (
 
 
 # ---- members of an archive --------------------------------------------------------------------------------------
-
-
-def open_archive(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
-    """Open an npz archive and return its arrays by key; nothing is inflated.
-
-    Raises
-    ------
-    FileFormatError
-        If members are encrypted, have the same name, are compressed as NumPy never does, or claim to be larger than
-        what is stored could become.
-    zipfile.BadZipFile
-        If it is no archive.
-    """
-    archive = zipfile.ZipFile(path)
-    try:
-        members: dict[str, zipfile.ZipInfo] = {}
-        for info in archive.infolist():
-            key = info.filename.removesuffix(".npy")
-            if key == info.filename:
-                continue
-            if key in members:
-                raise FileFormatError(f"{path} has two entries named '{key}': it is damaged, or made to mislead.")
-            if info.flag_bits & 0x1:
-                raise FileFormatError(f"{path}: {key} is encrypted, which no npz file is.")
-            if info.compress_type not in _METHODS:
-                raise FileFormatError(
-                    f"{path}: {key} is compressed by a method (number {info.compress_type}) that NumPy does not use."
-                )
-            if info.file_size > _METHODS[info.compress_type] * info.compress_size + 64:
-                raise FileFormatError(
-                    f"{path}: {key} claims {info.file_size:,} bytes, more than the {info.compress_size:,} that are "
-                    "stored could become. The file is damaged."
-                )
-            members[key] = info
-        return archive, members
-    except BaseException:
-        archive.close()
-        raise
-
-
-# How NumPy stores entries, and by how much each method can shrink them.
-_METHODS = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1040}
 
 
 def require_memory(n_bytes: int, path: str | os.PathLike[str]) -> None:

@@ -21,9 +21,10 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from ..archive import NewArchive, open_archive
 from ..errors import DataError, FileFormatError
 from ..files import open_locked
-from ..npz import DATASET, load_npz, open_archive, read_header, replacing, require_memory, text
+from ..npz import DATASET, load_npz, read_header, replacing, require_memory, text
 from .frames import Array, Facts, Frames, FrameSource, ReadOptions, chunk_frames
 from .names import choose_energy, choose_forces, is_gradient
 
@@ -394,7 +395,7 @@ class Spool:
         if facts.perms is not None:
             entries["perms"] = facts.perms
         n = self.n if order is None else len(order)
-        with replacing(path, DATASET) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        with replacing(path, DATASET) as file, NewArchive(file, compress=True) as archive:
             for key in fields:
                 if key == "lattice" and self.has_one_lattice:
                     entries["lattice"] = self.read(slice(0, 1)).lattice[0]  # type: ignore[index]
@@ -402,7 +403,7 @@ class Spool:
                 statistics = _Statistics()
                 digest = digests.setdefault(key, hashlib.md5(usedforsecurity=False))
                 shape = (n, *self._state["keys"][key])
-                with archive.open(_member(key), "w", force_zip64=True) as member:
+                with archive.entry(key) as member:
                     _write_header(member, shape, np.dtype(np.float64))
                     for rows in self._pieces(key, order):
                         member.write(rows.data)
@@ -418,8 +419,7 @@ class Spool:
             if "F" in fields:
                 entries["md5"] = fingerprint
             for key, value in entries.items():
-                with archive.open(_member(key), "w") as member:
-                    np.lib.format.write_array(member, np.asanyarray(value), allow_pickle=False)
+                archive.add(key, np.asanyarray(value))
         return fingerprint
 
     def _pieces(self, key: str, order: npt.NDArray[np.integer[Any]] | None) -> Iterator[Array]:
@@ -461,13 +461,6 @@ class Spool:
 
 def _row_bytes(shape: list[int]) -> int:
     return 8 * int(np.prod(shape, dtype=np.int64))
-
-
-def _member(key: str) -> zipfile.ZipInfo:
-    """Return the entry of an array in an archive; without the time, so that equal data make equal files."""
-    info = zipfile.ZipInfo(f"{key}.npy")
-    info.compress_type = zipfile.ZIP_DEFLATED
-    return info
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

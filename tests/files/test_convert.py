@@ -405,7 +405,9 @@ def test_parts_that_are_damaged(water, here):
     Path("a.npz.part/R.bin").write_bytes(b"half")
     convert(["water.npz"], "a.npz", write=resume)
     same(load_dataset("a.npz"), load_dataset("water.npz"))
-    Sink("b.npz", Reader(["water.npz"]), WriteOptions(), {}).keep()
+    reader = Reader(["water.npz"])
+    Sink("b.npz", reader, WriteOptions(), {}).keep()
+    reader.close()
     for state in ("[]", "{", '{"n": 2}', '{"n": 10, "keys": {"R": [3, 3]}, "job": {}}'):
         Path("b.npz.part/state.json").write_text(state)
         Path("b.npz.part/R.bin").write_bytes(b"short")

@@ -1,6 +1,8 @@
 import datetime
+import gc
 import os
 import pickle
+import sys
 import zipfile
 
 import numpy as np
@@ -78,6 +80,55 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(FileFormatError, match="No space left"):
         save_npz(path, {"x": np.zeros(3)})
     assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+
+
+def interrupted_at(line, function, *arguments):
+    """Call a function, interrupted before the given line of those that it runs; return whether it has so many."""
+    left = line
+
+    def trace(frame, event, _):
+        nonlocal left
+        if frame.f_code.co_name == "__del__":  # Python lets no exception out of these
+            return None
+        if event == "line":
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+        return trace
+
+    previous = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function(*arguments)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(previous)
+    return False
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # interrupted before anybody had them to close
+@pytest.mark.parametrize("compress", [False, True])
+def test_an_interruption_at_any_line_leaves_a_whole_file_and_says_nothing(tmp_path, monkeypatch, compress):
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda event: said.append(f"{event.object}: {event.exc_value!r}"))
+    path = tmp_path / "a.npz"
+    whole = []
+    for value in (0.0, 1.0):
+        save_npz(path, {"x": np.full(3, value), "y": value}, compress)
+        whole.append(path.read_bytes())
+    line, seen = 0, set()
+    while interrupted_at(line, save_npz, path, {"x": np.zeros(3), "y": 0.0}, compress):
+        content = path.read_bytes()
+        assert content in whole, line
+        seen.add(whole.index(content))
+        path.write_bytes(whole[1])
+        line += 1
+    gc.collect()  # no file is left to warn in another test
+    assert line > 300
+    assert seen == {0, 1}
+    assert said == []
     assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 FLOORS = (
     "_version errors types elements length_scale _core _packed",
     "native",
-    "files memory plain_pickles progress backend c_library perms",
+    "files archive memory plain_pickles progress backend c_library perms",
     "threads npz lapack",
     "ipi_client units entries config cell catalog search_events",
     "descriptor",
