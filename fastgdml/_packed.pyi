@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 _F8 = npt.NDArray[np.float64]
+_F4 = npt.NDArray[np.float32]
 
 def add_blocks(a: _F8, n: int, begin: npt.NDArray[np.int64], blocks: _F8) -> None: ...
 def cholesky(a: _F8, n: int, n_threads: int, tile: int = ...) -> int: ...
@@ -21,17 +22,23 @@ def split_low_rank(
     low_rank: _F8,
     roots: _F8,
     order: npt.NDArray[np.int64],
-    large: npt.NDArray[np.float32],
+    large: _F4,
     small: npt.NDArray[np.int16],
     factor: _F8,
     exact_large: _F8,
-    exact_small: npt.NDArray[np.float32],
+    exact_small: _F4,
     n_threads: int,
 ) -> None: ...
 def add_split_gram(
     exact_large: _F8,
-    exact_small: npt.NDArray[np.float32],
+    exact_small: _F4,
     gram: _F8,
-    gram_small: npt.NDArray[np.float32],
+    gram_small: _F4,
     n_threads: int,
 ) -> None: ...
+def set_residual(
+    residual: _F4, n: int, first: int, columns: _F8, low_rank: _F8, shift: float, n_threads: int
+) -> None: ...
+def isolate(a: _F4, n: int, rows: npt.NDArray[np.int64]) -> None: ...
+def cholesky_single(a: _F4, n: int, n_threads: int, tile: int = ...) -> int: ...
+def solve_single(a: _F4, rhs: _F4, n_threads: int) -> _F4: ...

@@ -170,7 +170,13 @@ def assemble_selected(training: TrainingSet, rows: Coordinates, n_threads: int |
 
 
 def assemble_rows(
-    training: TrainingSet, points: range, col_points: IntArray, cols: Coordinates, n_threads: int | None = None
+    training: TrainingSet,
+    points: range,
+    col_points: IntArray,
+    cols: Coordinates,
+    n_threads: int | None = None,
+    rows: Coordinates | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Assemble the rows of a range of training points, and of some columns.
 
@@ -186,17 +192,21 @@ def assemble_rows(
         Which of their coordinates.
     n_threads : int, optional
         Number of threads; all by default.
+    rows : Coordinates, optional
+        The coordinates of each training point that are rows of the whole matrix; all by default.
+    out : ndarray, optional
+        Where to put them, at least as many elements in one dimension; new memory by default.
 
     Returns
     -------
-    ndarray, shape (n_coord len(points), cols.size)
-        In Fortran order.
+    ndarray, shape (n, cols.size)
+        In Fortran order, n rows of these points.
     """
-    n_coord = training.n_coord
-    full = Coordinates.full(training.n_train, n_coord)
-    begin = np.clip(full.begin - points.start * n_coord, 0, len(points) * n_coord)
-    rows = Coordinates(begin, full.coord[: len(points) * n_coord])
-    K = np.empty((rows.size, cols.size), order="F")
+    rows = Coordinates.full(training.n_train, training.n_coord) if rows is None else rows
+    first, last = rows.begin[points.start], rows.begin[points.stop]
+    rows = Coordinates(np.clip(rows.begin - first, 0, last - first), rows.coord[first:last])
+    size = rows.size * cols.size
+    K = (np.empty(size) if out is None else out[:size]).reshape(rows.size, cols.size, order="F")
     _fill(training, _Target(rows, col_points, cols, K.ravel("K"), points=points), n_threads)
     return K
 

@@ -30,7 +30,7 @@ from .native import _core
 from .pair_types import PairClasses, orbits, types
 from .progress import Callback, Step
 from .properties import Properties
-from .solvers.cholesky import solve_closed_form
+from .solvers.cholesky import solve_once
 from .solvers.equations import TrainingEquations
 from .solvers.processor import processor
 from .task import Task, TaskArrays
@@ -371,7 +371,7 @@ class _Judge:
         periodic = points.cell is not None
         training = TrainingSet(x, g, system.tables, sig)
         equations = TrainingEquations(points.R, training, system.lam, points.F.ravel() / std, None, periodic)
-        alphas = solve_closed_form(equations, self._machine).alphas_F.reshape(len(x), -1)
+        alphas = solve_once(equations, self._machine).alphas_F.reshape(len(x), -1)
         native = ModelArrays(
             z=np.asarray(system.z),
             pair_images=system.tables.pair,

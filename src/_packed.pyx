@@ -12,25 +12,29 @@ from libc.stdint cimport int16_t, int64_t
 
 import numpy as np
 
-from scipy.linalg.cython_blas cimport dgemm, dgemv, dsyrk, dtrsm, dtrsv, sgemm, ssyrk
-from scipy.linalg.cython_lapack cimport dpftrs, dpotrf, dtrtri
+from scipy.linalg.cython_blas cimport (
+    dgemm, dgemv, dsyrk, dtrsm, dtrsv, sgemm, sgemv, ssyrk, strsm, strsv,
+)
+from scipy.linalg.cython_lapack cimport dpftrs, dpotrf, dtrtri, spotrf
 
 from gdml cimport gdml_rfp_index
 
 
 cdef extern from "cholesky.h" nogil:
     ctypedef struct gdml_blas:
-        void (*gemm)(char *, char *, int *, int *, int *, double *, double *, int *, double *, int *, double *,
-                     double *, int *) noexcept nogil
-        void (*syrk)(char *, char *, int *, int *, double *, double *, int *, double *, double *, int *) noexcept nogil
-        void (*trsm)(char *, char *, char *, char *, int *, int *, double *, double *, int *, double *,
+        size_t size
+        void *one
+        void *minus_one
+        void (*gemm)(char *, char *, int *, int *, int *, void *, void *, int *, void *, int *, void *, void *,
                      int *) noexcept nogil
-        void (*potrf)(char *, int *, double *, int *, int *) noexcept nogil
+        void (*syrk)(char *, char *, int *, int *, void *, void *, int *, void *, void *, int *) noexcept nogil
+        void (*trsm)(char *, char *, char *, char *, int *, int *, void *, void *, int *, void *, int *) noexcept nogil
+        void (*potrf)(char *, int *, void *, int *, int *) noexcept nogil
     ctypedef struct gdml_symmetric:
         int n, n1, ld, ld_rectangle
-        double *leading
-        double *rectangle
-        double *trailing
+        void *leading
+        void *rectangle
+        void *trailing
     ctypedef struct gdml_tile_task:
         int i, rows, j, columns, k
     ctypedef struct gdml_factorization:
@@ -92,6 +96,7 @@ cdef enum:
     COLUMNS = 32  # of a matrix that is multiplied by a vector
     LEAF = 128  # order of triangles that LAPACK inverts
     SIDES = 64  # right-hand sides
+    PANEL = 128  # columns that a low-rank part is subtracted from
 
 # Order of the tiles of a factorisation: the products of smaller ones are slower, of larger ones there are too few.
 TILE_ORDER = 320
@@ -161,22 +166,73 @@ cdef int invert(char uplo, int n, double *a, int lda, int leaf, int n_threads) e
     return info + n1 if info else 0
 
 
-cdef gdml_symmetric parts_of(double[::1] a, int n) except *:
+ctypedef fused real:
+    float
+    double
+
+
+cdef gdml_symmetric parts_of(real[::1] a, int n) except *:
     """Return the parts of a packed matrix."""
     cdef:
         gdml_symmetric p
-        double *data = &a[0] if a.shape[0] else NULL
-    require_packed(a, n)
+        real *data = &a[0] if a.shape[0] else NULL
+    require(n >= 0 and a.shape[0] == <int64_t> n * (n + 1) // 2,
+            f"a has {a.shape[0]} elements, no packed matrix of order {n}")
     p.n = n
     p.n1 = n - n // 2
     p.ld = p.ld_rectangle = n + 1 if n % 2 == 0 else n
     p.leading = data + (1 if n % 2 == 0 else 0)
-    p.rectangle = p.leading + p.n1
+    p.rectangle = data + (1 if n % 2 == 0 else 0) + p.n1
     p.trailing = data + (0 if n % 2 == 0 else n)
     return p
 
 
-cdef int factorize(gdml_symmetric matrix, bint solves, int tile, int n_threads) except -1:
+cdef void gemm_double(char *ta, char *tb, int *m, int *n, int *k, void *alpha, void *a, int *lda, void *b, int *ldb,
+                      void *beta, void *c, int *ldc) noexcept nogil:
+    dgemm(ta, tb, m, n, k, <double *> alpha, <double *> a, lda, <double *> b, ldb, <double *> beta, <double *> c, ldc)
+
+
+cdef void gemm_single(char *ta, char *tb, int *m, int *n, int *k, void *alpha, void *a, int *lda, void *b, int *ldb,
+                      void *beta, void *c, int *ldc) noexcept nogil:
+    sgemm(ta, tb, m, n, k, <float *> alpha, <float *> a, lda, <float *> b, ldb, <float *> beta, <float *> c, ldc)
+
+
+cdef void syrk_double(char *uplo, char *trans, int *n, int *k, void *alpha, void *a, int *lda, void *beta, void *c,
+                      int *ldc) noexcept nogil:
+    dsyrk(uplo, trans, n, k, <double *> alpha, <double *> a, lda, <double *> beta, <double *> c, ldc)
+
+
+cdef void syrk_single(char *uplo, char *trans, int *n, int *k, void *alpha, void *a, int *lda, void *beta, void *c,
+                      int *ldc) noexcept nogil:
+    ssyrk(uplo, trans, n, k, <float *> alpha, <float *> a, lda, <float *> beta, <float *> c, ldc)
+
+
+cdef void trsm_double(char *side, char *uplo, char *trans, char *diag, int *m, int *n, void *alpha, void *a, int *lda,
+                      void *b, int *ldb) noexcept nogil:
+    dtrsm(side, uplo, trans, diag, m, n, <double *> alpha, <double *> a, lda, <double *> b, ldb)
+
+
+cdef void trsm_single(char *side, char *uplo, char *trans, char *diag, int *m, int *n, void *alpha, void *a, int *lda,
+                      void *b, int *ldb) noexcept nogil:
+    strsm(side, uplo, trans, diag, m, n, <float *> alpha, <float *> a, lda, <float *> b, ldb)
+
+
+cdef void potrf_double(char *uplo, int *n, void *a, int *lda, int *info) noexcept nogil:
+    dpotrf(uplo, n, <double *> a, lda, info)
+
+
+cdef void potrf_single(char *uplo, int *n, void *a, int *lda, int *info) noexcept nogil:
+    spotrf(uplo, n, <float *> a, lda, info)
+
+
+cdef double ONE = 1.0, MINUS_ONE = -1.0
+cdef float ONE_SINGLE = 1.0, MINUS_ONE_SINGLE = -1.0
+cdef gdml_blas DOUBLE = gdml_blas(sizeof(double), &ONE, &MINUS_ONE, gemm_double, syrk_double, trsm_double, potrf_double)
+cdef gdml_blas SINGLE = gdml_blas(sizeof(float), &ONE_SINGLE, &MINUS_ONE_SINGLE, gemm_single, syrk_single, trsm_single,
+                                  potrf_single)
+
+
+cdef int factorize(gdml_blas blas, gdml_symmetric matrix, bint solves, int tile, int n_threads) except -1:
     """Cholesky factor in place, or only the rectangle divided. Returns LAPACK's info."""
     require(tile > 0, f"tiles of order {tile}")
     cdef:
@@ -187,8 +243,7 @@ cdef int factorize(gdml_symmetric matrix, bint solves, int tile, int n_threads) 
         int most = threads_of(n_threads, 1024) * max(1, <int> min(STRIDE / (8.0 * tile ** 3), 1e5))
         int[:, ::1] tasks = np.empty((most, 5), dtype=np.intc)
         gdml_tile_task *data = <gdml_tile_task *> &tasks[0, 0]
-    f.matrix, f.solves, f.tile, f.progress = matrix, solves, tile, &progress[0]
-    f.blas.gemm, f.blas.syrk, f.blas.trsm, f.blas.potrf = dgemm, dsyrk, dtrsm, dpotrf
+    f.blas, f.matrix, f.solves, f.tile, f.progress = blas, matrix, solves, tile, &progress[0]
     with nogil:
         gdml_factorization_begin(&f)
         while f.info == 0:
@@ -205,7 +260,7 @@ def cholesky(double[::1] a not None, int n, int n_threads, int tile=TILE_ORDER):
 
     Ctrl-C acts within a fraction of a second, also on matrices that take minutes; so it does in what follows.
     """
-    return factorize(parts_of(a, n), False, tile, n_threads)
+    return factorize(DOUBLE, parts_of(a, n), False, tile, n_threads)
 
 
 def solve(double[::1] a not None, int n, double[::1] rhs not None, int n_threads):
@@ -231,11 +286,11 @@ def invert_factor(double[::1] a not None, int n, int n_threads, int leaf=LEAF):
         return 0
     with nogil:
         if n2 > 0:
-            divide(b"L", b"U", b"T", n2, p.n1, -1.0, p.trailing, p.rectangle, p.ld, n_threads)
-            divide(b"R", b"L", b"N", n2, p.n1, 1.0, p.leading, p.rectangle, p.ld, n_threads)
-        info = invert(b"L", p.n1, p.leading, p.ld, leaf, n_threads)
+            divide(b"L", b"U", b"T", n2, p.n1, -1.0, <double *> p.trailing, <double *> p.rectangle, p.ld, n_threads)
+            divide(b"R", b"L", b"N", n2, p.n1, 1.0, <double *> p.leading, <double *> p.rectangle, p.ld, n_threads)
+        info = invert(b"L", p.n1, <double *> p.leading, p.ld, leaf, n_threads)
         if info == 0 and n2 > 0:
-            info = invert(b"U", n2, p.trailing, p.ld, leaf, n_threads)
+            info = invert(b"U", n2, <double *> p.trailing, p.ld, leaf, n_threads)
             if info > 0:
                 info += p.n1
     return info
@@ -263,45 +318,100 @@ def cholesky_dense(double[::1, :] a not None, int n_threads, int tile=TILE_ORDER
         int n = <int> a.shape[0]
     matrix.n = matrix.n1 = matrix.ld = matrix.ld_rectangle = n
     matrix.leading = matrix.rectangle = matrix.trailing = &a[0, 0] if n else NULL
-    return factorize(matrix, False, tile, n_threads)
+    return factorize(DOUBLE, matrix, False, tile, n_threads)
 
 
 def solve_cholesky(const double[::1, :] factor not None, const double[::1] rhs not None, int n_threads):
     """Solve with a factor from `cholesky_dense`, which is read once forwards and once backwards."""
     require_square("factor", factor, rhs.shape[0])
-    cdef:
-        int n = <int> factor.shape[0], one = 1, first, size, rows, n_tasks, i
-        double *f = <double *> &factor[0, 0] if n else NULL
-        double *below
     solution = np.array(rhs)
-    cdef double[::1] x = solution
-    for first in range(0, n, STRIP):
-        size = min(STRIP, n - first)
-        dtrsv(b"L", b"N", b"N", &size, f + first + <int64_t> first * n, &n, &x[first], &one)
-        rows = n - first - size
-        n_tasks = (rows + STRIP - 1) // STRIP
-        below = f + first + size + <int64_t> first * n
-        for i in prange(n_tasks, nogil=True, num_threads=threads_of(n_threads, n_tasks), schedule="static"):
-            subtract_product(b"N", min(STRIP, rows - i * STRIP), size, n, below + i * STRIP, &x[first],
-                             &x[first + size + i * STRIP])
-    for first in range((n - 1) // STRIP * STRIP if n else -1, -1, -STRIP):
-        size = min(STRIP, n - first)
-        rows = n - first - size
-        n_tasks = (size + COLUMNS - 1) // COLUMNS if rows else 0
-        below = f + first + size + <int64_t> first * n
-        for i in prange(n_tasks, nogil=True, num_threads=threads_of(n_threads, n_tasks), schedule="static"):
-            subtract_product(b"T", rows, min(COLUMNS, size - i * COLUMNS), n, below + <int64_t> i * COLUMNS * n,
-                             &x[first + size], &x[first + i * COLUMNS])
-        dtrsv(b"L", b"T", b"N", &size, f + first + <int64_t> first * n, &n, &x[first], &one)
+    cdef:
+        double[::1] x = solution
+        int n = <int> x.shape[0]
+        double *f = <double *> &factor[0, 0] if n else NULL
+    if n:
+        substitute_lower[double](f, n, n, &x[0], n_threads)
+        substitute_lower_back[double](f, n, n, &x[0], n_threads)
     return solution
 
 
-cdef void subtract_product(char trans, int m, int n, int ld, double *a, double *x, double *y) noexcept nogil:
+# Triangular solves of one vector, in strips of columns of the triangle.
+
+cdef void substitute_lower(real *f, int n, int ld, real *x, int n_threads) noexcept nogil:
+    """x := F^-1 x of a lower triangle F."""
+    cdef int first = 0, size
+    while first < n:
+        size = min(STRIP, n - first)
+        divide_vector[real](b"L", b"N", size, ld, f + first + <int64_t> first * ld, x + first)
+        subtract_rows[real](n - first - size, size, ld, f + first + size + <int64_t> first * ld, x + first,
+                            x + first + size, n_threads)
+        first += STRIP
+
+
+cdef void substitute_lower_back(real *f, int n, int ld, real *x, int n_threads) noexcept nogil:
+    """x := F^-T x."""
+    cdef int first = (n + STRIP - 1) // STRIP * STRIP, size
+    while first > 0:
+        first -= STRIP
+        size = min(STRIP, n - first)
+        subtract_columns[real](n - first - size, size, ld, f + first + size + <int64_t> first * ld, x + first + size,
+                               x + first, n_threads)
+        divide_vector[real](b"L", b"T", size, ld, f + first + <int64_t> first * ld, x + first)
+
+
+cdef void substitute_upper(real *f, int n, int ld, real *x, int n_threads) noexcept nogil:
+    """x := F^-T x of an upper triangle F."""
+    cdef int first = 0, size
+    while first < n:
+        size = min(STRIP, n - first)
+        divide_vector[real](b"U", b"T", size, ld, f + first + <int64_t> first * ld, x + first)
+        subtract_columns[real](size, n - first - size, ld, f + first + <int64_t> (first + size) * ld, x + first,
+                               x + first + size, n_threads)
+        first += STRIP
+
+
+cdef void substitute_upper_back(real *f, int n, int ld, real *x, int n_threads) noexcept nogil:
+    """x := F^-1 x."""
+    cdef int first = (n + STRIP - 1) // STRIP * STRIP, size
+    while first > 0:
+        first -= STRIP
+        size = min(STRIP, n - first)
+        divide_vector[real](b"U", b"N", size, ld, f + first + <int64_t> first * ld, x + first)
+        subtract_rows[real](first, size, ld, f + <int64_t> first * ld, x + first, x, n_threads)
+
+
+cdef void divide_vector(char uplo, char trans, int n, int ld, real *a, real *x) noexcept nogil:
+    cdef int one = 1
+    if real is double:
+        dtrsv(&uplo, &trans, b"N", &n, a, &ld, x, &one)
+    else:
+        strsv(&uplo, &trans, b"N", &n, a, &ld, x, &one)
+
+
+cdef void subtract_rows(int m, int n, int ld, real *a, real *x, real *y, int n_threads) noexcept nogil:
+    """y -= A x, of A (m, n), in strips of rows."""
+    cdef int i, n_tasks = (m + STRIP - 1) // STRIP
+    for i in prange(n_tasks, num_threads=threads_of(n_threads, n_tasks), schedule="static"):
+        subtract_product[real](b"N", min(STRIP, m - i * STRIP), n, ld, a + i * STRIP, x, y + i * STRIP)
+
+
+cdef void subtract_columns(int m, int n, int ld, real *a, real *x, real *y, int n_threads) noexcept nogil:
+    """y -= A^T x, of A (m, n), in strips of columns."""
+    cdef int i, n_tasks = (n + COLUMNS - 1) // COLUMNS if m else 0
+    for i in prange(n_tasks, num_threads=threads_of(n_threads, n_tasks), schedule="static"):
+        subtract_product[real](b"T", m, min(COLUMNS, n - i * COLUMNS), ld, a + <int64_t> i * COLUMNS * ld, x,
+                               y + i * COLUMNS)
+
+
+cdef void subtract_product(char trans, int m, int n, int ld, real *a, real *x, real *y) noexcept nogil:
     """y -= A x (trans 'N') or y -= A^T x ('T'), of A (m, n)."""
     cdef:
         int one = 1
-        double plus_one = 1.0, minus_one = -1.0
-    dgemv(&trans, &m, &n, &minus_one, a, &ld, x, &one, &plus_one, y, &one)
+        real plus_one = 1.0, minus_one = -1.0
+    if real is double:
+        dgemv(&trans, &m, &n, &minus_one, a, &ld, x, &one, &plus_one, y, &one)
+    else:
+        sgemv(&trans, &m, &n, &minus_one, a, &ld, x, &one, &plus_one, y, &one)
 
 
 def solve_triangular_right(const double[::1, :] factor not None, double[::1, :] b not None, int n_threads,
@@ -316,7 +426,7 @@ def solve_triangular_right(const double[::1, :] factor not None, double[::1, :] 
         return
     matrix.n, matrix.n1, matrix.ld, matrix.ld_rectangle = n + m, n, n, m
     matrix.leading, matrix.rectangle, matrix.trailing = <double *> &factor[0, 0], &b[0, 0], NULL
-    factorize(matrix, True, tile, n_threads)
+    factorize(DOUBLE, matrix, True, tile, n_threads)
 
 
 def add_gram(const double[:, ::1] a not None, double[::1, :] c not None, int n_threads):
@@ -604,3 +714,86 @@ def add_split_gram(const double[:, ::1] exact_large not None, const float[:, ::1
             add_tile(&u, tiles[t, 0], tiles[t, 1], total, total_small, &widened[threadid(), 0])
         first = last
         PyErr_CheckSignals()
+
+
+# ---- packed matrices in single precision ------------------------------------------------------------------------
+
+def set_residual(float[::1] residual not None, int n, int first, double[::1, :] columns not None,
+                 const double[::1, :] low_rank not None, double shift, int n_threads):
+    """Set columns of a packed matrix, from the diagonal of row `first` on, to those of A - U U^T.
+
+    `columns` (n - first, w) are the ones of A, which are overwritten, `low_rank` is U (n, k).
+    """
+    require(0 <= first <= n and columns.shape[0] == n - first and columns.shape[1] <= n - first,
+            f"{columns.shape[0]} by {columns.shape[1]} columns from row {first} of {n}")
+    require(low_rank.shape[0] == n and low_rank.shape[1] < 1 << 31, f"low_rank has {low_rank.shape[0]} rows, not {n}")
+    cdef:
+        gdml_symmetric p = parts_of(residual, n)
+        int w = <int> columns.shape[1], k = <int> low_rank.shape[1], n_tasks = (w + PANEL - 1) // PANEL, i
+        double *A
+        double *U
+    if w == 0:
+        return
+    A, U = &columns[0, 0], <double *> &low_rank[0, 0] if k else NULL
+    for i in prange(n_tasks, nogil=True, num_threads=threads_of(n_threads, n_tasks), schedule="dynamic"):
+        set_columns(p, first + i * PANEL, min(PANEL, w - i * PANEL), A + i * PANEL + <int64_t> i * PANEL * (n - first),
+                    n - first, U, k, shift)
+
+
+cdef void set_columns(gdml_symmetric p, int first, int w, double *A, int ld_a, double *U, int k,
+                      double shift) noexcept nogil:
+    """Set columns of A - U U^T, A and what is set from the diagonal of the first one on."""
+    cdef:
+        int m = p.n - first, r, c, n_leading = max(0, min(w, p.n1 - first))
+        int64_t ld = p.ld
+        double one = 1.0, minus_one = -1.0
+        float *leading = <float *> p.leading + first * (ld + 1)
+        float *trailing = <float *> p.trailing + (first - p.n1) * (ld + 1)
+    if k:
+        dgemm(b"N", b"T", &m, &w, &k, &minus_one, U + first, &p.n, U + first, &p.n, &one, A, &ld_a)
+    for c in range(w):
+        A[<int64_t> c * (ld_a + 1)] *= 1.0 + shift
+    for c in range(n_leading):
+        for r in range(c, m):
+            leading[c * ld + r] = <float> A[<int64_t> c * ld_a + r]
+    for r in range(n_leading, m):  # stored as their transposes
+        for c in range(n_leading, min(w, r + 1)):
+            trailing[r * ld + c] = <float> A[<int64_t> c * ld_a + r]
+
+
+def isolate(float[::1] a not None, int n, const int64_t[::1] rows not None):
+    """Make some rows and columns of a packed matrix those of the identity."""
+    parts_of(a, n)
+    cdef int64_t i, j, row
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        require(0 <= row < n, f"row {row} of {n}")
+        for j in range(n):
+            a[gdml_rfp_index(n, max(row, j), min(row, j))] = 1.0 if j == row else 0.0
+
+
+def cholesky_single(float[::1] a not None, int n, int n_threads, int tile=TILE_ORDER):
+    """`cholesky` in single precision."""
+    return factorize(SINGLE, parts_of(a, n), False, tile, n_threads)
+
+
+def solve_single(float[::1] a not None, const float[::1] rhs not None, int n_threads):
+    """Solve with a factor from `cholesky_single`, which is read once forwards and once backwards."""
+    cdef:
+        int n = <int> rhs.shape[0], n2 = n // 2
+        gdml_symmetric p = parts_of(a, n)
+        float *x1
+        float *x2
+    solution = np.array(rhs)
+    cdef float[::1] x = solution
+    if n == 0:
+        return solution
+    x1, x2 = &x[0], &x[0] + p.n1
+    with nogil:
+        substitute_lower[float](<float *> p.leading, p.n1, p.ld, x1, n_threads)
+        subtract_rows[float](n2, p.n1, p.ld, <float *> p.rectangle, x1, x2, n_threads)
+        substitute_upper[float](<float *> p.trailing, n2, p.ld, x2, n_threads)
+        substitute_upper_back[float](<float *> p.trailing, n2, p.ld, x2, n_threads)
+        subtract_columns[float](n2, p.n1, p.ld, <float *> p.rectangle, x2, x1, n_threads)
+        substitute_lower_back[float](<float *> p.leading, p.n1, p.ld, x1, n_threads)
+    return solution

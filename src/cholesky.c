@@ -154,58 +154,65 @@ static int ld_of(const gdml_factorization *f, int i, int j)
     return is_in_rectangle(f, i, j) ? f->matrix.ld_rectangle : f->matrix.ld;
 }
 
-static double *tile_of(const gdml_factorization *f, int i, int j)
+/* The element so far behind another one */
+static void *element(const gdml_factorization *f, void *a, int64_t distance)
+{
+    return (char *)a + distance * (int64_t)f->blas.size;
+}
+
+static void *tile_of(const gdml_factorization *f, int i, int j)
 {
     const gdml_symmetric *m = &f->matrix;
     const int64_t row = begin_of(f, i), column = begin_of(f, j);
-    if (is_in_rectangle(f, i, j)) return m->rectangle + (row - m->n1) + column * m->ld_rectangle;
-    if (i < f->n_leading) return m->leading + row + column * m->ld;
-    return m->trailing + (column - m->n1) + (row - m->n1) * m->ld;
+    if (is_in_rectangle(f, i, j)) return element(f, m->rectangle, (row - m->n1) + column * m->ld_rectangle);
+    if (i < f->n_leading) return element(f, m->leading, row + column * m->ld);
+    return element(f, m->trailing, (column - m->n1) + (row - m->n1) * m->ld);
 }
 
 /* B := B F^-T of B (m, n), or its transpose F^-1 B^T with U = F^T stored */
-static void divide(const gdml_factorization *f, int transposed, int m, int n, double *factor, double *b, int ld_b)
+static void divide(const gdml_factorization *f, int transposed, int m, int n, void *factor, void *b, int ld_b)
 {
-    double one = 1.0, minus_one = -1.0;
+    void *one = f->blas.one, *minus_one = f->blas.minus_one;
     int ld = f->matrix.ld;
     if (n <= LEAST_DIVISION) {
         if (transposed)
-            f->blas.trsm("L", "U", "T", "N", &n, &m, &one, factor, &ld, b, &ld_b);
+            f->blas.trsm("L", "U", "T", "N", &n, &m, one, factor, &ld, b, &ld_b);
         else
-            f->blas.trsm("R", "L", "T", "N", &m, &n, &one, factor, &ld, b, &ld_b);
+            f->blas.trsm("R", "L", "T", "N", &m, &n, one, factor, &ld, b, &ld_b);
         return;
     }
     int n1 = (n / 2 + LEAST_DIVISION - 1) / LEAST_DIVISION * LEAST_DIVISION, n2 = n - n1;
-    double *right = factor + (int64_t)n1 * ld, *rest = b + (transposed ? n1 : (int64_t)n1 * ld_b);
+    void *right = element(f, factor, (int64_t)n1 * ld), *rest = element(f, b, transposed ? n1 : (int64_t)n1 * ld_b);
     divide(f, transposed, m, n1, factor, b, ld_b);
     if (transposed)
-        f->blas.gemm("T", "N", &n2, &m, &n1, &minus_one, right, &ld, b, &ld_b, &one, rest, &ld_b);
+        f->blas.gemm("T", "N", &n2, &m, &n1, minus_one, right, &ld, b, &ld_b, one, rest, &ld_b);
     else
-        f->blas.gemm("N", "T", &m, &n2, &n1, &minus_one, b, &ld_b, factor + n1, &ld, &one, rest, &ld_b);
-    divide(f, transposed, m, n2, right + n1, rest, ld_b);
+        f->blas.gemm("N", "T", &m, &n2, &n1, minus_one, b, &ld_b, element(f, factor, n1), &ld, one, rest, &ld_b);
+    divide(f, transposed, m, n2, element(f, right, n1), rest, ld_b);
 }
 
 /* C_ij -= L_ik L_jk^T */
 static void update(const gdml_factorization *f, gdml_tile_task t)
 {
     const int i = t.i, j = t.j, k = t.k;
-    double one = 1.0, minus_one = -1.0, *c = tile_of(f, i, j), *a = tile_of(f, i, k), *b = tile_of(f, j, k);
+    void *one = f->blas.one, *minus_one = f->blas.minus_one;
+    void *c = tile_of(f, i, j), *a = tile_of(f, i, k), *b = tile_of(f, j, k);
     int m = extent_of(f, i, t.rows), n = extent_of(f, j, t.columns), terms = size_of(f, k);
     int ld_a = ld_of(f, i, k), ld_b = ld_of(f, j, k), ld_c = ld_of(f, i, j);
     char *plain = is_transposed(f, k) ? "T" : "N", *other = is_transposed(f, k) ? "N" : "T";
     if (i == j)
-        f->blas.syrk(is_transposed(f, j) ? "U" : "L", plain, &n, &terms, &minus_one, b, &ld_b, &one, c, &ld_c);
+        f->blas.syrk(is_transposed(f, j) ? "U" : "L", plain, &n, &terms, minus_one, b, &ld_b, one, c, &ld_c);
     else if (is_transposed(f, j))
-        f->blas.gemm(plain, other, &n, &m, &terms, &minus_one, b, &ld_b, a, &ld_a, &one, c, &ld_c);
+        f->blas.gemm(plain, other, &n, &m, &terms, minus_one, b, &ld_b, a, &ld_a, one, c, &ld_c);
     else
-        f->blas.gemm(plain, other, &m, &n, &terms, &minus_one, a, &ld_a, b, &ld_b, &one, c, &ld_c);
+        f->blas.gemm(plain, other, &m, &n, &terms, minus_one, a, &ld_a, b, &ld_b, one, c, &ld_c);
 }
 
 /* Return LAPACK's info */
 static int do_task(const gdml_factorization *f, gdml_tile_task t)
 {
     int n = size_of(f, t.j), ld = f->matrix.ld, info = 0;
-    double *diagonal = tile_of(f, t.j, t.j);
+    void *diagonal = tile_of(f, t.j, t.j);
     if (t.k < t.j)
         update(f, t);
     else if (t.i == t.j)

@@ -3,22 +3,25 @@
 #ifndef GDML_CHOLESKY_H
 #define GDML_CHOLESKY_H
 
+#include <stddef.h>
 #include <stdint.h>
 
-/* Functions of BLAS and LAPACK, which may be called by several threads at once and use one each. */
+/* Numbers of one precision: their size, 1 and -1, and functions of BLAS and LAPACK, which may be called by several threads
+ * at once and use one each. */
 typedef struct {
-    void (*gemm)(char *, char *, int *, int *, int *, double *, double *, int *, double *, int *, double *, double *,
-                 int *);
-    void (*syrk)(char *, char *, int *, int *, double *, double *, int *, double *, double *, int *);
-    void (*trsm)(char *, char *, char *, char *, int *, int *, double *, double *, int *, double *, int *);
-    void (*potrf)(char *, int *, double *, int *, int *);
+    size_t size;
+    void *one, *minus_one;
+    void (*gemm)(char *, char *, int *, int *, int *, void *, void *, int *, void *, int *, void *, void *, int *);
+    void (*syrk)(char *, char *, int *, int *, void *, void *, int *, void *, void *, int *);
+    void (*trsm)(char *, char *, char *, char *, int *, int *, void *, void *, int *, void *, int *);
+    void (*potrf)(char *, int *, void *, int *, int *);
 } gdml_blas;
 
 /* A symmetric matrix of order n by parts: the leading triangle of order n1 (lower), the rectangle (n - n1, n1) below it,
  * and the trailing triangle (upper). A dense lower triangle has n1 = n. The rectangle has a leading dimension of its own. */
 typedef struct {
     int n, n1, ld, ld_rectangle;
-    double *leading, *rectangle, *trailing;
+    void *leading, *rectangle, *trailing;
 } gdml_symmetric;
 
 /* What is done to `rows` by `columns` tiles from (i, j) on: updated by column k of tiles; with k = j they are finished,

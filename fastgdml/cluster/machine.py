@@ -393,7 +393,7 @@ class ClusterMachine(Machine):
             for share in self.shares(n_train)
         )
 
-    def closed_form_memory(self, equations: TrainingEquations) -> int:
+    def closed_form_memory(self, equations: TrainingEquations, keeps_factor: bool = True) -> int:
         """Return what the closed form would need on one machine."""
         training = equations.training
         return memory_estimate(equations.order, training.n_train, training.n_atoms, training.n_perms)

@@ -63,7 +63,7 @@ class Device(Machine):
         here = self._on_devices(training, several=False).here[0]
         return cholesky.factor(here, rows, blocks, progress, on_assembled, xp=self.xp)
 
-    def closed_form_memory(self, equations: TrainingEquations) -> int:
+    def closed_form_memory(self, equations: TrainingEquations, keeps_factor: bool = True) -> int:
         """Return the bytes of device memory that the closed form needs; see `cholesky.memory_estimate`."""
         training = equations.training
         sizes = (training.n_train, training.n_atoms, training.n_perms)

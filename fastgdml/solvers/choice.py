@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..errors import InsufficientMemoryError, UsageError
 from ..progress import Callback, Step
 from ..types import Array, IntArray
-from .cholesky import solve_closed_form
+from .cholesky import solve_closed_form, solve_once
 from .cost import closed_form_seconds
 from .course import Course, Verdict
 from .equations import TrainingEquations
@@ -165,7 +165,7 @@ class Plan:
     def memory(self, n_columns: int | None = None) -> int:
         """Return the bytes that it needs, by its estimate; with another number of columns, if one is given."""
         if self.iteration is None:
-            return self.machine.closed_form_memory(self.equations)
+            return self.machine.closed_form_memory(self.equations, self.options.n_std > 0)
         n_train, n_coord = self.iteration.n_train, self.equations.training.n_coord
         k = len(self.columns) if n_columns is None else n_columns
         return self.iteration.fixed_memory() + self.machine.preconditioner_memory(n_train, n_coord, k)
@@ -194,7 +194,8 @@ def choose(equations: TrainingEquations, options: SolverOptions, machine: Machin
     InsufficientMemoryError
         If the solver does not fit into the memory limit.
     """
-    limit, needed = machine.limit(options.max_memory), machine.closed_form_memory(equations)
+    limit = machine.limit(options.max_memory)
+    needed = machine.closed_form_memory(equations, options.n_std > 0)
     fits, folds_only = needed <= limit, options.n_std > 0 and not machine.inverts
     memory = f"the closed form needs {needed / 2**30:.3g} GB, the limit{machine.of_memory} is {limit / 2**30:.3g} GB"
     small = equations.order <= _SMALL_ORDER
@@ -289,7 +290,7 @@ def run(
     """
     _log.info("%s", plan)
     if plan.iteration is None:
-        return _closed_form(plan, callback)
+        return _closed_form_or_iteration(plan, callback, checkpoint, monitor)
     _log.info("Memory: the iteration needs %.3g GB.", plan.memory() / 2**30)
     options, course = plan.options, replace(plan.course) if plan.course is not None else None
     columns, start, reasons, steps = plan.columns, options.start, [plan.reason], 0
@@ -322,7 +323,8 @@ def run(
         if compared:
             reasons.append(reviewed)
         if course.verdict is Verdict.CLOSED_FORM:
-            return _closed_form(Plan(plan.equations, options, plan.machine, "; ".join(reasons)), callback)
+            exact = Plan(plan.equations, options, plan.machine, "; ".join(reasons))
+            return _closed_form_or_iteration(exact, callback, checkpoint, monitor)
         columns = plan.iteration.choose_columns(course.n_columns)
         start = (found.alphas_F, found.alphas_E, found.iterations)
         _log.info("Memory: the iteration needs %.3g GB.", plan.memory(len(columns)) / 2**30)
@@ -383,6 +385,24 @@ def _least_limit(iteration: IterativeSolver, equations: TrainingEquations, limit
     )
 
 
+def _closed_form_or_iteration(
+    plan: Plan,
+    callback: Callback | None,
+    checkpoint: Callable[[Solution], None] | None,
+    monitor: Callable[[Solution], bool] | None,
+) -> Solution:
+    """Solve in closed form; 'auto' iterates if that turns out to need more memory than expected."""
+    try:
+        return _closed_form(plan, callback)
+    except InsufficientMemoryError as error:
+        if plan.options.solver != "auto":
+            raise
+        _log.info("%s", error)
+    iterating = choose(plan.equations, replace(plan.options, solver="cg"), plan.machine)
+    reason = f"{plan.reason}; but in double precision, which it needs, it does not fit"
+    return run(replace(iterating, reason=reason), callback, checkpoint, monitor)
+
+
 def _closed_form(plan: Plan, callback: Callback | None) -> Solution:
     assembling = Step(callback, "Assembling kernel matrix")
     solving: list[Step] = []
@@ -391,15 +411,18 @@ def _closed_form(plan: Plan, callback: Callback | None) -> Solution:
         assembling.done()
         solving.append(Step(callback, "Solving linear system (Cholesky factorization)"))
 
-    found = solve_closed_form(plan.equations, plan.machine, assembling, start_solving)
+    if not plan.options.n_std:
+        limit = plan.machine.limit(plan.options.max_memory)
+        found = solve_once(plan.equations, plan.machine, assembling, start_solving, limit)
+        solving[-1].done()
+        return Solution("analytic", plan.reason, found.alphas_F, found.alphas_E, found.lam)
+    factored = solve_closed_form(plan.equations, plan.machine, assembling, start_solving)
     solving[-1].done()
-    samples = None
-    if plan.options.n_std:
-        sampling = Step(callback, "Leaving out training points (standard deviations)")
-        groups = groups_of(plan.options.std_groups, plan.equations.training.n_train)
-        samples = jackknife(found, plan.options.n_std, groups)
-        sampling.done()
-    return Solution("analytic", plan.reason, found.alphas_F, found.alphas_E, found.lam, jackknife=samples)
+    sampling = Step(callback, "Leaving out training points (standard deviations)")
+    groups = groups_of(plan.options.std_groups, plan.equations.training.n_train)
+    samples = jackknife(factored, plan.options.n_std, groups)
+    sampling.done()
+    return Solution("analytic", plan.reason, factored.alphas_F, factored.alphas_E, factored.lam, jackknife=samples)
 
 
 def _iterative(found: IterativeSolution, reason: str, tol: float) -> Solution:

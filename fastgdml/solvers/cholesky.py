@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from .machine import Factor, Machine
 from .rigid import Reduction
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 # If the matrix is not positive definite, lambda is raised by this factor, at most this many times.
 _LAMBDA_STEP = 10.0
@@ -92,23 +95,67 @@ def solve_closed_form(
     SolverError
         If the matrix stays indefinite with the largest lambda tried.
     """
-    training, lam = equations.training, equations.lam
     reduction = equations.reduction
     rhs = _reduced(reduction, equations.by_point(equations.y, equations.y_E))
-    blocks = reduction.padded_gram_inverse()
-    for attempt in range(_LAMBDA_TRIES + 1):
-        factor = machine.factor(training, reduction.rows, lam * blocks, progress, on_assembled)
-        if factor is not None:
-            z = factor.solve(rhs)
-            if np.isfinite(z).all():
-                return ClosedForm(equations, lam, reduction, factor, z, *_coefficients(equations, reduction, z))
-        # Memory is estimated for one matrix: this one must be gone before the next is assembled.
-        del factor
-        if attempt < _LAMBDA_TRIES:
+
+    def attempt(blocks: Array) -> tuple[Factor, Array] | None:
+        factor = machine.factor(equations.training, reduction.rows, blocks, progress, on_assembled)
+        if factor is None:
+            return None
+        z = factor.solve(rhs)
+        return (factor, z) if np.isfinite(z).all() else None
+
+    lam, (factor, z) = _with_least_lambda(equations, attempt)
+    return ClosedForm(equations, lam, reduction, factor, z, *_coefficients(equations, reduction, z))
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """The solution of the training equations, without the factor that led to it.
+
+    Attributes
+    ----------
+    lam, alphas_F, alphas_E
+        As of `ClosedForm`.
+    """
+
+    lam: float
+    alphas_F: Array
+    alphas_E: Array | None
+
+
+def solve_once(
+    equations: TrainingEquations,
+    machine: Machine,
+    progress: Progress | None = None,
+    on_assembled: Callable[[], None] | None = None,
+    max_bytes: float = math.inf,
+) -> Coefficients:
+    """Solve for the labels alone, which is faster: see `Machine.solve`. All else as of `solve_closed_form`."""
+    reduction = equations.reduction
+    rhs = _reduced(reduction, equations.by_point(equations.y, equations.y_E))
+
+    def attempt(blocks: Array) -> Array | None:
+        z = machine.solve(equations.training, reduction.rows, blocks, rhs, progress, on_assembled, max_bytes)
+        return z if z is not None and np.isfinite(z).all() else None
+
+    lam, z = _with_least_lambda(equations, attempt)
+    return Coefficients(lam, *_coefficients(equations, reduction, z))
+
+
+def _with_least_lambda(equations: TrainingEquations, attempt: Callable[[Array], _T | None]) -> tuple[float, _T]:
+    """Return what an attempt with lam (B^T B)^-1 comes to, and the first lambda for which it comes to anything."""
+    lam, blocks = equations.lam, equations.reduction.padded_gram_inverse()
+    for left in reversed(range(_LAMBDA_TRIES + 1)):
+        # Memory is estimated for one matrix: that of an attempt is gone when it has failed.
+        found = attempt(lam * blocks)
+        if found is not None:
+            return lam, found
+        if left:
             raised = max(lam, 1e-15) * _LAMBDA_STEP
-            _log.warning("%s Trying lambda = %.0e.", explain_singular(training.x, lam), raised)
+            _log.warning("%s Trying lambda = %.0e.", explain_singular(equations.training.x, lam), raised)
             lam = raised
-    raise SolverError(f"{explain_singular(training.x, lam)} No larger lambda is tried by itself.")
+    raise SolverError(f"{explain_singular(equations.training.x, lam)} No larger lambda is tried by itself.")
 
 
 def _reduced(reduction: Reduction, labels: Array) -> Array:

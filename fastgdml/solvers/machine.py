@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -146,9 +147,27 @@ class Machine(ABC):
             If the machine knows that the matrix does not fit.
         """
 
+    def solve(
+        self,
+        training: TrainingSet,
+        rows: Coordinates,
+        blocks: Array,
+        rhs: Array,
+        progress: Progress | None = None,
+        on_assembled: Callable[[], None] | None = None,
+        max_bytes: float = math.inf,
+    ) -> Array | None:
+        """Return the solution of one right-hand side (n,) with that matrix.
+
+        It takes the memory of `closed_form_memory`, but up to `max_bytes` where it turns out to need more. Other
+        arguments and errors as of `factor`.
+        """
+        factor = self.factor(training, rows, blocks, progress, on_assembled)
+        return None if factor is None else factor.solve(rhs)
+
     @abstractmethod
-    def closed_form_memory(self, equations: TrainingEquations) -> int:
-        """Return the bytes that the closed form needs."""
+    def closed_form_memory(self, equations: TrainingEquations, keeps_factor: bool = True) -> int:
+        """Return the bytes that the closed form needs: with the factor, as of `factor`, or without, as of `solve`."""
 
     # ---- iteration --------------------------------------------------------------------------------------------------
 

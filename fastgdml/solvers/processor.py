@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import lapack, memory
-from ..errors import SolverError
+from ..errors import InsufficientMemoryError, SolverError
 from ..kernel import Coordinates, assemble_packed, packed_size
 from ..operator import KernelOperator
 from ..threads import blas_threads, resolve_n_threads
 from ..training_set import TrainingSet
 from ..types import Array, IntArray, Progress
-from . import preconditioner
+from . import mixed_precision, preconditioner
 from .cost import Rates
 from .equations import TrainingEquations
 from .machine import Factor, Machine
+
+_log = logging.getLogger(__name__)
 
 
 def processor(n_threads: int | None = None) -> Machine:
@@ -29,16 +33,19 @@ def processor(n_threads: int | None = None) -> Machine:
 _BUFFERS = 32 * 2**20
 
 
-def memory_estimate(n: int, n_train: int, n_atoms: int, n_perms: int = 1) -> int:
-    """Return the bytes that the closed form needs: a matrix of order n, descriptors, blocks of the reduction."""
+def memory_estimate(n: int, n_train: int, n_atoms: int, n_perms: int = 1, single: bool = False) -> int:
+    """Return the bytes that the closed form needs: a matrix of order n, descriptors, blocks of the reduction.
+
+    With `single` those of `mixed_precision`.
+    """
     n_kept = -(-n // n_train)
     n_desc = n_atoms * (n_atoms - 1) // 2
-    matrix = packed_size(n)
+    matrix = mixed_precision.memory(n, n_train) if single else 8 * packed_size(n)
     blocks = 2 * n_train * n_kept**2
     descriptors = 6 * n_train * n_desc
     scratch = 8 * (24 * n_atoms**2 + 6 * n_perms * n_atoms + 9 * n_atoms)
     group = 5 * n_perms * n_atoms**2  # index tables: they count for groups of thousands
-    return 8 * (matrix + blocks + descriptors + scratch + group) + _BUFFERS
+    return matrix + 8 * (blocks + descriptors + scratch + group) + _BUFFERS
 
 
 class PackedFactor(Factor):
@@ -104,10 +111,37 @@ class Processor(Machine):
             info = lapack.cholesky(matrix, rows.size, self._n_threads)
         return PackedFactor(matrix, rows.size, self._n_threads) if info == 0 else None
 
-    def closed_form_memory(self, equations: TrainingEquations) -> int:
+    def solve(
+        self,
+        training: TrainingSet,
+        rows: Coordinates,
+        blocks: Array,
+        rhs: Array,
+        progress: Progress | None = None,
+        on_assembled: Callable[[], None] | None = None,
+        max_bytes: float = math.inf,
+    ) -> Array | None:
+        """Solve by a factor in single precision, where that is faster and enough; see `mixed_precision`."""
+        if rows.size >= mixed_precision.LEAST_ORDER:
+            found = mixed_precision.solve(training, rows, blocks, rhs, self._n_threads, progress, on_assembled)
+            if found is not None:
+                _log.info("Factored in single precision, refined in %d steps.", found[1])
+                return found[0]
+            needed = memory_estimate(rows.size, training.n_train, training.n_atoms, training.n_perms)
+            if needed > max_bytes:
+                raise InsufficientMemoryError(
+                    "Single precision is not enough for this kernel matrix, and in double precision the closed form "
+                    f"needs {needed / 2**30:.3g} GB; the limit is {max_bytes / 2**30:.3g} GB. Use the iterative solver "
+                    "(solver='cg', --solver cg), a larger lambda, or a larger limit (max_memory, -m)."
+                )
+            _log.info("Single precision is not enough for this matrix: it is factored in double precision.")
+        return super().solve(training, rows, blocks, rhs, progress, on_assembled)
+
+    def closed_form_memory(self, equations: TrainingEquations, keeps_factor: bool = True) -> int:
         """Return the bytes that the closed form needs; see `memory_estimate`."""
-        training = equations.training
-        return memory_estimate(equations.order, training.n_train, training.n_atoms, training.n_perms)
+        training, n = equations.training, equations.order
+        single = not keeps_factor and n >= mixed_precision.LEAST_ORDER
+        return memory_estimate(n, training.n_train, training.n_atoms, training.n_perms, single)
 
     def to_host(self, vector: Array) -> Array:
         """Return the vector, which is on the host."""

@@ -35,12 +35,16 @@ many = np.tile(R.reshape(len(R), -1), (400, 1))
 n = 5200
 packed = np.zeros(n * (n + 1) // 2)
 lapack.add_blocks(packed, n, np.arange(n + 1), np.ones((n, 1, 1)))  # the unit matrix, which is its own factor
+order = 7400
+single = np.zeros(order * (order + 1) // 2, dtype=np.float32)
+lapack.isolate(single, order, np.arange(order))
 square = np.zeros((5200, 5200), order="F")
 square[np.diag_indices(5200)] = 1.0
 
 works = {
     "factor": lambda: lapack.cholesky_dense(square, 1),
     "packed factor": lambda: lapack.cholesky(packed, n, 1),
+    "factor in single precision": lambda: lapack.cholesky_single(single, order, 1),
     "inverse": lambda: lapack.invert_factor(packed, n, 1),
     "kernel matrix": lambda: assemble_packed(training, Coordinates.full(150, 36), 1.0, 1),
     "predictions": lambda: plain.predict(many),
@@ -65,7 +69,7 @@ def test_a_signal_ends_what_takes_long_at_a_block(tmp_path):
     done = subprocess.run(
         command, cwd=tmp_path, env=surroundings, capture_output=True, text=True, timeout=300, check=False
     )
-    assert [line.split(":")[0] for line in done.stdout.splitlines()] == 6 * ["stopped"], done.stdout + done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == 7 * ["stopped"], done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("tile", [5, 64, 256])

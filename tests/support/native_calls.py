@@ -141,6 +141,13 @@ CALLS = {
     "factor_columns": lambda: (_packed.factor_columns, [factor(), 5, 1, 4, np.zeros((5, 3))]),
     "cholesky_dense": lambda: (_packed.cholesky_dense, [positive(5), 2, 2]),
     "solve_cholesky": lambda: (_packed.solve_cholesky, [positive(5), np.ones(5), 2]),
+    "set_residual": lambda: (
+        _packed.set_residual,
+        [packed().astype(np.float32), 5, 1, positive(4)[:, :2], np.asfortranarray(np.ones((5, 3))), 1e-6, 2],
+    ),
+    "isolate": lambda: (_packed.isolate, [packed().astype(np.float32), 5, np.array([0, 3])]),
+    "cholesky_single": lambda: (_packed.cholesky_single, [packed().astype(np.float32), 5, 2, 2]),
+    "solve_single": lambda: (_packed.solve_single, [factor().astype(np.float32), np.ones(5, np.float32), 2]),
     "solve_triangular_right": lambda: (
         _packed.solve_triangular_right,
         [positive(5), np.asfortranarray(np.ones((3, 5))), 2, 2],
