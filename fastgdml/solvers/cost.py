@@ -34,9 +34,9 @@ class Rates:
     Attributes
     ----------
     factor : float
-        Operations of the factorisation of the whole matrix.
+        Operations of the factorisation of the whole matrix, with all else that grows with the third power of its order.
     entries : float
-        Entries of the kernel matrix that are assembled.
+        Entries of the kernel matrix that are assembled, with all else that grows with the second power.
     columns : float
         Entries of the preconditioner's columns that are assembled, and rounded.
     blas : float
@@ -53,8 +53,8 @@ class Rates:
         Seconds that a preconditioner and a step take, however small.
     """
 
-    factor: float = 100e9
-    entries: float = 150e6
+    factor: float = 140e9
+    entries: float = 110e6
     columns: float = 72e6
     blas: float = 112e9
     blocks: float = 7.5e9
