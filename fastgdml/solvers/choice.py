@@ -31,10 +31,8 @@ SOLVERS = ("auto", "closed", "cg")
 _SMALL_ORDER = 2500
 # Columns are chosen to fill this share of the memory limit; temporary arrays of libraries take the rest.
 _SHARE_OF_MEMORY = 0.9
-# The iteration is begun if it is expected to take less than this share of the time of the closed form, with as many
-# columns as are built in the second share of that; in the third if that is so many seconds at most, where to begin with
-# few and to go on with more saves nothing.
-_SHARE_OF_ITERATION = 0.75
+# The iteration is begun with as many columns as are built in this share of the time of the closed form; in the second
+# if that is so many seconds at most, where to begin with few and to go on with more saves nothing.
 _SHARE_OF_START = 0.07
 _SHARE_OF_SHORT_START = 0.3
 _SHORT_START = 0.25
@@ -244,7 +242,7 @@ def choose(equations: TrainingEquations, options: SolverOptions, machine: Machin
         reason, total = f"on two cores the closed form takes about {closed:.2g} s", cost.total(n_columns, options.tol)
         stake = max(_SHARE_OF_START * closed, min(_SHARE_OF_SHORT_START * closed, _SHORT_START))
         affordable = [k for k in counts if k <= n_columns and cost.building(k) <= stake]
-        if not affordable or total > _SHARE_OF_ITERATION * closed:
+        if not affordable or total > closed:
             return Plan(equations, options, machine, f"{reason}, an iteration perhaps {total:.2g} s")
         n_columns = affordable[-1]
     course = Course(cost, counts, n_columns, closed, expected)

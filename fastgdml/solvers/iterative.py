@@ -167,8 +167,9 @@ class IterativeSolver:
     @property
     def cost(self) -> Cost:
         """What preconditioners and steps cost."""
-        n_distinct = self._training.tables.n_distinct
-        return Cost(self.n_train, self._n_coord, n_distinct, self.product, self.machine.rates)
+        training = self._training
+        n_distinct, sig = training.tables.n_distinct, training.sig
+        return Cost(self.n_train, self._n_coord, n_distinct, self.product, self.machine.rates, sig, self._lam)
 
     def fixed_memory(self) -> int:
         """Return the bytes that are needed whatever the number of columns; samples are held as vectors and J alpha."""

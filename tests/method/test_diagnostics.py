@@ -330,7 +330,7 @@ def test_nearly_linear_molecules(caplog):
 
 
 def test_lambda_too_small(ethanol, caplog):
-    assert warnings_of_training(ethanol, caplog, 200, sig=1000, lam=1e-17) == {"Lambda is too small"}
+    assert warnings_of_training(ethanol, caplog, 95, sig=1000, lam=1e-17) == {"Lambda is too small"}
     assert "solved with an error of" in caplog.text
 
 
