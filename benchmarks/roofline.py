@@ -1,9 +1,9 @@
 """What fraction of the machine's arithmetic the kernels reach, and how time grows with size.
 
-    python benchmarks/roofline.py            (needs a C compiler as `cc`)
+    python benchmarks/roofline.py [--cholesky]           (needs a C compiler as `cc`)
 
-Prints the measured peak of fused multiply-adds of one core, and the rate of the Cholesky factorisation beside those
-of LAPACK's and of a matrix product; then for several molecules the rate of bulk prediction and of the assembly on one
+Prints the measured peak of fused multiply-adds of one core, the rates of the Cholesky factorisations beside those of
+LAPACK's and of a matrix product, and times of trainings in closed form; then for several molecules the rate of bulk prediction and of the assembly on one
 core, and the speed-up of two threads; and fitted exponents of time against training points M, atoms N and
 permutations P.
 """
@@ -91,16 +91,17 @@ def fastest(work: Callable[[np.ndarray], object], fresh: Callable[[], np.ndarray
     return min(times)
 
 
-def packed_seconds(n: int, n_threads: int) -> float:
-    """Return the seconds of our packed factorisation."""
+def packed_seconds(n: int, n_threads: int, single: bool = False) -> float:
+    """Return the seconds of our packed factorisation, in double or single precision."""
+    cholesky = lapack.cholesky_single if single else lapack.cholesky
 
     def fresh() -> np.ndarray:
         matrix = np.ones(packed_size(n))
         lapack.add_blocks(matrix, n, np.arange(n + 1), np.full((n, 1, 1), 2.0 * n))
-        return matrix
+        return matrix.astype(np.float32) if single else matrix
 
     def work(matrix: np.ndarray) -> None:
-        if lapack.cholesky(matrix, n, n_threads) != 0:
+        if cholesky(matrix, n, n_threads) != 0:
             raise RuntimeError("the factorisation failed")
 
     with blas_threads(1, n_threads):
@@ -142,7 +143,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="small sizes, to see that it runs")
-    smoke = parser.parse_args().smoke
+    parser.add_argument("--cholesky", action="store_true", help="factorisations and the closed form only")
+    args = parser.parse_args()
+    smoke, only_cholesky = args.smoke, args.cholesky
     n_geo, n_train = (40, 40) if smoke else (1000, 500)
 
     peak = peak_gflops()
@@ -151,12 +154,22 @@ def main() -> None:
         for n in (400,) if smoke else (2000, 4200, 8400):
             operations = n**3 / 3e9
             ours, theirs = operations / packed_seconds(n, n_threads), operations / dpotrf_seconds(n, n_threads)
-            product = product_gflops(min(n, 4000), n_threads)
+            product, single = product_gflops(min(n, 4000), n_threads), operations / packed_seconds(n, n_threads, True)
             print(
                 f"Cholesky, n = {n}, {n_threads} threads: {ours:.1f} GFlop/s, dpotrf {theirs:.1f}, a matrix product "
-                f"{product:.1f}: {product / ours:.2f} times the time at its rate",
+                f"{product:.1f}: {product / ours:.2f} times the time at its rate; single precision {single:.1f}",
                 flush=True,
             )
+    for n_points in (30,) if smoke else (100, 200, 300, 500):
+        training, bare = closed_form_against_dpotrf(n_points)
+        ideal = (21.0 * n_points) ** 3 / 3e9 / product_gflops(400 if smoke else 4000, resolve_n_threads())
+        print(
+            f"closed form, ethanol, {n_points} points, all threads: {training:.3f} s; bare dpotrf {bare:.3f} s "
+            f"({training / bare:.2f}x), n^3 / 3 at a matrix product's rate {ideal:.3f} s ({training / ideal:.2f}x)",
+            flush=True,
+        )
+    if only_cholesky:
+        return
     print(
         f"{'atoms':>5} {'P':>3} {'predict/s':>10} {'GFlop/s':>8} {'of peak':>8} {'assembly':>10} "
         f"{'2 threads: predict':>19} {'assemble':>9}"
@@ -172,13 +185,6 @@ def main() -> None:
             f" {assembly / case.assemble(two):>8.2f}x",
             flush=True,
         )
-
-    training, bare = closed_form_against_dpotrf(30 if smoke else 500)
-    print(
-        f"closed form, ethanol, {30 if smoke else 500} points, all threads: {training:.2f} s, bare dpotrf "
-        f"{bare:.2f} s: {training / bare:.2f}x",
-        flush=True,
-    )
 
     steps = [20, 40] if smoke else [100, 200, 400, 800]
     print("exponents of time, one core:")

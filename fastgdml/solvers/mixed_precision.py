@@ -34,8 +34,8 @@ from .conjugate_gradients import iterate
 
 # The order from which on this is worth its steps.
 LEAST_ORDER = 2000
-# The share of the columns that are U, and of how many of the coordinates of a point one is taken. With half of them
-# every second matrix that was tried has no factor.
+# The share of the columns that are U, and of how many of the coordinates of a point one is taken. With half of the
+# columns two of five matrices had no factor.
 _SHARE = 0.04
 _PART = 4
 # What the diagonal of S is raised by, relatively: it gives factors to matrices that are otherwise singular to rounding

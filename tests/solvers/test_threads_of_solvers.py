@@ -30,6 +30,12 @@ def test_closed_form_and_its_samples(task):
     assert_same_bits(models(task, solver="closed", n_std=3), "R_d_desc_alpha", "c", "std_R_d_desc_alpha", "std_scale")
 
 
+def test_closed_form_in_single_precision(task, caplog):
+    with caplog.at_level("INFO", "fastgdml"):
+        assert_same_bits(models(task, solver="closed"), "R_d_desc_alpha", "c")
+    assert caplog.text.count("Factored in single precision") == 3
+
+
 def test_iteration_and_its_samples(task):
     found = models(task, solver="cg", n_std=2)
     assert_same_bits(found, "solver_iters", "inducing_pts_idxs", "R_d_desc_alpha", "c", "std_R_d_desc_alpha")
