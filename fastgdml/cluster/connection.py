@@ -239,7 +239,7 @@ class Cluster:
                     self._own.append(self.client)
                     self._check(max(1.0, deadline - time.monotonic()))
                 break
-            except OSError:
+            except (OSError, AssertionError):  # the latter: Dask's event loop did not start in time
                 if time.monotonic() > deadline:
                     raise ClusterError(
                         f"{address} did not come back within {self.patience:.0f} s. What is finished is kept: start it "

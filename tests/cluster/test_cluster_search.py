@@ -57,7 +57,8 @@ def test_a_client_of_dask_is_taken_and_left_open(cluster):
 
 
 def test_a_killed_worker_costs_what_it_was_doing(cluster, processes):
-    run(created("one", n_train=120), "ethanol", ONE_THREAD, stop_early=False)
+    # So many that it takes time, and not so many that an iteration may begin with whatever models are finished.
+    run(created("one", n_train=110), "ethanol", ONE_THREAD, stop_early=False)
     events, killed = [], []
 
     def on_event(event):
@@ -68,7 +69,7 @@ def test_a_killed_worker_costs_what_it_was_doing(cluster, processes):
             killed.append(busy(cluster)[0])
             processes.kill_worker(killed[0])
 
-    models = run(created("other", n_train=120), "ethanol", ONE_THREAD, on_event, cluster, stop_early=False)
+    models = run(created("other", n_train=110), "ethanol", ONE_THREAD, on_event, cluster, stop_early=False)
     assert killed
     assert len(models) == len(SIGMAS)
     assert contents("one") == contents("other")

@@ -267,7 +267,7 @@ def test_a_limit_of_the_control_group_is_seen(tmp_path, prepared, memory_group):
     def enter():
         (memory_group / "cgroup.procs").write_text(str(os.getpid()))
 
-    assert finish("create ethanol 400 50 -s 20 --seed 1 --task_dir large --gdml", tmp_path)[0] == 0
+    assert finish("create ethanol 560 50 -s 20 --seed 1 --task_dir large --gdml", tmp_path)[0] == 0
     status, output = finish("train large ethanol -p 1 --solver closed", tmp_path, preexec_fn=enter)
     assert status == 1, (status, output)
     assert "memory" in output, output
