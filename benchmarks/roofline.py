@@ -3,9 +3,9 @@
     python benchmarks/roofline.py [--cholesky]           (needs a C compiler as `cc`)
 
 Prints the measured peak of fused multiply-adds of one core, the rates of the Cholesky factorisations beside those of
-LAPACK's and of a matrix product, and times of trainings in closed form; then for several molecules the rate of bulk prediction and of the assembly on one
-core, and the speed-up of two threads; and fitted exponents of time against training points M, atoms N and
-permutations P.
+LAPACK's and of a matrix product, and times of trainings in closed form; then for several molecules the rate of bulk
+prediction and of the assembly on one core, and the speed-up of two threads; and fitted exponents of time against
+training points M, atoms N and permutations P.
 """
 
 from __future__ import annotations
