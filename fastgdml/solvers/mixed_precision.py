@@ -1,4 +1,4 @@
-"""Closed form in single precision, refined to more than double precision gives: less time, and half of the memory.
+"""Closed form in single precision, refined to more than double precision gives: less time and memory.
 
 The kernel matrix A is so ill-conditioned that a Cholesky factor in single precision does not exist: rounding errors are
 relative to the largest part of it, which few directions make up. Without what some columns explain,
