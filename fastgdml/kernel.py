@@ -56,6 +56,11 @@ class Coordinates:
         begin = np.concatenate([[0], np.cumsum([len(np.atleast_1d(c)) for c in lists])]).astype(np.int64)
         return cls(begin, np.concatenate([np.atleast_1d(c) for c in lists]).astype(np.int32))
 
+    def select(self, rows: IntArray) -> tuple[IntArray, Coordinates]:
+        """Return the points of some rows, given ascending, and the coordinates of these points that the rows are."""
+        points, begin = np.unique(np.searchsorted(self.begin, rows, side="right") - 1, return_index=True)
+        return points, Coordinates(np.append(begin, len(rows)).astype(np.int64), self.coord[rows])
+
     @property
     def size(self) -> int:
         """Number of rows."""
@@ -151,11 +156,9 @@ def assemble_columns(
     UsageError
         If columns are not ascending and distinct, or there are no such columns.
     """
-    n_coord = training.n_coord
-    rows = Coordinates.full(training.n_train, n_coord)
+    rows = Coordinates.full(training.n_train, training.n_coord)
     cols = check_columns(col_idxs, rows.size)
-    points, begin = np.unique(cols // n_coord, return_index=True)
-    columns = Coordinates(np.append(begin, len(cols)).astype(np.int64), (cols % n_coord).astype(np.int32))
+    points, columns = rows.select(cols)
     K = np.empty((rows.size, len(cols)), order="F")
     if len(cols):
         _fill(training, _Target(rows, points, columns, K.ravel("K")), n_threads, progress)

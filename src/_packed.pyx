@@ -55,10 +55,9 @@ cdef int require(bint condition, str message) except -1:
     return 0
 
 
-cdef int require_packed(const double[::1] a, int64_t n) except -1:
-    """Raise ValueError unless an array holds a packed matrix of order n."""
-    return require(n >= 0 and a.shape[0] == n * (n + 1) // 2,
-                   f"a has {a.shape[0]} elements, no packed matrix of order {n}")
+cdef int require_packed(int64_t size, int64_t n) except -1:
+    """Raise ValueError unless an array of this size holds a packed matrix of order n."""
+    return require(n >= 0 and size == n * (n + 1) // 2, f"a has {size} elements, no packed matrix of order {n}")
 
 
 cdef int require_square(str name, object a, int64_t n) except -1:
@@ -70,7 +69,7 @@ def add_blocks(double[::1] a not None, int64_t n, const int64_t[::1] begin not N
                const double[:, :, ::1] blocks not None):
     """Add the lower triangles of symmetric blocks (M, m, m) to the diagonal blocks of a packed matrix."""
     cdef int64_t i, r, c, size
-    require_packed(a, n)
+    require_packed(a.shape[0], n)
     require(begin.shape[0] == blocks.shape[0] + 1 and blocks.shape[1] == blocks.shape[2],
             f"{blocks.shape[0]} blocks of {blocks.shape[1]} by {blocks.shape[2]} with {begin.shape[0]} places")
     for i in range(blocks.shape[0]):
@@ -176,13 +175,13 @@ cdef gdml_symmetric parts_of(real[::1] a, int n) except *:
     cdef:
         gdml_symmetric p
         real *data = &a[0] if a.shape[0] else NULL
-    require(n >= 0 and a.shape[0] == <int64_t> n * (n + 1) // 2,
-            f"a has {a.shape[0]} elements, no packed matrix of order {n}")
+        real *leading = data + (1 if n % 2 == 0 else 0)
+    require_packed(a.shape[0], n)
     p.n = n
     p.n1 = n - n // 2
     p.ld = p.ld_rectangle = n + 1 if n % 2 == 0 else n
-    p.leading = data + (1 if n % 2 == 0 else 0)
-    p.rectangle = data + (1 if n % 2 == 0 else 0) + p.n1
+    p.leading = leading
+    p.rectangle = leading + p.n1
     p.trailing = data + (0 if n % 2 == 0 else n)
     return p
 
@@ -265,7 +264,7 @@ def cholesky(double[::1] a not None, int n, int n_threads, int tile=TILE_ORDER):
 
 def solve(double[::1] a not None, int n, double[::1] rhs not None, int n_threads):
     """Solve in place with the factor from `cholesky`, for one right-hand side or several."""
-    require_packed(a, n)
+    require_packed(a.shape[0], n)
     require(rhs.shape[0] % max(n, 1) == 0, f"right-hand sides have {rhs.shape[0]} elements, no multiple of {n}")
     if n == 0 or rhs.shape[0] == 0:
         return
@@ -298,7 +297,7 @@ def invert_factor(double[::1] a not None, int n, int n_threads, int leaf=LEAF):
 
 def factor_columns(const double[::1] a not None, int64_t n, int64_t first, int64_t last, double[:, ::1] out not None):
     """Write columns first to last of a packed lower triangle to out (n, last - first), zeros above the diagonal."""
-    require_packed(a, n)
+    require_packed(a.shape[0], n)
     require(0 <= first <= last <= n and out.shape[0] == n and out.shape[1] == last - first,
             f"columns {first} to {last} of {n} do not fit {out.shape[0]} by {out.shape[1]} numbers")
     cdef int64_t r, c
@@ -763,7 +762,7 @@ cdef void set_columns(gdml_symmetric p, int first, int w, double *A, int ld_a, d
 
 def isolate(float[::1] a not None, int n, const int64_t[::1] rows not None):
     """Make some rows and columns of a packed matrix those of the identity."""
-    parts_of(a, n)
+    require_packed(a.shape[0], n)
     cdef int64_t i, j, row
     for i in range(rows.shape[0]):
         row = rows[i]

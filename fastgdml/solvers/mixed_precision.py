@@ -206,9 +206,7 @@ def _columns(
     out: Array | None = None,
 ) -> Array:
     """Return the rows of a range of points, and some columns, of A, in Fortran order."""
-    of_column = np.searchsorted(rows.begin, columns, side="right") - 1
-    col_points, begin = np.unique(of_column, return_index=True)
-    cols = Coordinates(np.append(begin, len(columns)).astype(np.int64), rows.coord[columns])
+    col_points, cols = rows.select(columns)
     A = assemble_rows(training, points, col_points, cols, n_threads, rows, out)
     A *= -1.0
     above = rows.begin[points.start]
